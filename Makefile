@@ -21,8 +21,8 @@ run: install ## Start the gateway on localhost:9092, data under ./data
 demo: ## Watch segments split and merge, and data move to MinIO and back, for a minute; WORKERS=N by N processes
 	@exec scripts/demo $(if $(WORKERS),--workers $(WORKERS))
 
-demo-cluster: ## Watch three nodes, one of which is killed and comes back, and what clients see of it, for a minute
-	@exec scripts/demo cluster
+demo-cluster: ## Watch three nodes, one of which is killed and comes back, and what clients see of it; SECURED=1 by TLS and ACLs
+	@exec scripts/demo cluster $(if $(SECURED),--secured)
 
 test: ## Install what the tests need, then run every suite
 	@scripts/test

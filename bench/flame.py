@@ -24,7 +24,9 @@ def profile(directory: Path, scratch: Path) -> None:
     """Run each workload twice: once for the picture, once for the figures."""
     shares = {}
     for work in [work for work in WORKS if work.key in PROFILED]:
-        _recorded(work, scratch, directory / f"flame-{work.key}.svg", "flamegraph")
+        picture = directory / f"flame-{work.key}.svg"
+        _recorded(work, scratch, picture, "flamegraph")
+        picture.write_text(titled(picture.read_text(), work.key))
         stacks = scratch / "stacks.txt"
         _recorded(work, scratch, stacks, "raw")
         shares[work.key] = _heaviest(stacks.read_text())
@@ -35,6 +37,11 @@ def kept(directory: Path) -> dict[str, dict[str, float]]:
     """The heaviest functions by workload, from the last profile."""
     file = directory / SHARES
     return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
+def titled(picture: str, title: str) -> str:
+    """The picture with this title, in place of the command that made it, with the paths of one machine."""
+    return re.sub(r'(<text id="title"[^>]*>)[^<]*', lambda found: found[1] + title, picture, count=1)
 
 
 def _recorded(work: Work, scratch: Path, output: Path, kind: str) -> None:

@@ -115,6 +115,7 @@ class Joining:
         self._store = store
         self._shares = shares
         self._opened: dict[int, tuple[HostedContainer, _Alone]] = {}  # recovered, not serving
+        self._releases: set[asyncio.Task[None]] = set()  # one at most for each container
 
     def __repr__(self) -> str:
         return f"<Joining {sorted(self._opened)}>"
@@ -155,26 +156,36 @@ class Joining:
             hosted.disown(lost)
 
     async def leave(self, container_id: int) -> None:
-        """Close it, and remove what is here. Raises NotHosted for one that is not open."""
+        """Close it, and remove what is here. Raises NotHosted for one that is not open.
+
+        Whoever is cancelled here leaves the closing to go on by itself: `close` waits for it.
+        """
         store = self._store
         opened, _ = self._opened.pop(container_id, (None, None))
         hosted = store.containers.pop(container_id, None) or opened
         if hosted is None:
             raise NotHosted(container_id)
-        try:
-            await hosted.release()
-        except StorageFailure as failure:  # its log has all that was acknowledged
-            logger.warning("a container was not stopped cleanly", extra={"container": container_id, "reason": failure})
+        release = asyncio.create_task(self._release(hosted), name=f"release-{container_id}")
+        self._releases.add(release)
+        release.add_done_callback(self._releases.discard)
+        await asyncio.shield(release)
         store.forget(container_id)
         await _tell(await self._forget(container_id))
         directory = container_directory(store.place_of(container_id), container_id)
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
+    async def _release(self, hosted: HostedContainer) -> None:
+        try:
+            await hosted.release()
+        except StorageFailure as failure:  # its log has all that was acknowledged
+            logger.warning("a container was not stopped cleanly", extra={"container": hosted.id, "reason": failure})
+
     async def close(self) -> None:
-        """Close what is open and was never served."""
+        """Close what is open and was never served, and what is being closed."""
         while self._opened:
             _, (hosted, _) = self._opened.popitem()
             await hosted.close(clean=False)
+        await asyncio.gather(*self._releases, return_exceptions=True)
 
     # Slots
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from core.balance import Balance, totals_of
 from core.clock import Clock, SystemClock
@@ -24,16 +23,17 @@ from core.config import StoreConfig
 from core.hosted import HostedContainer
 from core.membership import Membership
 from core.store import Store
-from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot
 from core.tiering.context import LongTermStorage
 from gateway import __version__
 from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
+from gateway.cluster.authority import NodeTls
 from gateway.cluster.nodes import Node, Nodes, owners_of
 from gateway.cluster.peers import Peers
 from gateway.cluster.pulse import Mourning, Pulse
 from gateway.cluster.seat import Seat, check_cluster, take_seat
+from gateway.config.addresses import ListenAddress
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
@@ -48,6 +48,7 @@ from gateway.data_directory import (
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
+from gateway.gauges import offer_budgets, offer_container, offer_services
 from gateway.groups.consumer.format import CONSUMER_TABLE
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.elsewhere import Elsewhere
@@ -77,11 +78,11 @@ from gateway.long_term.log_objects import check_conditions, check_containers, of
 from gateway.long_term.opening import is_private, open_storage, place_of, storage_of_log, worker_setup
 from gateway.long_term.ownership import BEAT_S, Owner
 from gateway.metrics.counters import Metrics
-from gateway.metrics.tiers import offer_container
-from gateway.network.binding import BACKLOG, Binding, CannotListen
+from gateway.network.binding import Binding, CannotListen, bind
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
 from gateway.network.serving_limits import offer_connections, offer_sasl, offer_tls, server_limits
+from gateway.observers import Observers
 from gateway.quotas.quotas import TABLE as QUOTAS
 from gateway.quotas.quotas import Quotas
 from gateway.records.openers import Openers
@@ -105,13 +106,6 @@ from gateway.transactions.producer_ids import ProducerIds
 from tier2.retrying import RetryingStorage
 from tier2.storage import Storage, StorageError
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
-    from gateway.http.desk import ApiSources
-    from gateway.http.server import HttpServer
-    from gateway.metrics.exposition import Exposition
-
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_S: Final = 5.0
@@ -131,9 +125,6 @@ DRAIN_S: Final = 20.0
 
 CONCERNS_MAX: Final = 20
 CONCERN_CHARS_MAX: Final = 500
-
-HTTP_DELAY_S_MAX: Final = 0.5
-"""Delay of the HTTP server, which costs a fifth of the time to be ready; during a longer recovery it already serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +155,7 @@ class Broker:
     scram_users: ScramUsers
     delegation_tokens: DelegationTokens
     apis: Registry
+    _peers: Peers
 
     def __init__(
         self,
@@ -182,7 +174,8 @@ class Broker:
         self.node_id = config.node_id if part is None else part.node_id
         self._part = part
         self.nodes = Nodes(self.node_id, self._is_here)
-        self._peers = Peers(self.nodes)
+        self._inner = None if part is None else part.inner
+        self._node_tls: NodeTls | None = None
         self._registry: SqliteRegistry | None = None
         self._seat = seat
         self._membership: Membership | None = None
@@ -197,14 +190,7 @@ class Broker:
         self._shares = shares_of_this_process(config)
         self._data = data
         self._kafka = kafka
-        self._http_binding = http
-        self._http: HttpServer | None = None
-        self._http_start: asyncio.Task[None]
-        self._remembering: asyncio.Task[None] | None = None
-        self._serving = asyncio.Event()
         self._server: Server | None = None
-        self._exposition: Exposition | None = None
-        self._observed: ApiSources | None = None
         self._storage: RetryingStorage | None = None
         self._log_puts: Storage | None = None
         self._long_term: LongTermStorage | None = None
@@ -213,6 +199,8 @@ class Broker:
         self._remarks: list[str] = []  # about the bucket
         self._secured = secured_listeners(config)
         self._http_security = http_security(config)
+        is_inner = part is not None and part.inner is not None
+        self._observers = Observers(self, config, http, self._http_security, self._shares.http, is_inner=is_inner)
         self._renewing: asyncio.Task[None] | None = None
         self.authorizer: Authorizer | None = None
 
@@ -298,7 +286,7 @@ class Broker:
     async def start(self) -> None:
         """Recover and serve. Raises the store's errors when it cannot be opened."""
         self.phase = "recovering"
-        self._http_start = asyncio.create_task(self._start_http(), name="http-start")
+        self._observers.start()
         configs = BrokerConfigs(self.config)
         part = self._part
         if part is not None:
@@ -329,6 +317,7 @@ class Broker:
         homes = Homes(self.store.config.container_ids)
         own = partial(self.resource_configs.own, ResourceType.GROUP)
         settings, streams_settings = settings_of(self.config, own), streams_settings_of(self.config, own)
+        self._open_door()
         self.elsewhere = Elsewhere(self._peers.of_container)
         self.groups = GroupCoordinators(
             self.config,
@@ -367,10 +356,12 @@ class Broker:
         self.apis = discover()
         limits = await asyncio.to_thread(server_limits, self.config, self._shares)
         dispatcher = Dispatcher(self.services, self.apis, self.metrics)
-        self._server = Server(limits, dispatcher, self.metrics, self._secured, self.quotas.connections_per_s)
-        self._offer_gauges(self._server)
+        self._server = Server(
+            limits, dispatcher, self.metrics, self._secured, self.quotas.connections_per_s, self._node_tls
+        )
+        self._offer_metrics(self._server)
         try:
-            inner = [] if part is None or part.inner is None else [part.inner]
+            inner = [] if self._inner is None else [self._inner]
             await self._server.start([*self._kafka, *inner])
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
@@ -382,7 +373,7 @@ class Broker:
             renew_for_ever([*self._secured.values(), self._http_security]), name="certificates"
         )
         self.phase = "serving"
-        self._serving.set()
+        self._observers.serving()
 
     def _store_config(self) -> StoreConfig:
         config = self._data.store_config(self.config)
@@ -407,20 +398,41 @@ class Broker:
         self._membership.start()
         self._balance.start()
 
+    def _offer_metrics(self, server: Server) -> None:
+        offer_budgets(self.metrics, server)
+        offer_connections(self.metrics, server)
+        offer_tls(self.metrics, server, [*self._secured.values(), self._http_security])
+        offer_sasl(self.metrics, self._secured)
+        for hosted in self._containers():
+            self._attend(hosted)
+        self.metrics.storage = self._storage
+        offer_services(self.metrics, self.services, self.letters)
+
     def _attend(self, hosted: HostedContainer) -> None:
         """A container is open: what it reports to, and what reports of it."""
         assert self._server is not None
         hosted.container.name_writers = self.transactions.name_producers
         hosted.container.log.slabs.relieve = self._server.host.copy_views
         self.metrics.forget(hosted.id)
-        _offer_container_gauges(self.metrics, hosted)
         offer_container(self.metrics, hosted)
 
     async def _consumed(self, slots: Sequence[Slot], group_ids: Sequence[str]) -> Sequence[int | None]:
         """How far groups are through with slots of one stream."""
         return await self.groups.consumed(slots[0].stream.name, [slot.number for slot in slots], group_ids)
 
-    # --- Other workers ------------------------------------------------------------------------
+    # --- Other nodes --------------------------------------------------------------------------
+
+    def _open_door(self) -> None:
+        """Bind the port for nodes of other machines, and prepare to ask them. Raises CannotListen."""
+        seat = self._seat
+        if seat is not None and seat.authority is not None:
+            address = self.config.cluster_listen or (ListenAddress(seat.address, 0) if seat.address else None)
+            if address is None:
+                logger.warning("other nodes cannot ask this one: set cluster.listen, as its way to etcd is not known")
+            else:
+                self._node_tls = seat.authority.node(self.node_id)
+                self._inner = bind(address, inner=True)
+        self._peers = Peers(self.nodes, self._node_tls)
 
     def _is_here(self, container_id: int) -> bool:
         return self.store.serves(container_id)
@@ -431,7 +443,7 @@ class Broker:
             id=self.node_id,
             listeners={one.name: (one.advertised_host, one.advertised_port) for one in self._kafka},
             containers={hosted.id: hosted.container.epoch for hosted in self._containers()},
-            inner="" if self._part is None or self._part.inner is None else self._part.inner.host,
+            inner="" if self._inner is None else self._inner.place,
             pulse=None if self._pulse is None else self._pulse.address,
         )
 
@@ -440,6 +452,7 @@ class Broker:
             self.nodes.replace(owners_of(self._seat.coordination.nodes(), self._seat.coordination))
         elif self._registry is not None:
             self.nodes.replace(Node.decode(node_id, told) for node_id, told in self._registry.nodes().items())
+        self._peers.follow()
 
     def look_at_registry(self) -> None:
         """Another worker says that it has changed what all share: see what, without waiting for the next look."""
@@ -576,7 +589,7 @@ class Broker:
             await self._storage.close()
         if self._log_puts is not None:
             await self._log_puts.close()
-        await self._stop_http()
+        await self._observers.stop()
 
     async def _release(self) -> None:
         """Release the prefix, so that the next owner need not check whether this gateway lives."""
@@ -592,176 +605,5 @@ class Broker:
         if self._server is not None:
             await self._server.stop(ABANDON_GRACE_S)
 
-    # --- HTTP and metrics ---------------------------------------------------------------------
-
-    async def _start_http(self) -> None:
-        if self._http_binding is None:
-            return
-        for bound in self._http_binding.sockets:
-            bound.listen(BACKLOG)  # an early connection waits, and is not refused
-        try:
-            await self._build_http(self._http_binding)
-        except Exception:
-            logger.exception("the HTTP server did not start; Kafka clients are served without it")
-
-    async def _build_http(self, binding: Binding) -> None:
-        """Serve Kafka clients first, unless that takes long: then people want to see why."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._serving.wait(), HTTP_DELAY_S_MAX)
-        self._http = await asyncio.to_thread(self._make_http, binding)
-        await self._http.start()
-        from gateway.http.history import remember
-
-        memory = remember(lambda: self._tell().memory if self.ready else None)
-        self._remembering = asyncio.create_task(memory, name="http-memory")
-
-    def _make_http(self, binding: Binding) -> HttpServer:
-        """Make the HTTP server, in a thread: its modules and the API's description take 100 ms, and Kafka clients are
-        already served."""
-        from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-
-        from gateway.http.app import build
-        from gateway.http.entrance import Entrance, certified_by, certified_in_front
-        from gateway.http.guard import Guard
-        from gateway.http.server import HttpServer
-        from gateway.http.ways import users_of
-
-        importlib.import_module("gateway.http.services")  # or the first request pays for it
-        token = self.config.http_token
-        guard = Guard(
-            loopback=binding.loopback,
-            hosts=frozenset(host.lower() for host in (binding.host, binding.advertised_host, *self.config.http_hosts)),
-            token=None if token is None else token.get_secret_value(),
-            has_users=bool(self.config.http_auth),
-        )
-        users = users_of(
-            self.config,
-            self._http_security.keys,
-            lambda: self.scram_users if self.ready else None,
-            lambda: self.authorizer,
-        )
-        application = build(self, self._expose, self._containers, self._tell, guard)
-        # A worker's port is for its supervisor, whose own is the public one.
-        is_inner = self._part is not None and self._part.inner is not None
-        tls = None if is_inner else self._http_security.tls
-        certified = certified_in_front if is_inner else certified_by(tls)
-        entrance: ASGIApp = Entrance(application, guard, users, certified)
-        if is_inner:
-            entrance = ProxyHeadersMiddleware(entrance, "*")  # type: ignore[arg-type,assignment]
-        return HttpServer(entrance, binding.sockets, self._shares.http, tls)
-
-    async def _stop_http(self) -> None:
-        self._serving.set()
-        await self._http_start
-        if self._remembering is not None:
-            self._remembering.cancel()
-        if self._http is not None:
-            await self._http.stop()
-
     def _containers(self) -> list[HostedContainer]:
         return list(self.store.containers.values())
-
-    def _tell(self) -> ApiSources:
-        if self._observed is None:
-            from gateway.http.services import observed
-
-            self._observed = observed(self.services, lambda: self.phase)
-        return self._observed
-
-    def _expose(self) -> Exposition:
-        if self._exposition is None:
-            from gateway.metrics.exposition import Exposition
-
-            names = {api.key: api.name for api in discover()}
-            self._exposition = Exposition(
-                self.metrics,
-                names,
-                lambda: self._tell() if self.ready else None,
-                lambda turn: self.telemetry.series.text(turn) if self.ready else None,
-            )
-        return self._exposition
-
-    def _offer_gauges(self, server: Server) -> None:
-        """Give the metrics access to the sizes of bounded parts."""
-        metrics = self.metrics
-        metrics.memory("requests being received", lambda: server.host.receive_budget.used)
-        metrics.memory("requests being handled", lambda: server.host.request_budget.used)
-        metrics.memory("responses", lambda: server.host.output_budget.used)
-        offer_connections(metrics, server)
-        offer_tls(metrics, server, [*self._secured.values(), self._http_security])
-        offer_sasl(metrics, self._secured)
-        for hosted in self._containers():
-            self._attend(hosted)
-        metrics.storage = self._storage
-        metrics.gauge("penstock_topics", "Topics", lambda: len(self.topics))
-        metrics.counter(
-            "penstock_share_dead_letters_total",
-            "Records that share groups have given up, with a letter in a dead-letter topic",
-            lambda: self.letters.written,
-        )
-        metrics.gauge("penstock_groups", "Consumer groups", lambda: len(self.groups))
-        metrics.memory("members' metadata", lambda: self.groups.allowance.used)
-        _offer_telemetry(metrics, self.telemetry)
-        self._offer_limits()
-        _offer_transactions(metrics, self.transactions)
-        _offer_producers(metrics, self.store.known_writers)
-        metrics.gauge("penstock_fetch_sessions", "Sessions", lambda: len(self.fetch_sessions))
-        if (authorizer := self.authorizer) is not None:
-            metrics.gauge("penstock_acls", "ACLs", lambda: len(authorizer))
-            metrics.counter("penstock_requests_denied_total", "Denials, a resource each", lambda: authorizer.denied)
-
-    def _offer_limits(self) -> None:
-        """Offer the count of each thing that clients can make, with the key that bounds it."""
-        config, metrics = self.config, self.metrics
-        limits: tuple[tuple[str, int, Callable[[], float]], ...] = (
-            ("topics.max", config.topics_max, lambda: len(self.topics)),
-            ("partitions.max", config.partitions_max, lambda: self.topics.partition_count),
-            ("auto.create.topics.max", config.auto_create_topics_max, lambda: len(self.topics)),
-            ("groups.max", config.groups_max, lambda: len(self.groups)),
-            ("groups.metadata.max.bytes", config.groups_metadata_max_bytes, lambda: self.groups.allowance.used),
-            ("telemetry.series.max", config.telemetry_series_max, lambda: self.telemetry.series.count),
-            ("producer.states.max", config.producer_states_max, lambda: self.store.known_writers.count),
-            ("transactional.ids.max", config.transactional_ids_max, lambda: len(self.transactions)),
-            (
-                "max.incremental.fetch.session.cache.slots",
-                config.max_incremental_fetch_session_cache_slots,
-                lambda: len(self.fetch_sessions),
-            ),
-        )
-        for key, limit, used in limits:
-            metrics.gauge("penstock_limit", "What a configuration key bounds: the bound", partial(int, limit), key=key)
-            metrics.gauge("penstock_limit_used", "What a configuration key bounds: what there is", used, key=key)
-
-
-def _offer_telemetry(metrics: Metrics, telemetry: Telemetry) -> None:
-    series = telemetry.series
-    metrics.gauge("penstock_telemetry_clients", "Clients that ask for subscriptions", lambda: telemetry.client_count)
-    metrics.counter("penstock_telemetry_pushes_total", "Pushes of clients' metrics", lambda: telemetry.pushes)
-    metrics.counter(
-        "penstock_telemetry_left_out_total", "Clients' numbers that were not taken", lambda: series.left_out
-    )
-
-
-def _offer_transactions(metrics: Metrics, transactions: TransactionCoordinators) -> None:
-    counters = transactions.counters
-    metrics.gauge("penstock_transactional_ids", "Transactional ids", lambda: len(transactions))
-    metrics.gauge("penstock_transactions_open", "Transactions under way", lambda: transactions.under_way)
-    name, doc = "penstock_transactions_ended_total", "Transactions that ended"
-    metrics.counter(name, doc, lambda: counters.committed, outcome="committed")
-    metrics.counter(name, doc, lambda: counters.aborted, outcome="aborted")
-    metrics.counter("penstock_transactions_timed_out_total", "Of the aborted: timed out", lambda: counters.timed_out)
-
-
-def _offer_producers(metrics: Metrics, known: KnownWriters) -> None:
-    name = "penstock_producers_forgotten_early_total"
-    metrics.counter(name, "Producers of partitions forgotten for others to have room", lambda: known.forgotten_early)
-    metrics.counter(
-        "penstock_producers_refused_total", "Batches of producers that were too many", lambda: known.refused
-    )
-
-
-def _offer_container_gauges(metrics: Metrics, hosted: HostedContainer) -> None:
-    container, reader = hosted.container, hosted.reader
-    metrics.memory(f"tail cache {container.id}", lambda: container.log.slabs.used)
-    metrics.memory(f"index cache {container.id}", lambda: reader.index_cache_used)
-    metrics.log_syncs[container.id] = container.log.stats

@@ -6,6 +6,7 @@ Keeps: a restart serves the same address and the same data; whoever starts a pro
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -279,16 +280,19 @@ class Running(System):
 
 
 def compile_runner() -> None:
-    """Compile the Java runner where its sources are newer than its classes."""
+    """Compile the Java runner where its sources are newer than its classes; others that run beside wait for it."""
     sources = sorted((HERE / "java" / "src").rglob("*.java"))
     stamp = CLASSES / "penstock" / "compat" / "Agent.class"
-    if stamp.exists() and stamp.stat().st_mtime > max(s.stat().st_mtime for s in sources):
-        return
-    subprocess.run(
-        ["javac", "--release", "17", "-cp", str(JARS / "*"), "-d", str(CLASSES), *map(str, sources)],
-        check=True,
-        timeout=120,
-    )
+    CLASSES.parent.mkdir(parents=True, exist_ok=True)
+    with (CLASSES.parent / "compiling.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if stamp.exists() and stamp.stat().st_mtime > max(s.stat().st_mtime for s in sources):
+            return
+        subprocess.run(
+            ["javac", "--release", "17", "-cp", str(JARS / "*"), "-d", str(CLASSES), *map(str, sources)],
+            check=True,
+            timeout=120,
+        )
 
 
 def java_command(main: str, *flags: str) -> list[str]:

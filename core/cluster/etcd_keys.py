@@ -9,6 +9,7 @@ hex digits, so that they are in order. Format 1:
     ``meta``                    JSON: ``v`` (the format, 1), ``cluster`` (its id), ``containers`` (how many),
                                 ``level`` (`core.cluster.levels`; 1 if it is left out)
     ``rebuild``                 there is no ``meta`` yet: these keys are being made anew (`core.rebuilding`)
+    ``authority``               by which nodes know one another, a secret; the gateway's (`gateway.cluster.authority`)
     ``epoch``                   the last epoch that was given to an owner, or for anything else
     ``ids/stream``              the next id of a stream
     ``ids/writer``              the next id of a writer
@@ -30,11 +31,12 @@ hex digits, so that they are in order. Format 1:
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from core.cluster.etcd.session import Session
-from core.cluster.etcd.wire import KeyValue, Put, Range, absent
+from core.cluster.etcd.wire import Compare, KeyValue, Put, Range, absent
 from core.cluster.levels import FIRST, NEWEST
 from core.cluster.registry import common_form
 from core.errors import CoordinatorRefuses, CorruptState
@@ -42,6 +44,7 @@ from core.errors import CoordinatorRefuses, CorruptState
 FORMAT: Final = 1
 
 META: Final = b"meta"
+AUTHORITY: Final = b"authority"
 EPOCH: Final = b"epoch"
 NEXT_STREAM: Final = b"ids/stream"
 NEXT_WRITER: Final = b"ids/writer"
@@ -118,13 +121,7 @@ async def join(session: Session, prefix: bytes, wanted: Meta) -> Meta:
 
     Raises CoordinatorAway, CorruptState, CoordinatorRefuses: also if the cluster has a level that is unknown here.
     """
-    key, rebuild = prefix + META, prefix + REBUILD
-    outcome = await session.change((absent(key), absent(rebuild)), (Put(key, wanted.encode()),), (Range(key),))
-    if not outcome.succeeded and not outcome.found[0]:
-        raise CoordinatorRefuses(
-            "a rebuild of this cluster's keys in etcd has begun and not ended: run `penstock cluster rebuild` again"
-        )
-    meta = wanted if outcome.succeeded else Meta.decode(outcome.found[0][0].value)
+    meta = Meta.decode(await agreed(session, prefix + META, wanted.encode(), (absent(prefix + REBUILD),)))
     refuse_unknown(meta)
     return meta
 
@@ -136,3 +133,18 @@ def refuse_unknown(meta: Meta) -> None:
             f"cluster {meta.cluster} is at level {meta.level} since its upgrade was finished, and this release knows "
             f"levels up to {NEWEST}: start a release that knows level {meta.level}, as its other nodes do"
         )
+
+
+async def agreed(session: Session, key: bytes, wanted: bytes, compares: Sequence[Compare] = ()) -> bytes:
+    """The value of a key that the first who wants one decides for ever, where a cluster may begin.
+
+    Raises CoordinatorAway, CoordinatorRefuses.
+    """
+    outcome = await session.change((absent(key), *compares), (Put(key, wanted),), (Range(key),))
+    if outcome.succeeded:
+        return wanted
+    if not outcome.found[0]:
+        raise CoordinatorRefuses(
+            "a rebuild of this cluster's keys in etcd has begun and not ended: run `penstock cluster rebuild` again"
+        )
+    return outcome.found[0][0].value

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gateway.cli.options import AsJson
-from gateway.exits import ExitCode
+from gateway.cli.client.asking import asking
+from gateway.cli.client.rest import Rest
 
 app = typer.Typer(
     name="streams",
@@ -19,50 +17,31 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Url = Annotated[str, typer.Option(metavar="URL", help="Address of the gateway's HTTP server.")]
-URL = "http://localhost:9094"
-Token = Annotated[
-    str | None,
-    typer.Option(
-        envvar="PENSTOCK_HTTP_TOKEN",
-        metavar="TOKEN",
-        help="The gateway's http.token, if it has one. On the command line every user of this machine reads it.",
-        show_default=False,
-        show_envvar=True,
-    ),
-]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="PENSTOCK_HTTP_TOKEN_FILE",
-        metavar="FILE",
-        help="File with the gateway's http.token, instead of --token.",
-        show_default=False,
-        show_envvar=True,
-    ),
-]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The stream: a topic's name.")]
 
 
 @app.command("ls")
-def list_streams(url: Url = URL, as_json: AsJson = False) -> None:
+@asking
+def list_streams(rest: Rest, *, as_json: bool) -> None:
     """List streams with their segments, sizes and rates."""
-    from gateway.cli import streams_client as streams_commands
+    from gateway.cli import streams_client
 
-    sys.exit(streams_commands.run_ls(url, as_json=as_json))
+    streams_client.ls(rest, as_json=as_json)
 
 
 @app.command()
-def show(name: Name, url: Url = URL, as_json: AsJson = False) -> None:
+@asking
+def show(rest: Rest, name: Name, *, as_json: bool) -> None:
     """Draw a stream's epochs as a picture: time goes to the right, the key space upwards."""
-    from gateway.cli import streams_client as streams_commands
+    from gateway.cli import streams_client
 
-    sys.exit(streams_commands.run_show(url, name, as_json=as_json))
+    streams_client.show(rest, name, as_json=as_json)
 
 
 @app.command()
+@asking
 def scale(
-    context: typer.Context,
+    rest: Rest,
     name: Name,
     split: Annotated[
         str | None,
@@ -72,51 +51,28 @@ def scale(
         ),
     ] = None,
     merge: Annotated[str | None, typer.Option(metavar="ID,ID,...", help="Make these neighbours one segment.")] = None,
-    url: Url = URL,
-    token: Token = None,
-    token_file: TokenFile = None,
-    as_json: AsJson = False,
+    *,
+    as_json: bool,
 ) -> None:
     """Split a segment, or merge neighbours. Clients notice nothing."""
-    from gateway.cli import streams_client as streams_commands
+    from gateway.cli import streams_client
 
-    shown = _token(context, token, token_file)
-    sys.exit(streams_commands.run_scale(url, name, split=split, merge=merge, token=shown, as_json=as_json))
+    streams_client.scale(rest, name, split=split, merge=merge, as_json=as_json)
 
 
 @app.command()
+@asking
 def seal(
-    context: typer.Context,
+    rest: Rest,
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed without a terminal.")] = False,
-    url: Url = URL,
-    token: Token = None,
-    token_file: TokenFile = None,
-    as_json: AsJson = False,
+    *,
+    as_json: bool,
 ) -> None:
     """End a stream for good: it can be read, and takes no more records (producers get POLICY_VIOLATION).
 
     That cannot be undone, so the command asks first.
     """
-    from gateway.cli import streams_client as streams_commands
+    from gateway.cli import streams_client
 
-    shown = _token(context, token, token_file)
-    sys.exit(streams_commands.run_seal(url, name, yes=yes, token=shown, as_json=as_json))
-
-
-def _token(context: typer.Context, token: str | None, file: Path | None) -> str | None:
-    """The token for the gateway: --token is stronger than the file."""
-    from gateway.config.secrets import read_secret
-
-    source = context.get_parameter_source("token")
-    if source is not None and source.name == "COMMANDLINE":
-        typer.echo(
-            "penstock: every user of this machine reads --token: use --token-file or PENSTOCK_HTTP_TOKEN", err=True
-        )
-    if token is not None or file is None:
-        return token
-    try:
-        return read_secret(file)
-    except ValueError as exc:
-        typer.echo(f"penstock: --token-file {file}: {exc}", err=True)
-        raise typer.Exit(ExitCode.CONFIGURATION) from None
+    streams_client.seal(rest, name, yes=yes, as_json=as_json)

@@ -40,8 +40,8 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One node, as it tells of itself. `inner`: where other nodes reach it. `pulse`: where
-    they notice its end (`gateway.cluster.pulse`)."""
+    """One node, as it tells of itself. `inner`: where other nodes reach it, a socket file, or HOST:PORT in a cluster.
+    `pulse`: where they notice its end (`gateway.cluster.pulse`)."""
 
     id: int
     listeners: Mapping[str, tuple[str, int]]  # advertised host and port, by the listener's name

@@ -1,6 +1,7 @@
 """Requests from this node to another one, in Kafka's own protocol, as brokers ask one another.
 
-One connection a node, made at the first request and made anew after it broke. Requests are pipelined; each has its own
+One connection a node, made at the first request and made anew after it broke: to a socket file on the same machine, or
+over TLS on which both sides prove to be nodes (`gateway.cluster.authority`). Requests are pipelined; each has its own
 deadline.
 
 Invariants:
@@ -15,11 +16,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gateway.cluster.authority import NodeTls, name_of
+from gateway.config.addresses import ListenAddress
 from gateway.wire.codec import request_codec, response_codec
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import RequestHeader, encode_request_header, response_header_is_flexible
@@ -32,10 +36,15 @@ IN_FLIGHT_MAX: Final = 512
 """Requests that wait for one node. Further ones wait here, within their deadlines."""
 ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
 CONNECT_S_MAX: Final = 2.0
+UNTAKEN_S_MAX: Final = 10.0
+"""A connection ends when the other machine's kernel has not taken what was sent for so long."""
 TAGS_MAX: Final = 16
 CLIENT_ID: Final = "penstock"
 
 _LENGTH: Final = struct.Struct(">i")
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Dial = Callable[[], Awaitable[Streams]]
 
 
 class PeerAway(Exception):
@@ -54,17 +63,39 @@ class _Waiting:
     answer: asyncio.Future[Message]
 
 
-class Peer:
-    """Another node, which listens on a socket file. All methods are for the event loop."""
+def by_socket_file(path: str) -> Dial:
+    """The way to a node on this machine, through a directory that nobody else may enter. Raises OSError."""
+    return lambda: asyncio.open_unix_connection(path)
 
-    def __init__(self, address: str) -> None:
+
+def by_tls(node_id: int, address: str, tls: NodeTls) -> Dial:
+    """The way to this very node at HOST:PORT. Raises OSError, ValueError."""
+
+    async def dial() -> Streams:
+        place = ListenAddress.parse(address)
+        streams = await asyncio.open_connection(
+            place.host, place.port, ssl=tls.dialling, server_hostname=name_of(node_id)
+        )
+        taken = streams[1].get_extra_info("socket")
+        taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNTAKEN_S_MAX * 1_000))
+        return streams
+
+    return dial
+
+
+class Peer:
+    """Another node, to which `dial` makes a connection. All methods are for the event loop."""
+
+    def __init__(self, address: str, dial: Dial) -> None:
         self.address = address
+        self._dial = dial
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
         self._room = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._waiting: dict[int, _Waiting] = {}
         self._numbers = itertools.count()
+        self._is_closed = False
 
     def __repr__(self) -> str:
         state = "connected" if self._writer is not None else "not connected"
@@ -87,7 +118,8 @@ class Peer:
             raise PeerAway(self.address, f"no answer within {timeout_s:g} s") from None
 
     async def close(self) -> None:
-        """Hang up; requests under way fail."""
+        """Hang up for good; requests under way fail."""
+        self._is_closed = True
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
@@ -97,9 +129,12 @@ class Peer:
             if self._writer is None:
                 try:
                     async with asyncio.timeout(CONNECT_S_MAX):
-                        reader, self._writer = await asyncio.open_unix_connection(self.address)
-                except (OSError, TimeoutError) as error:
+                        reader, self._writer = await self._dial()
+                except (OSError, ValueError, TimeoutError) as error:
                     raise PeerAway(self.address, str(error) or "no connection in time") from error
+                if self._is_closed:
+                    self._writer.close()
+                    raise PeerAway(self.address, "it was closed here")
                 self._reading = asyncio.create_task(self._read(reader, self._writer), name=f"peer-{self.address}")
             return self._writer
 

@@ -26,6 +26,7 @@ from core.cluster.etcd_registry import EtcdRegistry
 from core.cluster.following import SharedRegistry
 from core.errors import CoordinatorRefuses, StoreError
 from core.membership import Fence
+from gateway.cluster.authority import Authority
 from gateway.cluster.pulse import own_address
 from gateway.config.cluster import parse_cluster
 from gateway.config.loading import Config
@@ -58,6 +59,8 @@ class Seat:
     rebalances: bool = True
     address: str = ""
     """From where this node reaches the coordinator; empty if that is not known."""
+    authority: Authority | None = None
+    """By which nodes know one another; None: they ask one another for nothing."""
 
 
 async def take_seat(config: Config, cluster_id: str) -> Seat:
@@ -80,6 +83,9 @@ async def take_seat(config: Config, cluster_id: str) -> Seat:
         undo.push_async_callback(_closed, of_claims)
         wanted = etcd_keys.Meta(cluster_id, config.cluster_containers)
         meta = await etcd_keys.join(of_registry, prefix, wanted)
+        authority = Authority.decode(
+            await etcd_keys.agreed(of_registry, prefix + etcd_keys.AUTHORITY, Authority.make().encode())
+        )
         registry = await EtcdRegistry.open(client, mirror, of_registry)
         coordination = await EtcdCoordination.join(
             client,
@@ -99,6 +105,7 @@ async def take_seat(config: Config, cluster_id: str) -> Seat:
         fence=Fence(config.cluster_fence),
         rebalances=config.cluster_rebalance == "auto",
         address=await own_address(place.endpoints),
+        authority=authority,
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import BaseModel, Field, PlainValidator, SecretStr, field_validator
+
+from gateway.config.addresses import ListenAddress, check_dialable
 
 CLUSTER_CONTAINERS_MAX: Final = 256
 LEASE_MS_MIN: Final = 2_000
@@ -40,6 +42,19 @@ def parse_cluster(text: str) -> EtcdPlace:
     return EtcdPlace(tuple(endpoints), name, scheme == "etcds")
 
 
+def _inner_address(value: object) -> ListenAddress | None:
+    if value is None or isinstance(value, ListenAddress):
+        return value
+    if "://" in (text := str(value)):
+        raise ValueError(f"{text[:100]!r} has a name, and other nodes need none")
+    address = ListenAddress.parse(text)
+    check_dialable(address, text)
+    return address
+
+
+InnerAddress = Annotated[ListenAddress | None, PlainValidator(_inner_address)]
+
+
 class ClusterKeys(BaseModel):
     """Part of `Config`."""
 
@@ -48,6 +63,13 @@ class ClusterKeys(BaseModel):
         description="etcd://HOST:PORT,HOST:PORT/NAME: this node is one of the cluster of that name, whose members meet "
         "in etcd; etcds:// for TLS. The log lies in long-term storage then, and each node needs a node.id of its own. "
         "Not set: this gateway is alone.",
+    )
+    cluster_listen: InnerAddress = Field(
+        None,
+        description="Address for other nodes of the cluster, HOST:PORT[=ADVERTISED_HOST[:PORT]]: whoever comes there "
+        "must have a certificate of the cluster's own authority, whose key lies in etcd. Not set: a free port on the "
+        "address from which etcd is reached.",
+        json_schema_extra={"allowed": "HOST:PORT[=ADVERTISED_HOST[:PORT]]"},
     )
     cluster_containers: int = Field(
         16,

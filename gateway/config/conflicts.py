@@ -187,8 +187,9 @@ def _addresses(config: Config, origins: Origins) -> Iterator[str]:
     """Two servers on one port: the kernel may let both bind, and one of them is never reached."""
     yield from _named(config, origins)
     named = [("listeners", address) for address in config.listeners]
-    if config.http_listen is not None:
-        named.append(("http.listen", config.http_listen))
+    for key, other in (("http.listen", config.http_listen), ("cluster.listen", config.cluster_listen)):
+        if other is not None:
+            named.append((key, other))
     for (key, one), (other_key, other) in itertools.combinations(named, 2):
         if one.port and one.port == other.port and overlap(one.host, other.host):
             both = f"{host_port(one.host, one.port)} and {host_port(other.host, other.port)}"

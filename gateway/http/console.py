@@ -1,4 +1,4 @@
-"""The console's files: one page, its modules and its style, served from memory.
+"""The console's files: pages in one frame, their modules and their style, made at the start and served from memory.
 
 Keeps: a page may load only from this gateway, and no other site may frame it.
 """
@@ -6,8 +6,10 @@ Keeps: a page may load only from this gateway, and no other site may frame it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.resources import files
+from string import Template
 from typing import Final
 
 from starlette.requests import Request
@@ -27,7 +29,30 @@ SECURITY: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-INDEX: Final = "index.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page's place in the frame. `begins` is the id of its first heading, to which the keyboard skips."""
+
+    title: str
+    begins: str
+    what: str
+    listed: bool = True
+    """Every page links to it."""
+
+
+INDEX: Final = "index"
+PAGES: Final[Mapping[str, Page]] = {
+    INDEX: Page("Overview", "map-heading", "the map"),
+    "topics": Page("Topics", "topics-heading", "the topics"),
+    "health": Page("Health", "logs-heading", "the logs"),
+    "topic": Page("Topic", "name", "the topic", listed=False),
+    "messages": Page("Messages", "messages-heading", "the messages", listed=False),
+    "group": Page("Group", "name", "the group", listed=False),
+}
+STREAM_MAP: Final = "stream-map.html"
+"""What two pages have."""
 
 
 class Console:
@@ -35,16 +60,22 @@ class Console:
 
     def __init__(self) -> None:
         self._files: Mapping[str, tuple[bytes, str, str]] = {
-            file.name: (content := file.read_bytes(), TYPES[suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
-            for file in files("gateway.http").joinpath("static").iterdir()
-            if (suffix := file.name.rpartition(".")[2]) in TYPES
+            name: (content, TYPES[suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+            for name, content in (*_static(), *_pages())
+            if (suffix := name.rpartition(".")[2]) in TYPES
         }
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What lies below /console/."""
+        return frozenset(self._files)
+
     async def index(self, request: Request) -> Response:
-        return self._answer(INDEX, request)
+        return self._answer(f"{INDEX}.html", request)
 
     async def file(self, request: Request) -> Response:
-        return self._answer(request.path_params["name"], request)
+        name = request.path_params["name"]
+        return self._answer("" if name == f"{INDEX}.html" else name, request)  # its links begin at the root
 
     def _answer(self, name: str, request: Request) -> Response:
         if name not in self._files:
@@ -54,3 +85,34 @@ class Console:
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers, media_type=media_type)
+
+
+def _static() -> Iterator[tuple[str, bytes]]:
+    for file in files("gateway.http").joinpath("static").iterdir():
+        yield file.name, file.read_bytes()
+
+
+def _pages() -> Iterator[tuple[str, bytes]]:
+    """Each page in the frame, with links that are relative: a proxy may have put all of it below a path of its own."""
+    directory = files("gateway.http").joinpath("pages")
+    frame = Template(directory.joinpath("frame.html").read_text())
+    stream_map = directory.joinpath(STREAM_MAP).read_text()
+    for name, page in PAGES.items():
+        content = directory.joinpath(f"{name}.html").read_text()
+        root = "" if name == INDEX else "../"
+        text = frame.substitute(
+            title="Penstock" if name == INDEX else f"{page.title} - Penstock",
+            root=root,
+            module=f"{name}.js",
+            begins=page.begins,
+            what=page.what,
+            links="".join(_link(other, root, is_here=other == name) for other in PAGES if PAGES[other].listed),
+            content=content.replace(f"<!-- {STREAM_MAP} -->\n", stream_map),
+        )
+        yield f"{name}.html", text.encode()
+
+
+def _link(name: str, root: str, *, is_here: bool) -> str:
+    address = (root or "./") if name == INDEX else f"{root}console/{name}.html"
+    current = ' aria-current="page"' if is_here else ""
+    return f'<a href="{address}"{current}>{PAGES[name].title}</a>'

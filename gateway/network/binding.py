@@ -21,8 +21,8 @@ from gateway.network.port_owner import owner_of
 BACKLOG: Final = 1024
 """Connections that the kernel keeps for us between two rounds of accept; a cluster of clients that
 reconnects at once comes in one round."""
-INNER: Final = "INNER"
-"""The name of the listener for other nodes."""
+INNER: Final = "inner"
+"""The name of the listener for other nodes. Clients' listeners have theirs in upper case."""
 ANYWHERE: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 FREE_PORT_TRIES: Final = 32
 """Tries for port 0 on two families: a port that is free on the first may be taken on the second."""
@@ -52,11 +52,16 @@ class Binding:
     loopback: bool
     name: str = UNNAMED
     inner: bool = False
-    """Only other nodes come by it: whoever reaches it is one of them."""
+    """Only other nodes come by it: by a socket file that nobody else reaches, or with a node's certificate."""
 
     @property
     def advertised(self) -> str:
         return host_port(self.advertised_host, self.advertised_port)
+
+    @property
+    def place(self) -> str:
+        """Where others reach it: a socket file, or HOST:PORT."""
+        return self.advertised if self.advertised_port else self.host
 
     def close(self) -> None:
         for bound in self.sockets:
@@ -66,8 +71,8 @@ class Binding:
         return host_port(self.host, self.port)
 
 
-def bind(address: ListenAddress) -> Binding:
-    """Bind every family of one address. Raises CannotListen."""
+def bind(address: ListenAddress, *, inner: bool = False) -> Binding:
+    """Bind every family of one address; `inner`: for nodes on other machines. Raises CannotListen."""
     try:
         sockets = _bind_families(_targets(address.host), address.port)
     except OSError as exc:
@@ -80,7 +85,8 @@ def bind(address: ListenAddress) -> Binding:
         advertised_host=address.advertised_host or address.host,
         advertised_port=address.advertised_port or port,
         loopback=address.loopback,
-        name=address.name,
+        name=INNER if inner else address.name,
+        inner=inner,
     )
 
 

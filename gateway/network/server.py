@@ -18,7 +18,7 @@ from gateway.network.binding import Binding
 from gateway.network.connection import Connection, Dispatching
 from gateway.network.connection_limits import AddressRates, ConnectionCounts, CreationRate
 from gateway.network.host import Host, ServerLimits
-from gateway.network.tls import TlsTransport, TlsWorkers
+from gateway.network.tls import ServerTls, TlsTransport, TlsWorkers
 from gateway.security.listeners import SecuredListener
 
 logger = logging.getLogger(__name__)
@@ -52,13 +52,15 @@ class Server:
         metrics: Metrics,
         secured: Mapping[str, SecuredListener] | None = None,
         rate_of: Callable[[str], int | None] = lambda host: None,
+        inner: ServerTls | None = None,
     ) -> None:
         """`secured`: listeners that encrypt or ask who is there, by name. `rate_of`: connections a second that an
-        address may make, None without a bound."""
+        address may make, None without a bound. `inner`: how nodes on other machines prove to be nodes."""
         self.host = Host(limits, metrics)
         self.dispatcher = dispatcher
         self.tls = TlsWorkers()
         self._secured = secured or {}
+        self._inner = inner
         self.counts = ConnectionCounts(
             limits.connections_max,
             limits.connections_per_ip_max,
@@ -90,7 +92,9 @@ class Server:
     # --- Start and stop -----------------------------------------------------------------------
 
     async def start(self, bindings: Sequence[Binding]) -> None:
-        """Accept connections on these sockets from now on."""
+        """Accept connections on these sockets from now on; on a port for nodes, with their certificates only."""
+        if self._inner is None and any(map(_asks_for_nodes, bindings)):
+            raise ValueError("a port for nodes of other machines, and no certificates by which to know them")
         self.acceptor.start(bindings)
         self._sweep()
 
@@ -162,11 +166,15 @@ class Server:
         task.add_done_callback(self._arriving.discard)
 
     async def _serve(self, accepted: socket.socket, address: tuple[str, int], binding: Binding) -> None:
-        secured = self._secured.get(binding.name)
-        connection = Connection(self, binding, address, secured.sasl if secured is not None else None)
+        secured = None if binding.inner else self._secured.get(binding.name)
+        sasl = None if secured is None else secured.sasl
+        connection = Connection(self, binding, address, sasl)
         protocol: asyncio.BufferedProtocol = connection
-        if secured is not None and secured.tls is not None:
-            protocol = TlsTransport(connection, secured.tls, self.host, self.tls, names_users=secured.sasl is None)
+        tls: ServerTls | None = None if secured is None else secured.tls
+        if _asks_for_nodes(binding):
+            tls = self._inner
+        if tls is not None:
+            protocol = TlsTransport(connection, tls, self.host, self.tls, names_users=sasl is None)
         try:
             accepted.setblocking(False)
             if accepted.family != socket.AF_UNIX:
@@ -241,3 +249,8 @@ class Server:
         if idle and (unsent or not connection.in_flight):
             return f"idle for connections.max.idle.ms={limits.idle_ms}"
         return None
+
+
+def _asks_for_nodes(binding: Binding) -> bool:
+    """Whether strangers reach it, who must prove to be nodes: a socket file only nodes reach."""
+    return binding.inner and binding.sockets[0].family != socket.AF_UNIX

@@ -24,7 +24,7 @@ from gateway.network.host import Host
 from gateway.network.outgoing import Outgoing
 from gateway.network.response_slot import Part
 from gateway.security.principal import Principal
-from gateway.security.tls import ListenerTls, NoPrincipal
+from gateway.security.tls import NoPrincipal
 
 RECORD_BYTES: Final = 16 * 1024
 """Content of the largest record. OpenSSL's buffers never shrink, so they are fed and drained in pieces of this size."""
@@ -33,11 +33,13 @@ RECORD_HEAD_BYTES: Final = 5
 RECORD_BYTES_MAX: Final = RECORD_HEAD_BYTES + RECORD_BYTES + 2_048
 """The largest record on the wire (RFC 5246, section 6.2.3)."""
 FEED_BYTES: Final = RECORD_BYTES_MAX
-"""Small records, of which some clients make many, are given to OpenSSL together up to this size."""
+"""Bytes that OpenSSL is given at a time: it has the next record whole then, unless that did not arrive yet."""
 WIRE_BYTES: Final = 128 * 1024
 """Bytes that are received at a time, into a buffer that all connections share."""
-SEAL_BYTES: Final = 256 * 1024
-"""Bytes of answers that are encrypted at a time: no more than these lie encrypted before the socket takes them."""
+SEAL_BYTES: Final = 64 * 1024
+"""Bytes of answers that the loop encrypts at a time: the client decrypts them while the next ones are encrypted."""
+SEAL_ASIDE_BYTES: Final = 256 * 1024
+"""The same of a thread. No more than these lie encrypted before the socket takes them."""
 ASIDE_BYTES_MIN: Final = 2 * 1024 * 1024
 """From so many waiting bytes on they are encrypted in a thread: on the loop, which does it at two thirds of the cost,
 these take some 2 ms."""
@@ -68,6 +70,23 @@ class Upper(Protocol):
     def refuse(self, reason: str) -> None: ...
 
 
+class ServerTls(Protocol):
+    """How a listener encrypts, and learns from certificates who is there."""
+
+    @property
+    def listener(self) -> str: ...
+
+    @property
+    def context(self) -> ssl.SSLContext: ...
+
+    @property
+    def asks_for_certificates(self) -> bool: ...
+
+    def principal_of(self, der: bytes | None) -> Principal:
+        """Raises NoPrincipal."""
+        ...
+
+
 class TlsWorkers:
     """Shared by all TLS connections of a server: threads, a buffer, and counters."""
 
@@ -90,7 +109,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     """See the module. The protocol of the socket's transport, and the transport of a `Connection`."""
 
     def __init__(
-        self, upper: Upper, tls: ListenerTls, host: Host, workers: TlsWorkers, *, names_users: bool = True
+        self, upper: Upper, tls: ServerTls, host: Host, workers: TlsWorkers, *, names_users: bool = True
     ) -> None:
         """`names_users`: a client is who its certificate says; else SASL says it."""
         super().__init__()
@@ -103,7 +122,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._arrived = ssl.MemoryBIO()
         self._leaving = ssl.MemoryBIO()
         self._session: ssl.SSLObject | None = None
-        self._rest = b""  # bytes that arrived and OpenSSL does not have, charged to the receive budget
+        self._rest = b""  # bytes that arrived and OpenSSL does not have
+        self._has_part = False  # has OpenSSL taken the beginning of a record?
+        self._charged_bytes = 0  # to the receive budget: for what waits here, and in OpenSSL
         self._sealing_bytes = 0  # that a thread encrypts
         self._is_busy = False
         self.is_shaken = False
@@ -183,36 +204,33 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return self._is_busy or self._is_paused or self._is_closing
 
     def _take(self, wire: memoryview) -> None:
-        """Decrypt record by record, as far as the connection reads; keep the rest.
-
-        OpenSSL gets whole records only: then it never says that it wants more, which costs an exception each time."""
+        """Decrypt, as far as the connection reads; keep the rest."""
         at = 0
-        while not self._is_held and (size := _whole_records(wire, at)):
+        while not (self.is_shaken or self._is_held) and (size := _whole_records(wire, at)):
             self._arrived.write(wire[at : at + size])
             at += size
-            if self.is_shaken:
-                self._read()
-            else:
-                self._shake()
+            self._shake()
+        if self.is_shaken:
+            at = self._read(wire, at)
         self._keep(b"" if self._is_closing else bytes(wire[at:]))
         if self._rest and self._is_held:
             self._raw.pause_reading()
 
     def _keep(self, rest: bytes) -> None:
         budget = self._host.receive_budget
-        if self._rest:
-            budget.finished(self, len(self._rest))
+        if self._charged_bytes:
+            budget.finished(self, self._charged_bytes)
         self._rest = rest
-        if rest:
-            budget.charge(len(rest))
+        openssl_has = self._arrived.pending + self._has_part * RECORD_BYTES_MAX if self.is_shaken else 0
+        self._charged_bytes = len(rest) + (0 if self._is_closing else openssl_has)
+        if self._charged_bytes:
+            budget.charge(self._charged_bytes)
 
     def _go_on(self) -> None:
         """Nothing holds up bytes that wait any more."""
         if self._is_held:
             return
-        if self.is_shaken:
-            self._read()
-        if self._rest and not self._is_held:
+        if self.is_shaken or self._rest:
             self._take(memoryview(self._rest))
         if self._is_held:
             return
@@ -223,46 +241,57 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         else:
             self._raw.resume_reading()
 
-    def _read(self) -> None:
-        """Hand on everything that is decrypted, while the connection reads."""
+    def _read(self, wire: memoryview, at: int) -> int:
+        """Hand on everything that can be decrypted, while the connection reads; returns where the rest begins."""
         upper = self._upper
         more = True
-        while more and not self._is_held and self._has_input():
+        while more and not self._is_held and (at < len(wire) or self._has_input()):
             try:
-                size, more = self._decrypt()
+                size, at, more = self._decrypt(wire, at)
             except ssl.SSLError as error:
                 self._fail(f"its TLS records cannot be read: {_reason(error)}")
-                return
+                return at
             if size:
                 upper.buffer_updated(size)
         if self._is_busy or self._is_closing:
-            return  # an answer is being encrypted: `_go_on` comes back here
+            return at  # an answer is being encrypted: `_go_on` comes back here
         if self._leaving.pending:  # the answer to a change of keys
             self._raw.write(self._leaving.read())
         if self._said_goodbye and not self._ended():
             self.close()
+        return at
 
-    def _decrypt(self) -> tuple[int, bool]:
-        """Fill the connection's buffer: how many bytes, and may there be more? The view ends here, as a buffer in use
-        cannot grow."""
+    def _decrypt(self, wire: memoryview, at: int) -> tuple[int, int, bool]:
+        """Fill the connection's buffer: how many bytes, where the rest of the wire begins, and may there be more? The
+        view of the buffer ends here, as a buffer in use cannot grow.
+
+        Records are read one by one, so each costs; what can be done once for many is. OpenSSL gets the next bytes while
+        it has a whole record: each time that it lacks some costs an exception."""
         session, arrived = cast(ssl.SSLObject, self._session), self._arrived
+        read, end = session.read, len(wire)
         buffer = self._upper.get_buffer(-1)
         size, room = 0, len(buffer)
-        try:
-            while size < room:
-                count = cast(int, session.read(room - size, buffer[size:]))
-                if not count:
-                    self._said_goodbye = True
-                    return size, False
-                size += count
-                if not (arrived.pending or session.pending()):
-                    return size, False
-        except ssl.SSLWantReadError:
-            return size, False
-        except ssl.SSLZeroReturnError:
-            self._said_goodbye = True
-            return size, False
-        return size, True
+        self._has_part = False
+        while size < room:
+            pending = arrived.pending
+            if pending < RECORD_BYTES_MAX and at < end:
+                at += arrived.write(wire[at : at + FEED_BYTES])
+            elif not pending and not session.pending():
+                return size, at, False
+            try:
+                count = cast(int, read(room - size, buffer[size:]))
+            except ssl.SSLWantReadError:
+                if at == end:
+                    self._has_part = True
+                    return size, at, False
+                continue
+            except ssl.SSLZeroReturnError:
+                count = 0
+            if not count:
+                self._said_goodbye = True
+                return size, end, False
+            size += count
+        return size, at, True
 
     def _has_input(self) -> bool:
         return bool(self._arrived.pending or cast(ssl.SSLObject, self._session).pending())
@@ -437,7 +466,7 @@ class SealedOutgoing(Outgoing):
     def go_on(self) -> None:
         while self._rest and self._tls.takes_answers():
             aside = self._rest_bytes >= ASIDE_BYTES_MIN
-            self._tls.seal(self._taken(SEAL_BYTES), aside=aside)
+            self._tls.seal(self._taken(SEAL_ASIDE_BYTES if aside else SEAL_BYTES), aside=aside)
 
 
 def _whole_records(wire: memoryview, start: int) -> int:

@@ -1,8 +1,8 @@
 """Kafka's four codecs, with a hard bound on their output.
 
-Invariant: `decompress` never holds more than `bytes_max` of output (and the output of one smaller try),
-whatever the compressed bytes claim: the codecs write into our buffer and stop at its end. Snappy's
-claimed length is first compared with the most that the format can reach.
+Invariant: `decompress` never holds more than `bytes_max` of output, whatever the compressed bytes claim: the codecs
+write into our memory (`gateway.records.room`) and stop at its end. Snappy's claimed length is first compared with the
+most that the format can reach.
 """
 
 import struct
@@ -12,14 +12,12 @@ import cramjam
 
 from gateway.records import record_batch
 from gateway.records.record_batch import GZIP, LZ4, SNAPPY, ZSTD
+from gateway.records.room import give_back, take_room
 from gateway.wire.error_codes import CORRUPT_MESSAGE, MESSAGE_TOO_LARGE
 from gateway.wire.errors import InvalidBatch
 
 Buffer = bytes | bytearray | memoryview
 
-FIRST_TRY_BYTES_MIN: Final = 64 * 1024
-FIRST_TRY_RATIO: Final = 8
-GROWTH: Final = 4
 BUFFER_IS_FULL: Final = "failed to write whole buffer"
 """Cramjam's message when the output does not fit; a test checks it."""
 
@@ -46,9 +44,6 @@ GZIP_START: Final = 0x1F8B
 (LZ4_START,) = _U32.unpack_from(LZ4_FRAME_HEADER)
 (XERIAL_START,) = _U32.unpack_from(XERIAL_MAGIC)
 """The first bytes by codec, the same from every compressor. Raw snappy has none."""
-
-ALLOCATED_AT_ONCE_BYTES: Final = 1024 * 1024
-"""Bytes by which a buffer grows at a time: filling it with zeros holds up all other threads."""
 
 _I32: Final = struct.Struct(">i")
 _U32_LITTLE: Final = struct.Struct("<I")
@@ -79,47 +74,34 @@ def may_be_compressed(codec: int, data: memoryview, position: int) -> bool:
     return size > SNAPPY_TELLING_BYTES_MIN and 6 * (size - 32) <= 7 * claimed and claimed <= SNAPPY_RATIO_MAX * size
 
 
-def decompress(codec: int, data: Buffer, bytes_max: int) -> bytearray:
-    """Raises InvalidBatch when the data is damaged or grows over the bound."""
+def decompress(codec: int, data: Buffer, bytes_max: int) -> memoryview:
+    """The plain bytes, in memory of this thread's that serves again once nobody has a view of them.
+
+    Raises InvalidBatch when the data is damaged or grows over the bound, MemoryError.
+    """
+    room, used = take_room(bytes_max), bytes_max
     try:
-        if codec == SNAPPY:
-            return _decompress_snappy(memoryview(data), bytes_max)
-        module = {GZIP: cramjam.gzip, LZ4: cramjam.lz4, ZSTD: cramjam.zstd}[codec]
-        return _decompress_bounded(module, data, bytes_max)
+        used = _decompress_into(codec, data, room.view[:bytes_max])
     except cramjam.DecompressionError as error:
+        if codec != SNAPPY and BUFFER_IS_FULL in str(error):
+            raise _too_large(bytes_max) from None
         raise InvalidBatch(CORRUPT_MESSAGE, f"compressed records are damaged: {error}") from None
+    finally:
+        give_back(room, used)
+    return room.view[:used]
 
 
-def _decompress_bounded(module: Any, data: Buffer, bytes_max: int) -> bytearray:
-    size = min(bytes_max, max(FIRST_TRY_BYTES_MIN, FIRST_TRY_RATIO * len(data)))
-    while True:
-        out = _zeros(size)
-        try:
-            written = module.decompress_into(data, out)
-        except cramjam.DecompressionError as error:
-            if BUFFER_IS_FULL not in str(error):
-                raise
-        else:
-            del out[written:]
-            return out
-        if size >= bytes_max:
-            raise _too_large(bytes_max)
-        size = min(bytes_max, GROWTH * size)
+def _decompress_into(codec: int, data: Buffer, out: memoryview) -> int:
+    if codec == SNAPPY:
+        return _decompress_snappy(memoryview(data), out)
+    module: Any = {GZIP: cramjam.gzip, LZ4: cramjam.lz4, ZSTD: cramjam.zstd}[codec]
+    return int(module.decompress_into(data, out))
 
 
-def _zeros(size: int) -> bytearray:
-    out = bytearray(min(size, ALLOCATED_AT_ONCE_BYTES))
-    while len(out) < size:
-        out += bytes(min(size - len(out), ALLOCATED_AT_ONCE_BYTES))
-    return out
-
-
-def _decompress_snappy(data: memoryview, bytes_max: int) -> bytearray:
-    out = bytearray()
+def _decompress_snappy(data: memoryview, out: memoryview) -> int:
     if bytes(data[: len(XERIAL_MAGIC)]) != XERIAL_MAGIC:
-        _append_snappy_block(out, data, bytes_max)
-        return out
-    position, end = len(XERIAL_HEADER), len(data)
+        return _decompress_snappy_block(data, out, 0)
+    position, end, used = len(XERIAL_HEADER), len(data), 0
     while position < end:
         if end - position < _I32.size:
             raise InvalidBatch(CORRUPT_MESSAGE, "a snappy block's length is cut short")
@@ -127,20 +109,18 @@ def _decompress_snappy(data: memoryview, bytes_max: int) -> bytearray:
         position += _I32.size
         if not 0 < length <= end - position:
             raise InvalidBatch(CORRUPT_MESSAGE, f"a snappy block of {length} bytes, {end - position} are left")
-        _append_snappy_block(out, data[position : position + length], bytes_max)
+        used = _decompress_snappy_block(data[position : position + length], out, used)
         position += length
-    return out
+    return used
 
 
-def _append_snappy_block(out: bytearray, block: memoryview, bytes_max: int) -> None:
+def _decompress_snappy_block(block: memoryview, out: memoryview, used: int) -> int:
     claimed = cramjam.snappy.decompress_raw_len(block)
     if claimed > SNAPPY_RATIO_MAX * len(block):
         raise InvalidBatch(CORRUPT_MESSAGE, f"{len(block)} bytes of snappy claim to be {claimed}")
-    if len(out) + claimed > bytes_max:
-        raise _too_large(bytes_max)
-    piece = _zeros(claimed)
-    written = cramjam.snappy.decompress_raw_into(block, piece)
-    out += memoryview(piece)[:written]
+    if used + claimed > len(out):
+        raise _too_large(len(out))
+    return used + cramjam.snappy.decompress_raw_into(block, out[used : used + claimed])
 
 
 def _too_large(bytes_max: int) -> InvalidBatch:

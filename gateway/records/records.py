@@ -68,8 +68,8 @@ def iter_records(
         raise InvalidBatch(INVALID_RECORD, f"compression codec {header.codec}")
     if header.record_count > records_max:
         raise InvalidBatch(MESSAGE_TOO_LARGE, f"{header.record_count} records, at most {records_max} are opened")
-    payload: bytes | bytearray | memoryview = memoryview(batch)[HEADER_BYTES:]
-    payload = bytes(payload) if header.codec == NONE else decompress(header.codec, payload, bytes_max)
+    body = memoryview(batch)[HEADER_BYTES:]
+    payload = bytes(body) if header.codec == NONE else decompress(header.codec, body, bytes_max)
     count, end = header.record_count, len(payload)
     if count < 0 or count * SMALLEST_RECORD_BYTES > end:
         raise InvalidBatch(INVALID_RECORD, f"{count} records cannot be in {end} bytes")

@@ -62,10 +62,15 @@ class CoordinatorEpochs:
         """The operations that log an epoch which is not fenced: none where it is known."""
         if self._epochs.get(producer_id) == epoch:
             return []
-        changes: list[Put | Delete] = [Put(COORDINATORS_TABLE, _KEY.pack(producer_id), _VALUE.pack(VERSION, epoch))]
+        changes: list[Put | Delete] = [self.row(producer_id, epoch)]
         if producer_id not in self._epochs and len(self._epochs) >= self._count_max:
             changes.append(Delete(COORDINATORS_TABLE, _KEY.pack(next(iter(self._epochs)))))
         return changes
+
+    @staticmethod
+    def row(producer_id: int, epoch: int) -> Put:
+        """The operation that logs an epoch."""
+        return Put(COORDINATORS_TABLE, _KEY.pack(producer_id), _VALUE.pack(VERSION, epoch))
 
     def raised(self, producer_id: int, epoch: int) -> None:
         """Those operations were queued for the log."""

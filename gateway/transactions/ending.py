@@ -4,16 +4,16 @@ Invariants:
 - If all of it lies in the coordinator's own container, and is small, the markers, the offsets that it commits and its
   new state are one step: all of it lasts, or nothing.
 - Else the outcome is logged first, and is the point of no return. Then each container that takes part ends it, each by
-  itself (`participant.py`), and the row is complete when all have. A failure or a crash leaves a prepared row: the next
-  look, or the next start, goes through all of it again, with the same outcome.
-- One transaction that cannot end holds up no other.
+  itself (`participant.py`), and the row is complete when all have. A failure or a crash leaves a prepared row: a retry,
+  or the next start, goes through all of it again, with the same outcome, and whoever has the containers then.
+- One transaction that cannot end holds up no other, nor the start of its coordinator.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from core.container.container import Container
@@ -35,6 +35,11 @@ ANSWER_S_MAX: Final = 0.1
 they have by then, so that the producer's next request finds it complete, and readers all records."""
 COMPLETED_AT_ONCE: Final = 64
 """Transactions that one look completes at a time."""
+LOOK_S_MAX: Final = 1.0
+"""Longest wait of a look for these; what takes longer goes on beside it."""
+RETRY_S: Final = 0.1
+"""Before what is not complete is tried again; twice as long each time, up to `RETRY_S_MAX`."""
+RETRY_S_MAX: Final = 2.0
 
 
 class TransactionCounters:
@@ -76,6 +81,8 @@ class Endings:
         self._participants = participants
         self._counters = counters
         self._completing: dict[str, asyncio.Task[None]] = {}  # by transactional id
+        self._behind: dict[str, None] = {}  # ids whose outcome could not be carried out everywhere
+        self._retrying: asyncio.Task[None] | None = None
 
     async def end(self, prepared: Transaction) -> None:
         """Carry out the chosen outcome. It is logged when this returns, and carried out if that takes no longer than
@@ -90,21 +97,54 @@ class Endings:
 
     async def complete_prepared(self) -> None:
         """Go through all that was chosen and is not complete."""
-        due = [known for known in self._known if known.state in PREPARED]
+        await self._try([known for known in self._known if known.state in PREPARED])
+
+    async def stop(self) -> None:
+        """Leave what is not complete to the next start."""
+        tasks = list(self._completing.values())
+        if self._retrying is not None:
+            tasks.append(self._retrying)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # --- What is not complete -----------------------------------------------------------------
+
+    async def _try(self, due: Sequence[Transaction]) -> None:
         async for first in in_turns(range(0, len(due), COMPLETED_AT_ONCE)):
             tasks = []
             for known in due[first : first + COMPLETED_AT_ONCE]:
                 if self._known.get(known.transactional_id) is known:
                     tasks.append(self._completion_of(known))
             if tasks:
-                await asyncio.wait(tasks)
+                await asyncio.wait(tasks, timeout=LOOK_S_MAX)
 
-    async def stop(self) -> None:
-        """Leave what is not complete to the next start."""
-        for task in list(self._completing.values()):
-            task.cancel()
-        if self._completing:
-            await asyncio.wait(list(self._completing.values()))
+    def _fell_behind(self, prepared: Transaction, error: StoreError | Refusal) -> None:
+        """Try again soon, and tell of it once."""
+        told = _log.debug if prepared.transactional_id in self._behind else _log.warning
+        told(
+            "a transaction is not complete: its outcome is logged, what is missing is tried again",
+            extra={"producer": prepared.identity, "committed": prepared.is_committed, "error": str(error)},
+        )
+        self._behind[prepared.transactional_id] = None
+        if self._retrying is None:
+            self._retrying = asyncio.create_task(self._retry(), name="ends of transactions")
+
+    async def _retry(self) -> None:
+        pause_s = RETRY_S
+        while self._behind:
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_S_MAX)
+            due = []
+            for name in list(self._behind):
+                known = self._known.get(name)
+                if known is not None and known.state in PREPARED:
+                    due.append(known)
+                else:
+                    del self._behind[name]
+            await self._try(due)
+        self._retrying = None
 
     # --- Within the container -----------------------------------------------------------------
 
@@ -151,10 +191,7 @@ class Endings:
             completed.add_done_callback(nobody_waits)
             self._count(prepared)
         except (StoreError, Refusal) as error:
-            _log.warning(
-                "a transaction is not complete: its outcome is logged, what is missing is tried again",
-                extra={"producer": prepared.identity, "committed": prepared.is_committed, "error": str(error)},
-            )
+            self._fell_behind(prepared, error)
 
     async def _end_in(self, container_id: int, outcome: Outcome, places: list[Place]) -> None:
         await self._participants.in_container(container_id).end(outcome, places)

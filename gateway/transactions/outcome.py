@@ -1,7 +1,7 @@
 """What the two sides of a transaction ask of one another: its coordinator, and the containers that take part.
 
-Both are in this process now. Each call is one of Kafka's requests between brokers, so that the other side can be in
-another process: AddPartitionsToTxn (4 and later) to the coordinator, WriteTxnMarkers to those that take part.
+The other side is in this process, or at another node. Each call is one of Kafka's requests between brokers:
+AddPartitionsToTxn (4 and later) to the coordinator, WriteTxnMarkers to those that take part.
 """
 
 from __future__ import annotations

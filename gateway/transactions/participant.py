@@ -171,6 +171,8 @@ class Participant:
         raising: Sequence[Operation] = ()
         if outcome.is_from_elsewhere:
             raising = self._epochs.raising(outcome.producer_id, outcome.coordinator_epoch)
+            if not (raising or ends or operations):  # a log that is another node's by now must not say that all is done
+                raising = [self._epochs.row(outcome.producer_id, outcome.coordinator_epoch)]
         logged = self._container.end_transactions(ends, [*raising, *operations])
         if raising:
             self._epochs.raised(outcome.producer_id, outcome.coordinator_epoch)

@@ -17,6 +17,7 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 
+from deploy.demo.cluster.doors import OPEN, secured
 from deploy.demo.cluster.servers import Cluster, Etcd
 from deploy.demo.cluster.traffic import PARTITIONS, Leaders, Reader, Writer, create_topic
 from deploy.demo.cluster.view import Look, line, picture
@@ -38,26 +39,28 @@ Show = Callable[[str, Look], None]
 def main() -> int:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=40.0, help="how long it is watched (default: 40)")
+    parser.add_argument("--secured", action="store_true", help="with TLS, passwords and ACLs")
     given = parser.parse_args()
     console = Console()
-    return to_the_end(console, lambda ends: play(console, ends, given.seconds))
+    return to_the_end(console, lambda ends: play(console, ends, given.seconds, with_security=given.secured))
 
 
-def play(console: Console, ends: contextlib.ExitStack, seconds: float) -> None:
+def play(console: Console, ends: contextlib.ExitStack, seconds: float, *, with_security: bool) -> None:
     """Start everything and run it; `ends` ends it all."""
     directory = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="penstock-demo-")))
     console.print("Starting etcd and MinIO ...")
     etcd, minio = Etcd(ends, directory), Minio(ends, directory)
     console.print(f"Starting {NODES} nodes of Penstock on them ...")
-    cluster = Cluster(ends, directory, etcd, minio, NODES)
-    console.print(f"Kafka clients: {cluster.bootstrap}", soft_wrap=True)
-    create_topic(cluster.bootstrap)
-    writer, reader = Writer(cluster.bootstrap), Reader(cluster.bootstrap)
+    doors = secured(directory) if with_security else OPEN
+    cluster = Cluster(ends, directory, etcd, minio, NODES, doors)
+    console.print(f"Kafka clients: {cluster.bootstrap} ({doors.protocol})", soft_wrap=True)
+    create_topic(cluster.bootstrap, doors)
+    writer, reader = Writer(cluster.bootstrap, doors), Reader(cluster.bootstrap, doors)
     ends.callback(reader.end)
     ends.callback(writer.end)
     with Live(console=console, auto_refresh=False) as live:
         show = drawn(live, writer, reader) if console.is_terminal else written(writer, reader)
-        silence_s = run(Watch(cluster, writer, reader, show), seconds)
+        silence_s = run(Watch(cluster, writer, reader, Leaders(cluster.bootstrap, doors), show), seconds)
     console.print(
         f"{writer.records} records were acknowledged and {reader.records} read, {reader.missed} missed. "
         f"A node was killed, and no partition was silent for longer than {silence_s:.2f} s.",
@@ -68,9 +71,9 @@ def play(console: Console, ends: contextlib.ExitStack, seconds: float) -> None:
 class Watch:
     """Looks at everything, again and again."""
 
-    def __init__(self, cluster: Cluster, writer: Writer, reader: Reader, show: Show) -> None:
+    def __init__(self, cluster: Cluster, writer: Writer, reader: Reader, leaders: Leaders, show: Show) -> None:
         self.cluster, self.writer, self.reader = cluster, writer, reader
-        self._leaders, self._show = Leaders(cluster.bootstrap), show
+        self._leaders, self._show = leaders, show
         self._began = time.monotonic()
 
     @property

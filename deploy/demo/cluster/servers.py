@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from deploy.demo.cluster.doors import Doors
 from deploy.demo.servers import BUCKET, PENSTOCK, REPOSITORY, CannotStart, Minio, Server, port_near
 
 NAME: Final = "demo"
@@ -48,8 +49,10 @@ def _etcd_program() -> str:
 class Cluster:
     """The nodes, each with a directory and a port of its own."""
 
-    def __init__(self, ends: contextlib.ExitStack, directory: Path, etcd: Etcd, minio: Minio, count: int) -> None:
-        self._ends, self._directory, self._etcd, self._minio = ends, directory, etcd, minio
+    def __init__(
+        self, ends: contextlib.ExitStack, directory: Path, etcd: Etcd, minio: Minio, count: int, doors: Doors
+    ) -> None:
+        self._ends, self._directory, self._etcd, self._minio, self._doors = ends, directory, etcd, minio, doors
         first = port_near(9092, count)
         self.addresses = {number: f"127.0.0.1:{first + number - 1}" for number in range(1, count + 1)}
         self.nodes: dict[int, Server] = {}
@@ -65,13 +68,14 @@ class Cluster:
     def begin(self, number: int) -> None:
         """Start a node, for the first time or again."""
         self._ready_file(number).unlink(missing_ok=True)
-        command = [PENSTOCK, "serve", "--node-id", str(number), "--listen", self.addresses[number], "--http", "off"]
+        command = [PENSTOCK, "serve", "--node-id", str(number), "--http", "off"]
+        command += ["--set", f"listeners={self._doors.protocol}://{self.addresses[number]}"]
         command += ["--cluster", f"etcd://{self._etcd.endpoint}/{NAME}"]
         command += ["--tier2", f"s3://{BUCKET}/cluster", "--tier2-endpoint", self._minio.endpoint]
         command += ["--data-dir", str(self._directory / f"node-{number}")]
         command += ["--ready-file", str(self._ready_file(number))]
-        for key, value in SETTINGS.items():
-            command += ["--set", f"{key}={value}"]
+        for each in (*(f"{key}={value}" for key, value in SETTINGS.items()), *self._doors.keys):
+            command += ["--set", each]
         keys = {
             "PENSTOCK_TIER2_ACCESS_KEY": self._minio.access_key,
             "PENSTOCK_TIER2_SECRET_KEY": self._minio.secret_key,

@@ -6,7 +6,7 @@ Keeps: a client library is imported when a command first asks for its cluster, s
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from inspect import Parameter, Signature, signature
 from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
@@ -130,17 +130,21 @@ def connected(command: Callable[..., ExitCode | None]) -> Callable[..., None]:
 
         sys.exit(run(do))
 
-    return _with_flags(command, taking)
+    return with_flags(command, taking, _FLAGS)
 
 
-def _with_flags(command: Callable[..., Any], taking: Callable[..., None]) -> Callable[..., None]:
+def with_flags(
+    command: Callable[..., Any], taking: Callable[..., None], flags: Mapping[str, Any]
+) -> Callable[..., None]:
+    """Give `taking` the parameters of a command but its first, then `--json` and these flags."""
     types = get_type_hints(command, include_extras=True)
     parameters = [
         parameter.replace(annotation=types[parameter.name], kind=Parameter.KEYWORD_ONLY)
         for parameter in list(signature(command).parameters.values())[1:]
+        if parameter.name != "as_json"
     ]
     parameters.append(Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson))
-    for name, annotation in _FLAGS.items():
+    for name, annotation in flags.items():
         parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     taking.__name__, taking.__doc__ = command.__name__, command.__doc__
     taking.__signature__ = Signature(parameters)  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -119,11 +120,18 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster_in(directory: Path) -> AsyncIterator[Cluster]:
+    """Whatever its nodes were about when they are stopped, none of them leaves a writer of a log behind."""
+    before = log_writers()
     cluster = Cluster(directory, await storage_in(directory / "bucket"))
     try:
         yield cluster
     finally:
         await cluster.stop()
+    assert not log_writers() - before
+
+
+def log_writers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.endswith("-writer")}
 
 
 async def contents(nodes: list[Node]) -> dict[int, list[bytes]]:

@@ -13,6 +13,7 @@ import pytest
 
 from core.cluster.sqlite_registry import SqliteRegistry
 from gateway.broker import Broker
+from gateway.cluster.authority import Authority
 from gateway.cluster.seat import Seat
 from gateway.config.addresses import parse_kafka_listener
 from gateway.config.loading import load
@@ -41,6 +42,7 @@ class Machines:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.coordinator = Coordinator(range(CONTAINERS))
+        self.authority = Authority.make()
         self.brokers: list[Broker] = []
         self.chairs: list[Chair] = []
         self._data: list[DataDirectory] = []
@@ -54,6 +56,7 @@ class Machines:
                 *SETTINGS,
                 f"data.dir={home}",
                 f"node.id={number}",
+                "cluster.listen=127.0.0.1:0",
                 "log.store=object",
                 f"tier2=file:{self.directory / 'bucket'}",
             ],
@@ -61,7 +64,13 @@ class Machines:
         data = DataDirectory.acquire(home, "0.1.0", wanted_of(config))
         chair = Chair(self.coordinator, number)
         registry = await SqliteRegistry.open(self.directory / "registry")
-        seat = Seat(registry=registry, coordination=chair, cluster_id=data.cluster_id, leave=registry.close)
+        seat = Seat(
+            registry=registry,
+            coordination=chair,
+            cluster_id=data.cluster_id,
+            leave=registry.close,
+            authority=self.authority,
+        )
         broker = Broker(config, data, bind_all([parse_kafka_listener("127.0.0.1:0")]), None, seat=seat)
         await broker.open_long_term()
         await broker.start()

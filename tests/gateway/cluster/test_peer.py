@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from gateway.cluster import peer as peers
-from gateway.cluster.peer import Peer, PeerAway
+from gateway.cluster.nodes import Node, Nodes
+from gateway.cluster.peer import Peer, PeerAway, by_socket_file
+from gateway.cluster.peers import Peers
 from gateway.network.binding import bind_inner
 from gateway.network.server import Server
 from gateway.security.principal import ANONYMOUS, NODE
@@ -24,7 +26,7 @@ async def node(directory: Path, gate: Gate | None = None) -> AsyncIterator[tuple
     """A node that serves others, and another one's connection to it."""
     path = str(directory / "node.sock")
     async with serving(gate or Gate(), binding=bind_inner(path)) as (server, _):
-        peer = Peer(path)
+        peer = Peer(path, by_socket_file(path))
         yield server, peer
         await peer.close()
 
@@ -64,7 +66,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     """A node that does not listen: the request fails at once, not at its deadline, and the next one tries again."""
 
     async def test() -> None:
-        peer = Peer(str(tmp_path / "node.sock"))
+        peer = Peer("node.sock", by_socket_file(str(tmp_path / "node.sock")))
         for _ in range(2):
             with pytest.raises(PeerAway, match="does not answer"):
                 await peer.ask(HEARTBEAT, 4, heartbeat("a"), 600)
@@ -90,6 +92,31 @@ def test_a_node_that_ends(tmp_path: Path) -> None:
     run(test())
 
 
+def test_a_node_whose_lease_ends(tmp_path: Path) -> None:
+    """It may only sleep, so its kernel holds the connection: what it was asked fails at once all the same."""
+
+    async def test() -> None:
+        gate, path = Gate(), str(tmp_path / "node.sock")
+        async with serving(gate, binding=bind_inner(path)):
+            nodes = Nodes(1, lambda container_id: False)
+            nodes.replace([Node(id=2, listeners={}, containers={0: 1}, inner=path)])
+            known = Peers(nodes)
+            peer = known.of_container(0)
+            assert peer is not None
+            asked = asyncio.create_task(peer.ask(HEARTBEAT, 4, heartbeat("wait"), 600))
+            await until(lambda: gate.begun == ["wait"], "begun")
+            known.follow()
+            assert known.of_container(0) is peer
+            nodes.replace([])
+            known.follow()
+            with pytest.raises(PeerAway):
+                await asked
+            assert known.of_container(0) is None
+            await known.close()
+
+    run(test())
+
+
 @pytest.mark.parametrize("sent", [b"\x7f\xff\xff\xff", b"\0\0\0\0", b"HTTP/1.1 400 Bad Request\r\n"])
 def test_bytes_that_are_no_answer(tmp_path: Path, sent: bytes) -> None:
     """A length that no answer has ends the connection; nothing is allocated for what is merely claimed."""
@@ -99,7 +126,7 @@ def test_bytes_that_are_no_answer(tmp_path: Path, sent: bytes) -> None:
             writer.write(sent)
 
         server = await asyncio.start_unix_server(talk, tmp_path / "node.sock")
-        peer = Peer(str(tmp_path / "node.sock"))
+        peer = Peer("node.sock", by_socket_file(str(tmp_path / "node.sock")))
         with pytest.raises(PeerAway, match="an answer of"):
             await peer.ask(HEARTBEAT, 4, heartbeat("a"), ANSWER_S)
         server.close()

@@ -15,6 +15,7 @@ from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from gateway.http.console import Console
 from tests.gateway.http.browser import chromium, complaints, violations
 from tests.gateway.http.calls import call, create_topic, delete_topic, get, produce, until
 from tests.gateway.launching import serving
@@ -240,14 +241,13 @@ def test_the_wheel_has_the_console() -> None:
 
     packed = {path for pattern in patterns for path in (root / "gateway").glob(pattern)}
 
-    assert set((root / "gateway/http/static").iterdir()) <= packed
+    assert {*(root / "gateway/http/pages").iterdir(), *(root / "gateway/http/static").iterdir()} <= packed
 
 
 def test_headers(gateway: tuple[str, str]) -> None:
     """Pages load from here only, are framed by nobody, and are sent again only when they have changed."""
     _, http = gateway
-    static = Path(__file__).parents[3] / "gateway/http/static"
-    for path in ("/", *(f"/console/{file.name}" for file in static.iterdir())):
+    for path in ("/", *(f"/console/{name}" for name in Console().names - {"index.html"})):
         status, headers, content = call(http, "GET", path)
         policy = headers["Content-Security-Policy"]
 

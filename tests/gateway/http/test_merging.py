@@ -46,9 +46,11 @@ TIERS = st.builds(Tiers, log=COUNTS, chunks=COUNTS)
 FEW = {"max_size": 4}
 
 
-def ordered(values: st.SearchStrategy[Any], key: Callable[[Any], Any]) -> st.SearchStrategy[list[Any]]:
-    """A few of them in the order in which a worker lists them."""
-    return st.lists(values, unique_by=key, **FEW).map(lambda found: sorted(found, key=key))
+def ordered(
+    values: st.SearchStrategy[Any], key: Callable[[Any], Any], of: Callable[[Any], Any] | None = None
+) -> st.SearchStrategy[list[Any]]:
+    """A few of them in the order in which a worker lists them; `of`: what each of them is alone in."""
+    return st.lists(values, unique_by=of or key, **FEW).map(lambda found: sorted(found, key=key))
 
 
 def decided(of: type[StreamSummary], **more: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -116,7 +118,9 @@ HEALTH = st.builds(
     concerns=ordered(st.text(max_size=4), lambda line: line),
     logs=ordered(LOGS, lambda one: one.container),
     disks=ordered(st.builds(DiskView, path=NAMES), lambda one: one.path),
-    failed_requests=ordered(st.builds(FailedRequests, api=COUNTS, count=COUNTS), lambda one: (-one.count, one.api)),
+    failed_requests=ordered(
+        st.builds(FailedRequests, api=COUNTS, count=COUNTS), lambda one: (-one.count, one.api), lambda one: one.api
+    ),
 )
 WARNINGS = st.builds(
     WarningList,

@@ -67,7 +67,7 @@ pytestmark = pytest.mark.slow
         ("/api/", "/api"),
         ("/readyz/", "/readyz"),
         ("/api/v1/streams/?limit=1", "/api/v1/streams?limit=1"),
-        ("/console/main.js/", "/console/main.js"),
+        ("/console/index.js/", "/console/index.js"),
     ],
 )
 def test_a_slash_too_many(proxy: str, path: str, there: str) -> None:

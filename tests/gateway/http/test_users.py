@@ -16,7 +16,9 @@ from typing import Any, Final
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from typer.testing import CliRunner
 
+from gateway.cli.app import app
 from tests.gateway.launching import PENSTOCK, free_ports, serving
 from tests.gateway.security.certificates import Files, make
 
@@ -130,6 +132,38 @@ def test_each_way(port: Port) -> None:
     assert port.status(OVERVIEW, signed()) == 200
     assert port.status(OVERVIEW, "Bearer a-token") == 200
     assert port.status(OVERVIEW, certificate=port.files.client("carol")) == 200
+
+
+def test_the_streams_command_by_each_way(port: Port, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`penstock streams` proves its user by flags or by a profile; without a proof, or an authority, it says what is
+    missing."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    password, token = tmp_path / "password", tmp_path / "token"
+    password.write_text(f"{PASSWORD}\n")
+    token.write_text("a-token\n")
+
+    def ls(*flags: str, environ: Mapping[str, str] | None = None) -> tuple[int, str]:
+        command = ["streams", "ls", "--json", "--url", f"https://{port.address}", *flags]
+        said = CliRunner().invoke(app, command, env=environ)
+        return said.exit_code, said.output
+
+    trusts = ("--ca", str(port.files.truststore))
+    proofs = [
+        ls("--user", "alice", "--password-file", str(password), *trusts),
+        ls("--token-file", str(token), *trusts),
+        ls(*trusts, environ={"PENSTOCK_HTTP_TOKEN": signed().removeprefix("Bearer ")}),
+        ls("--cert", str(port.files.client("carol")), *trusts),
+    ]
+    unknown, untrusted = ls(*trusts), ls("--token-file", str(token))
+    (tmp_path / "penstock").mkdir()
+    profile = {"user": "alice", "password_file": str(password), "ca": str(port.files.truststore)}
+    settings = "".join(f"{key} = {json.dumps(value)}\n" for key, value in profile.items())
+    (tmp_path / "penstock" / "profiles.toml").write_text(f'current = "prod"\n[profile.prod]\n{settings}')
+    proofs.append(ls())
+
+    assert [(code, sorted(json.loads(told))) for code, told in proofs] == [(0, ["streams", "total"])] * 5
+    assert (unknown[0], "asks who you are" in unknown[1]) == (1, True)
+    assert (untrusted[0], "--ca says who vouches for it" in untrusted[1]) == (1, True)
 
 
 def test_rights(port: Port) -> None:

@@ -22,6 +22,7 @@ from gateway.network.connection import Connection
 from gateway.network.host import ServerLimits
 from gateway.network.response_slot import ResponseSlot
 from gateway.network.server import Server
+from gateway.network.tls import ServerTls
 from gateway.security.listeners import SecuredListener
 from gateway.wire.codec import request_codec, response_codec
 from gateway.wire.headers import RequestHeader, encode_request_header, response_header_is_flexible
@@ -126,6 +127,7 @@ async def serving(
     secured: Mapping[str, SecuredListener] | None = None,
     binding: Binding | None = None,
     rate_of: Callable[[str], int | None] = lambda host: None,
+    inner: ServerTls | None = None,
     **api: Any,
 ) -> AsyncIterator[tuple[Server, int]]:
     """A server on a free port; `secured`: its listener PLAINTEXT, if it is to have TLS or SASL."""
@@ -138,7 +140,7 @@ async def serving(
     )
     metrics = Metrics()
     services = SimpleNamespace(features=Features(), quotas=SimpleNamespace(is_timed=False))
-    server = Server(limits or ServerLimits(), Dispatcher(services, apis, metrics), metrics, secured, rate_of)
+    server = Server(limits or ServerLimits(), Dispatcher(services, apis, metrics), metrics, secured, rate_of, inner)
     binding = binding or bind(ListenAddress("127.0.0.1", 0))
     await server.start([binding])
     try:

@@ -16,7 +16,7 @@ from gateway.config.security import ListenerSecurity, TransportKeys
 from gateway.network.host import ServerLimits
 from gateway.network.outgoing import LARGE_BYTES_MIN
 from gateway.network.server import Server
-from gateway.network.tls import ASIDE_BYTES_MIN, SEAL_BYTES
+from gateway.network.tls import ASIDE_BYTES_MIN, RECORD_BYTES_MAX, SEAL_BYTES
 from gateway.security.listeners import SecuredListener
 from gateway.security.tls import ListenerTls
 from tests.gateway.network.harness import (
@@ -56,6 +56,20 @@ def security(files: Files, **keys: Any) -> dict[str, SecuredListener]:
 
 async def connect(files: Files, port: int, context: ssl.SSLContext | None = None) -> Client:
     return Client(*await asyncio.open_connection("localhost", port, ssl=context or files.context()))
+
+
+def shaken(files: Files, plain: socket.socket) -> tuple[ssl.SSLObject, ssl.MemoryBIO]:
+    """A client's session on a socket whose bytes are the test's matter, and what the session would send."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = files.context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    while True:
+        try:
+            session.do_handshake()
+            plain.sendall(outgoing.read())
+            return session, outgoing
+        except ssl.SSLWantReadError:
+            plain.sendall(outgoing.read())
+            incoming.write(plain.recv(65_536))
 
 
 class Wiretap:
@@ -192,15 +206,7 @@ def test_answers_before_a_goodbye_arrive(files: Files) -> None:
 
             def talk() -> int:
                 with socket.create_connection(("127.0.0.1", port)) as plain:
-                    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-                    session = files.context().wrap_bio(incoming, outgoing, server_hostname="localhost")
-                    while True:
-                        try:
-                            session.do_handshake()
-                            break
-                        except ssl.SSLWantReadError:
-                            plain.sendall(outgoing.read())
-                            incoming.write(plain.recv(65_536))
+                    session, outgoing = shaken(files, plain)
                     session.write(produce("last"))
                     with contextlib.suppress(ssl.SSLWantReadError):
                         session.unwrap()
@@ -349,6 +355,86 @@ def test_bytes_behind_a_block_wait_within_the_bound(files: Files) -> None:
             for number in range(1, 60):
                 assert (await client.frame())[0] == number
             assert server.host.receive_budget.used == 0
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("come", [3, 2_000])
+def test_the_beginning_of_a_record_is_charged(files: Files, come: int) -> None:
+    """Bytes of a record that is not complete are where they cannot be counted, inside of OpenSSL: a whole record is
+    charged for them until the rest comes."""
+
+    async def scenario() -> None:
+        async with serving(Gate(), secured=security(files)) as (server, port):
+            loop, budget = asyncio.get_running_loop(), server.host.receive_budget
+            with socket.create_connection(("127.0.0.1", port)) as plain:
+                session, outgoing = await loop.run_in_executor(None, shaken, files, plain)
+                session.write(produce("a", size=5_000))
+                wire = outgoing.read()
+                plain.sendall(wire[:come])
+                await until(lambda: budget.used == RECORD_BYTES_MAX, "it is charged")
+                plain.sendall(wire[come:])
+                await until(lambda: server.connections[0].requests == 1, "the request has come")
+                await until(lambda: budget.used == 0, "nothing is held")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_records_of_any_size_that_arrive_in_any_pieces(files: Files, seed: int) -> None:
+    """Clients cut requests into records as they like, some of ten bytes, and the network cuts records: every request
+    comes, in order."""
+    chance = random.Random(seed)
+    gate = Gate()
+    names = [f"r{number}" for number in range(150)]
+    plaintext = b"".join(produce(name, size=chance.choice((0, 900, 20_000, 200_000))) for name in names)
+
+    async def scenario() -> None:
+        async with serving(gate, secured=security(files)) as (server, port):
+            loop = asyncio.get_running_loop()
+
+            def talk() -> None:
+                with socket.create_connection(("127.0.0.1", port)) as plain:
+                    session, outgoing = shaken(files, plain)
+                    at = 0
+                    while at < len(plaintext):
+                        at += session.write(plaintext[at : at + chance.choice((1, 10, 1_024, 16_384))])
+                        if outgoing.pending > chance.choice((1, 3_000, 400_000)):
+                            plain.sendall(outgoing.read(chance.choice((-1, outgoing.pending - 1))))
+                    plain.sendall(outgoing.read())
+                    plain.settimeout(5)
+                    while len(gate.begun) < len(names):
+                        assert plain.recv(65_536)
+
+            await loop.run_in_executor(None, talk)
+            assert gate.begun == names
+            await until(lambda: server.host.receive_budget.used == 0, "nothing is held")
+
+    run(scenario())
+
+
+def test_renegotiation_is_refused(files: Files) -> None:
+    """A client of TLS 1.2 that asks for another handshake in its session, each of which would cost the server ten times
+    what it costs the client, gets none."""
+
+    async def scenario() -> None:
+        secured = security(files, ssl_enabled_protocols=["TLSv1.2"])
+        async with serving(Gate(), secured=secured) as (server, port):
+            command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_2", "-no_ign_eof"]
+            client = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+            assert client.stdin is not None
+            await until(lambda: server.tls.handshakes == 1, "the first")
+            client.stdin.write(b"R\n")
+            await client.stdin.drain()
+            told, _ = await asyncio.wait_for(client.communicate(), 10)
+            assert b"RENEGOTIATING" in told
+            assert b"no renegotiation" in told
+            assert server.tls.handshakes == 1
 
     run(scenario())
 

@@ -78,9 +78,13 @@ class Cluster:
             time.sleep(0.05)
         return found
 
-    def make_topic(self, node: int) -> None:
+    def make_topic(self, node: int, name: str = "t") -> None:
         admin = AdminClient({"bootstrap.servers": self.addresses[node]})
-        admin.create_topics([NewTopic("t", PARTITIONS)])["t"].result(REST_S)
+        admin.create_topics([NewTopic(name, PARTITIONS)])[name].result(REST_S)
+
+    def kill(self, node: int) -> None:
+        self.nodes[node].process.send_signal(signal.SIGKILL)
+        self.nodes[node].process.wait()
 
     def end(self) -> None:
         for running in self.nodes.values():
@@ -186,10 +190,8 @@ def test_a_killed_node_is_replaced_by_the_others(cluster: Cluster) -> None:
     try:
         load.until_all_go_on(time.monotonic(), REST_S)
         threading.Event().wait(LOAD_S)
-        victim = cluster.nodes[1]
         killed_s = time.monotonic()
-        victim.process.send_signal(signal.SIGKILL)
-        victim.process.wait()
+        cluster.kill(1)
         load.until_all_go_on(time.monotonic() + 0.2, FAILOVER_S)
         failover_s = time.monotonic() - killed_s
         cluster.until_led_by(2, {2, 3})

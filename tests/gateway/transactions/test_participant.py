@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from kio.schema.errors import ErrorCode
 
+from core.errors import NotHosted
 from core.log.records import Put
 from gateway.groups.persistence import UnreadableRecord
 from gateway.refusals import Refusal
@@ -55,6 +56,26 @@ def test_the_same_end_again(tmp_path: Path) -> None:
             assert (services.slot("u").stable_end, services.slot("u").durable_end) == (2, 3)
             await services.end(following)
             assert await services.committed("u") == [b"a", b"b"]
+
+    run(scenario())
+
+
+def test_an_end_that_finds_nothing_is_logged_all_the_same(tmp_path: Path) -> None:
+    """A node that was replaced finds nothing, as its successor has the batches. Only its log can tell it that, and an
+    end that it answers without asking would be complete with a transaction still open."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who = await services.init()
+            container = services.store.containers[ELSEWHERE].container
+            for _ in range(2):
+                before = container.applied_lsn
+                await part(services).end(outcome_of(services, who), [services.place("u")])
+                assert container.applied_lsn > before
+            container.leave()
+            with pytest.raises(NotHosted):
+                await part(services).end(outcome_of(services, who), [services.place("u")])
 
     run(scenario())
 
