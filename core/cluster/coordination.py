@@ -6,8 +6,8 @@ lost it begins another life by itself. `core.cluster.ownership` decides what a n
 
 **Invariants** of every implementation
 
-- A container has one claim at most, whatever crashes, and each claim has an epoch above all that were ever given for
-  any container. So of two owners the one with the higher epoch is right.
+- A container has one claim at most, whatever crashes, and each claim has an epoch that no other has, above all that
+  were ever given for its container. So of two owners the one with the higher epoch is right.
 - `confirm`, and each answer of `read_epochs`, is linearizable: it sees each claim that was answered before its call.
 - The mirror (`owners`, `lives`) may be late, never wrong in its order. What a call of ours has changed is in the mirror
   when the call returns.
@@ -68,6 +68,22 @@ class Life:
     is_draining: bool = False  # it gives its containers away, and wants no others
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A container is to go to a node. It is for one owner, named by its epoch, and for one life of the other node: the
+    next claim fulfils it, whoever makes that, and the end of that life voids it."""
+
+    epoch: int
+    node: int
+    life: str
+
+    def stands(self, owner: Owner | None, lives: Mapping[int, Life]) -> bool:
+        """Whether it is still to be fulfilled. `owner`: of the container, if it has one."""
+        target = lives.get(self.node)
+        is_there = target is not None and target.life == self.life and not target.is_draining
+        return is_there and (owner is None or (owner.epoch == self.epoch and owner.life != self.life))
+
+
 class Coordination(Protocol):
     """The coordinator, as one node sees it. All methods are for the event loop."""
 
@@ -91,6 +107,12 @@ class Coordination(Protocol):
     def lives(self) -> Mapping[int, Life]:
         """All nodes that live, by their ids; this one, too, as long as its lease is there."""
 
+    def wishes(self) -> Mapping[int, Wish]:
+        """The containers that are to go to other nodes, as far as that still stands."""
+
+    def warmed(self) -> Mapping[int, Wish]:
+        """The wishes whose nodes say that they have fetched what they can, and wait."""
+
     def on_changed(self, told: Callable[[], None]) -> None:
         """Call `told` after each change of the mirror, and after this life was lost or another one began."""
 
@@ -103,8 +125,9 @@ class Coordination(Protocol):
     async def claim(self, container: int) -> Claim | None:
         """Take a container that is nobody's, for this life, in stage `opening`, with the next epoch of the cluster.
 
-        One transaction: container absent, own lease alive, counter raised. None if somebody else has it, or the lease
-        is gone. If an earlier call of this life went through unseen, its claim is returned.
+        One transaction: container absent, own lease alive, counter raised, a wish for the container gone. None if
+        somebody else has it, or the lease is gone. If this life has it already, by an earlier call that went through
+        unseen or because its owner has handed it over, that claim is returned.
         """
 
     async def confirm(self, claim: Claim, links: Sequence[Link]) -> bool:
@@ -120,6 +143,24 @@ class Coordination(Protocol):
 
     async def give_up(self, claim: Claim) -> None:
         """Release a container that this claim still holds. A later owner keeps it."""
+
+    async def ask(self, container: int, node: int) -> bool:
+        """Ask that a container goes from whoever serves it to this node. False if that is not as the mirror shows it:
+        the container is nobody's, or that node's, or was given away meanwhile, or the node does not live, or drains."""
+
+    async def tell_warm(self, container: int, wish: Wish) -> None:
+        """Tell the owner that this node has fetched what it can of a container that is to come here."""
+
+    async def reserve_epoch(self) -> int:
+        """The next epoch of the cluster, for a claim that this node will hand over."""
+
+    async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:
+        """Give a container whose log ends with this link to the life that is wished for: its claim, in stage `opening`,
+        has the epoch that the link names, which was reserved after this node's claim. One transaction that compares
+        our claim, and that life.
+
+        False if either is gone. Then nothing was changed; a second call answers as the first.
+        """
 
     async def drain(self) -> None:
         """Tell all that this node gives its containers away. It stays so until its life ends."""

@@ -7,6 +7,8 @@ Format 1 of the values, JSON each, without spaces:
     ===================  =========================================================================================
     ``nodes/<id>``       ``v`` (1), ``life``, ``draining``, ``told`` (what the node tells of itself: any object)
     ``containers/<id>``  ``v`` (1), ``node``, ``life``, ``epoch``, ``stage`` (`opening` or `serving`)
+    ``assign/<id>``      ``v`` (1), ``epoch``, ``node``, ``life``: a wish of that name, gone with the next claim
+    ``warm/<id>``        the same: that node is ready to take the container over
     ``links/<id>``       ``v`` (1), ``links``: ``[[epoch, lsn, next epoch], …]``, oldest first; outlives its owner
     ===================  =========================================================================================
 
@@ -25,13 +27,13 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Self, TypeVar
 
-from core.cluster.coordination import LINKS_MAX, Claim, Coordination, Life, Owner, Stage
+from core.cluster.coordination import LINKS_MAX, Claim, Coordination, Life, Owner, Stage, Wish
 from core.cluster.etcd.client import CALL_S, EtcdClient
 from core.cluster.etcd.lease import Lease
 from core.cluster.etcd.mirror import Change, Mirror
 from core.cluster.etcd.session import LeaseGone, Outcome, Session
 from core.cluster.etcd.wire import Compare, Delete, KeyValue, Put, Range, absent, end_of, same_life, unchanged
-from core.cluster.etcd_keys import CONTAINERS, EPOCH, FORMAT, LINKS, NODES, number_of
+from core.cluster.etcd_keys import ASSIGN, CONTAINERS, EPOCH, FORMAT, LINKS, NODES, WARM, number_of
 from core.errors import CoordinatorAway, CoordinatorRefuses, CorruptState, StoreError
 from core.log.objects.protocol import Link
 
@@ -45,6 +47,7 @@ JOIN_S: Final = 30.0
 """How long a node waits for the end of its id's former life, and for etcd."""
 RETRY_S: Final = 0.5
 
+_KNOWN: Final = (NODES, CONTAINERS, ASSIGN, WARM)
 _T = TypeVar("_T")
 
 
@@ -67,6 +70,8 @@ class EtcdCoordination(Coordination):
         self._is_draining = False
         self._owners: dict[int, Owner] = {}
         self._lives: dict[int, Life] = {}
+        self._wishes: dict[int, Wish] = {}
+        self._warmed: dict[int, Wish] = {}
         self._told: list[Callable[[], None]] = []
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -131,6 +136,12 @@ class EtcdCoordination(Coordination):
     def lives(self) -> Mapping[int, Life]:
         return self._lives
 
+    def wishes(self) -> Mapping[int, Wish]:
+        return {one: wish for one, wish in self._wishes.items() if wish.stands(self._owners.get(one), self._lives)}
+
+    def warmed(self) -> Mapping[int, Wish]:
+        return self._warmed
+
     def nodes(self) -> Mapping[int, Mapping[str, Any]]:
         """What each node that lives told of itself."""
         rows = ((_id_of(key), _decode(row)) for key, row in self._mirror.below(NODES))
@@ -143,7 +154,7 @@ class EtcdCoordination(Coordination):
         return self._lease is not None and self._lease.is_fresh()
 
     def _changed(self, changes: Sequence[Change]) -> None:
-        rows = {change.key: change.now for change in changes if change.key.startswith((NODES, CONTAINERS))}
+        rows = {change.key: change.now for change in changes if change.key.startswith(_KNOWN)}
         if rows:
             self._know(rows)
             self._tell()
@@ -153,6 +164,10 @@ class EtcdCoordination(Coordination):
             if key.startswith(CONTAINERS) and (container := _id_of(key[len(CONTAINERS) :])) is not None:
                 owner = None if row is None else _owner(row)
                 _put(self._owners, container, owner)
+            elif key.startswith(ASSIGN) and (container := _id_of(key[len(ASSIGN) :])) is not None:
+                _put(self._wishes, container, None if row is None else _wish(row))
+            elif key.startswith(WARM) and (container := _id_of(key[len(WARM) :])) is not None:
+                _put(self._warmed, container, None if row is None else _wish(row))
             elif key.startswith(NODES) and (node := _id_of(key[len(NODES) :])) is not None:
                 _put(self._lives, node, None if row is None else _life(node, row))
                 if node == self._node and self._lease is not None and (row is None or row.lease != self._lease.id):
@@ -256,6 +271,7 @@ class EtcdCoordination(Coordination):
                 (
                     Put(key, _owner_value(self._node, life, epoch, Stage.OPENING), lease.id),
                     Put(counter_key, b"%d" % epoch),
+                    Delete(self._key(ASSIGN, container)),
                 ),
                 (Range(key), Range(counter_key)),
             )
@@ -280,10 +296,8 @@ class EtcdCoordination(Coordination):
 
     async def confirm(self, claim: Claim, links: Sequence[Link]) -> bool:
         serving = _owner_value(self._node, claim.life, claim.epoch, Stage.SERVING)
-        stored = _encode({"links": [[one.epoch, one.lsn, one.next_epoch] for one in links[-LINKS_MAX:]]})
-        return await self._change_claimed(
-            claim, lambda row: (Put(row.key, serving, row.lease), Put(self._key(LINKS, claim.container), stored))
-        )
+        stored = Put(self._key(LINKS, claim.container), _links_value(links))
+        return await self._change_claimed(claim, lambda row: (Put(row.key, serving, row.lease), stored))
 
     async def give_up(self, claim: Claim) -> None:
         await self._change_claimed(claim, lambda row: (Delete(row.key),))
@@ -301,6 +315,60 @@ class EtcdCoordination(Coordination):
                 return outcome is not None
             row = next(iter(outcome.found[0]), None)
         raise CoordinatorAway(f"the claim of container {claim.container} was changed {TRIES_MAX} times meanwhile")
+
+    async def ask(self, container: int, node: int) -> bool:
+        owner, target = self._owners.get(container), self._lives.get(node)
+        row = self._mirror.values.get(b"%s%d" % (CONTAINERS, container))
+        if owner is None or target is None or row is None:
+            return False
+        wish = Wish(epoch=owner.epoch, node=node, life=target.life)
+        if owner.stage is not Stage.SERVING or not wish.stands(owner, self._lives):
+            return False
+        outcome = await self._decide((unchanged(row, row.key),), (Put(self._key(ASSIGN, container), _told(wish)),), ())
+        return outcome is not None and outcome.succeeded
+
+    async def tell_warm(self, container: int, wish: Wish) -> None:
+        if self._lease is not None and self._life == wish.life:
+            await self._decide((), (Put(self._key(WARM, container), _told(wish), self._lease.id),), ())
+
+    async def reserve_epoch(self) -> int:
+        key, counter = self._mirror.prefix + EPOCH, self._mirror.values.get(EPOCH)
+        for _ in range(TRIES_MAX):
+            epoch = number_of(counter, 0) + 1
+            outcome = await self._session.change((unchanged(counter, key),), (Put(key, b"%d" % epoch),), (Range(key),))
+            if outcome.succeeded:
+                return epoch
+            counter = next(iter(outcome.found[0]), None)
+        raise CoordinatorAway(f"no epoch was reserved: others raised it {TRIES_MAX} times")
+
+    async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:
+        key, links_key = self._key(CONTAINERS, claim.container), self._key(LINKS, claim.container)
+        below = len(self._mirror.prefix)
+        row, target = self._mirror.values.get(key[below:]), self._mirror.values.get(b"%s%d" % (NODES, wish.node))
+        owner = None if row is None else _owner(row)
+        life = None if target is None else _life(wish.node, target)
+        if row is None or owner is None or target is None or life is None:
+            return False
+        if owner.epoch == link.next_epoch:
+            return True  # an earlier call went through
+        if owner.epoch != claim.epoch or life.life != wish.life:
+            return False
+        before = self._mirror.values.get(links_key[below:])
+        links = (*(() if before is None else _links(before)), link)
+        outcome = await self._decide(
+            (unchanged(row, key), same_life(target)),
+            (
+                Put(key, _owner_value(wish.node, wish.life, link.next_epoch, Stage.OPENING), target.lease),
+                Put(links_key, _links_value(links)),
+                Delete(self._key(ASSIGN, claim.container)),
+                Delete(self._key(WARM, claim.container)),
+            ),
+            (Range(key),),
+        )
+        if outcome is None or outcome.succeeded:
+            return outcome is not None
+        now = next(map(_owner, outcome.found[0]), None)
+        return now is not None and now.epoch == link.next_epoch
 
     async def read_epochs(self) -> Mapping[int, int]:
         below = self._mirror.prefix + CONTAINERS
@@ -342,6 +410,14 @@ def _owner_value(node: int, life: str, epoch: int, stage: Stage) -> bytes:
     return _encode({"node": node, "life": life, "epoch": epoch, "stage": stage.value})
 
 
+def _links_value(links: Sequence[Link]) -> bytes:
+    return _encode({"links": [[one.epoch, one.lsn, one.next_epoch] for one in links[-LINKS_MAX:]]})
+
+
+def _told(wish: Wish) -> bytes:
+    return _encode({"epoch": wish.epoch, "node": wish.node, "life": wish.life})
+
+
 def _decode(row: KeyValue) -> Mapping[str, Any]:
     """A value's fields; none if it is not of this format."""
     try:
@@ -369,6 +445,14 @@ def _owner(row: KeyValue) -> Owner | None:
         return Owner(
             node=int(value["node"]), life=str(value["life"]), epoch=int(value["epoch"]), stage=Stage(value["stage"])
         )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _wish(row: KeyValue) -> Wish | None:
+    value = _decode(row)
+    try:
+        return Wish(epoch=int(value["epoch"]), node=int(value["node"]), life=str(value["life"]))
     except (KeyError, TypeError, ValueError):
         return None
 

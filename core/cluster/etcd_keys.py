@@ -16,6 +16,8 @@ hex digits, so that they are in order. Format 1:
     ``settings/<kind>/<key>``   a dynamic setting; the key is any bytes
     ``nodes/<id>``              a node that lives; under its lease (`core.cluster.etcd_coordination`)
     ``containers/<id>``         the owner of a container; under its lease (there as well)
+    ``assign/<id>``             the node that a container is to go to (there as well)
+    ``warm/<id>``               that this node is ready for it; under its lease (there as well)
     ``links/<id>``              where the epochs of a container's log end (there as well)
     ``calls/<uuid>``            the number of a session's last change; under its lease (`core.cluster.etcd.session`)
     ==========================  =====================================================================================
@@ -47,6 +49,8 @@ SETTINGS: Final = b"settings/"
 NODES: Final = b"nodes/"
 CONTAINERS: Final = b"containers/"
 LINKS: Final = b"links/"
+ASSIGN: Final = b"assign/"
+WARM: Final = b"warm/"
 
 NAME_BYTES_MAX: Final = 200
 

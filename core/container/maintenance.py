@@ -163,6 +163,13 @@ class Maintenance:
         if self._archive is not None:
             await self._archive.checkpoint(self._container.files.first_lsn, self.position.lsn, self._snapshot)
 
+    async def store_now(self) -> None:
+        """Checkpoint what is durable now, and store it away. Raises StorageError, OSError, StorageFailure."""
+        async with self._at_files:
+            await self.index_files()
+            await self.checkpoint()
+        await self.store_away()
+
     async def _until_checkpointed(self, pause_s: float) -> None:
         await asyncio.sleep(pause_s)  # after a failure
         await self._checkpointed.wait()

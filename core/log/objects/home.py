@@ -24,15 +24,16 @@ from core.config import StoreConfig, SyncMode
 from core.errors import Deposed, StorageFailure
 from core.log.files import LOG_SUFFIX, make_directory, write_durably
 from core.log.interface import LogReports, LogWriter, NewWriter
-from core.log.objects.format import HEADER_SIZE, TOKEN_BYTES, Stretch, log_prefix
+from core.log.objects.format import HEADER_SIZE, TOKEN_BYTES, BadLogObject, Stretch, encode_fence, log_key, log_prefix
 from core.log.objects.manifest import Manifest, files_prefix, manifest_key, manifests_prefix, newest_manifest
-from core.log.objects.protocol import Link, Owned, Place, Takeover
-from core.log.objects.reading import take_over
+from core.log.objects.prefetch import Prefetched
+from core.log.objects.protocol import Fence, Link, Owned, Place, Takeover
+from core.log.objects.reading import read_header, take_over
 from core.log.objects.rebuild import rebuild
 from core.log.objects.state_files import Uploads, download
-from core.log.objects.writer import IsOurs, ObjectLog, ObjectWriter
+from core.log.objects.writer import PAUSE_MAX_S, PAUSE_S, IsOurs, ObjectLog, ObjectWriter
 from core.log.writer import FileWriter
-from tier2.storage import ObjectNotFound, Storage, StorageError
+from tier2.storage import AlreadyExists, ObjectNotFound, Storage, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ TRIES_MAX: Final = 10
 DELETES_AT_ONCE: Final = 8
 SNAPSHOT: Final = "snapshot"
 METADATA: Final = "metadata"
+SMALL_BYTES_MAX: Final = 256 << 10
+"""Log objects up to this size are read whole ahead of a takeover that nobody has announced: two reads each else."""
 MARK: Final = "log-in-objects"
 """The file in a container's directory that says so: its log files are a copy, and may be outdated."""
 
@@ -62,11 +65,13 @@ class Claimed:
     """What a coordinator has given a taker: the epoch, above all before, and the ends of earlier ones.
 
     `is_ours` asks it, from the call on, whether the epoch is still the container's. None: it need not be asked.
+    `prefetched`: what was read before the claim, for the taker to use.
     """
 
     epoch: int
     links: Sequence[Link]
     is_ours: IsOurs | None
+    prefetched: Prefetched | None = None
 
 
 class LogObjects:
@@ -117,8 +122,23 @@ class LogObjects:
 
     @classmethod
     async def _take(cls, log: LogStorage, container: int, directory: Path, logs: Path, claimed: Claimed | None) -> Self:
-        storage = log.storage
         await asyncio.to_thread(_mark, directory, logs, container)
+        prefetched = None if claimed is None else claimed.prefetched
+        storage = prefetched or Prefetched(log.storage, container, directory)
+        try:
+            if prefetched is None:
+                await storage.fetch(log_object_bytes_max=SMALL_BYTES_MAX, files=False)
+            else:
+                await storage.fetch()
+            return await cls._take_by(log, storage, container, directory, logs, claimed)
+        finally:
+            if storage is not prefetched:
+                storage.forget()
+
+    @classmethod
+    async def _take_by(
+        cls, log: LogStorage, storage: Storage, container: int, directory: Path, logs: Path, claimed: Claimed | None
+    ) -> Self:
         stretches: dict[Place, Stretch] = {}
         token = secrets.token_hex(TOKEN_BYTES)
         takeover = Takeover(token) if claimed is None else Takeover(token, claimed.epoch, claimed.links)
@@ -171,6 +191,30 @@ class LogObjects:
         """The log is somebody else's: end all that waits for it."""
         if self._writer is not None:
             self._writer.disown(error)
+
+    async def fence(self, lsn: int, next_epoch: int) -> Link:
+        """End our epoch before this LSN, once all before it is stored and nothing further is written: the log goes on
+        in `next_epoch`. Goes on trying while the store does not answer. Raises Deposed.
+        """
+        fence = Fence(Place(self._owned.place.epoch, lsn), next_epoch, secrets.token_hex(TOKEN_BYTES))
+        pause_s, key = PAUSE_S, log_key(self._container, fence.place)
+        while True:
+            try:
+                try:
+                    await self._puts.put_new(key, encode_fence(self._container, fence), token=fence.token)
+                except AlreadyExists:  # or the driver's word for a conflict that may have left nothing
+                    header = await read_header(self._storage, self._container, fence.place)
+                    if header is None:
+                        raise
+                    if header[0] != fence:
+                        raise Deposed(self._container, f"{key} is not ours: another node has the log") from None
+                return Link(fence.place.epoch, lsn, next_epoch)
+            except StorageError as error:
+                logger.warning("the end of a log waits for the object store", extra={"error": str(error)[:300]})
+            except BadLogObject as error:
+                raise Deposed(self._container, f"{key} cannot be read: {error}") from error
+            await asyncio.sleep(pause_s)
+            pause_s = min(PAUSE_MAX_S, 2 * pause_s)
 
     async def checkpoint(self, first_lsn: int, lsn: int, snapshot: Callable[[Path], Awaitable[None]]) -> None:
         """Store the applied state if the log begins later than at the last time; then cut the log behind it.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage
+from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage, Wish
 from core.errors import CoordinatorAway, CoordinatorRefuses
 from core.log.objects.protocol import Link
 
@@ -21,6 +21,8 @@ class Coordinator:
         self.owners: dict[int, Owner] = {}
         self.links: dict[int, Sequence[Link]] = {}
         self.lives: dict[int, Life] = {}
+        self.wishes: dict[int, Wish] = {}
+        self.warmed: dict[int, Wish] = {}
         self.said: dict[int, Mapping[str, Any]] = {}  # by nodes of themselves
         self.seats: list[Seat] = []
         self._names = itertools.count(1)
@@ -47,6 +49,7 @@ class Coordinator:
             self.epoch += 1
             owner = Owner(node=node, life=life, epoch=self.epoch, stage=Stage.OPENING)
             self.owners = {**self.owners, container: owner}
+            self.wishes.pop(container, None)
             self.tell()
         return Claim(container=container, epoch=owner.epoch, life=life, links=self.links.get(container, ()))
 
@@ -65,6 +68,41 @@ class Coordinator:
             self.owners = {one: owner for one, owner in self.owners.items() if one != claim.container}
             self.tell()
 
+    def ask(self, container: int, node: int) -> bool:
+        owner, target = self.owners.get(container), self.lives.get(node)
+        if owner is None or owner.stage is not Stage.SERVING or target is None:
+            return False
+        wish = Wish(epoch=owner.epoch, node=node, life=target.life)
+        if not wish.stands(owner, self.lives):
+            return False
+        self.wishes = {**self.wishes, container: wish}
+        self.tell()
+        return True
+
+    def standing(self) -> Mapping[int, Wish]:
+        return {one: wish for one, wish in self.wishes.items() if wish.stands(self.owners.get(one), self.lives)}
+
+    def tell_warm(self, container: int, wish: Wish) -> None:
+        self.warmed = {**self.warmed, container: wish}
+        self.tell()
+
+    def reserve_epoch(self) -> int:
+        self.epoch += 1
+        return self.epoch
+
+    def hand_over(self, claim: Claim, wish: Wish, link: Link, *, compares: bool = True) -> bool:
+        owner = self.owners.get(claim.container)
+        if compares and (owner is None or owner.epoch != claim.epoch):
+            return owner is not None and owner.epoch == link.next_epoch
+        if not self.is_alive(wish.life):
+            return False
+        heir = Owner(node=wish.node, life=wish.life, epoch=link.next_epoch, stage=Stage.OPENING)
+        self.owners = {**self.owners, claim.container: heir}
+        self.links[claim.container] = (*self.links.get(claim.container, ()), link)
+        self.wishes.pop(claim.container, None)
+        self.tell()
+        return True
+
     def drain(self, node: int) -> None:
         self.lives = {**self.lives, node: replace(self.lives[node], is_draining=True)}
         self.tell()
@@ -81,6 +119,8 @@ class Seat(Coordination):
         self.coordinator = coordinator
         self.is_away = False
         self.refuses = False
+        self.is_away_for: set[str] = set()  # calls that get no answer
+        self.refused: list[str] = []  # those that got none
         self.is_asleep = False  # its lease has ended, and it has not noticed
         self._life = coordinator.begin(node)
         self._told: list[Callable[[], None]] = []
@@ -104,6 +144,12 @@ class Seat(Coordination):
     def lives(self) -> Mapping[int, Life]:
         return self.coordinator.lives
 
+    def wishes(self) -> Mapping[int, Wish]:
+        return self.coordinator.standing()
+
+    def warmed(self) -> Mapping[int, Wish]:
+        return self.coordinator.warmed
+
     def on_changed(self, told: Callable[[], None]) -> None:
         self._told.append(told)
 
@@ -122,7 +168,10 @@ class Seat(Coordination):
         """Another life of the same node."""
         self._life = self.coordinator.begin(self.node)
 
-    def _reach(self) -> None:
+    def _reach(self, call: str = "") -> None:
+        if call in self.is_away_for:
+            self.refused.append(call)
+            raise CoordinatorAway("the test has cut off this call")
         if self.is_away:
             raise CoordinatorAway("the test has cut it off")
         if self.refuses:
@@ -143,6 +192,22 @@ class Seat(Coordination):
     async def give_up(self, claim: Claim) -> None:
         self._reach()
         self.coordinator.give_up(claim)
+
+    async def ask(self, container: int, node: int) -> bool:
+        self._reach()
+        return self.coordinator.ask(container, node)
+
+    async def tell_warm(self, container: int, wish: Wish) -> None:
+        self._reach()
+        self.coordinator.tell_warm(container, wish)
+
+    async def reserve_epoch(self) -> int:
+        self._reach()
+        return self.coordinator.reserve_epoch()
+
+    async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:
+        self._reach("hand_over")
+        return self.coordinator.hand_over(claim, wish, link)
 
     async def drain(self) -> None:
         self._reach()

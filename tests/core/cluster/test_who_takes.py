@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from core.cluster.coordination import Claim, Life, Owner, Stage
+from dataclasses import replace
+
+from core.cluster.coordination import Claim, Life, Owner, Stage, Wish
 from core.cluster.ownership import (
+    HANDOVERS_MAX,
     MOVES_APART_S,
     PATIENCE_S,
     RETRY_S,
+    WARM_S,
     Action,
+    Ask,
+    Close,
     GiveUp,
+    HandOver,
     Open,
     Ownership,
+    Phase,
+    Prepare,
     StepDown,
     TakeClaim,
     View,
+    Warm,
     assigned,
 )
+from core.log.objects.protocol import Link
 
 CONTAINERS = range(8)
 
@@ -132,15 +143,104 @@ def test_a_node_that_joins_is_filled_one_at_a_time() -> None:
     owners = {container: owner(1) for container in CONTAINERS}
     now_s = 100.0
     given: list[int] = []
-    while moved := machine.look(view(owners, life(1), life(2)), now_s):
-        ((container, is_lost),) = downs(moved)
-        assert not is_lost
+    while asked := machine.look(view(owners, life(1), life(2)), now_s):
+        assert all(isinstance(one, Ask) and one.node == 2 for one in asked)
+        (container,) = (one.claim.container for one in asked if isinstance(one, Ask))
         assert machine.look(view(owners, life(1), life(2)), now_s) == []
-        machine.stepped_down(claim(container))
-        machine.gave_up(claim(container))
-        now_s += MOVES_APART_S
+        now_s = handed_over(machine, container, owners, now_s) + MOVES_APART_S
         del owners[container]
-        assert not [one for one in machine.look(view(owners, life(1), life(2)), now_s) if isinstance(one, StepDown)]
+        assert not [one for one in machine.look(view(owners, life(1), life(2)), now_s) if isinstance(one, Ask)]
         owners[container] = owner(2, epoch=2)
         given.append(container)
     assert len(given) == 4
+
+
+def wish(node: int, epoch: int = 1) -> Wish:
+    return Wish(epoch=epoch, node=node, life=life(node).life)
+
+
+def wished(owners: dict[int, Owner], wishes: dict[int, Wish], *, warm: bool, lives: tuple[int, ...] = (1, 2)) -> View:
+    return replace(view(owners, *map(life, lives)), wishes=wishes, warmed=wishes if warm else {})
+
+
+def handed_over(machine: Ownership, container: int, owners: dict[int, Owner], now_s: float) -> float:
+    """All steps from the wish for node 2 on, one after the other; returns when."""
+    its, wishes = claim(container), {container: wish(2)}
+    if machine.phase(container) is Phase.ASKING:
+        assert machine.asked(its) == []
+    assert machine.look(wished(owners, wishes, warm=False), now_s) == [Prepare(its)]
+    assert machine.look(wished(owners, wishes, warm=True), now_s) == []
+    assert machine.prepared(its, 9, now_s) == []
+    assert machine.look(wished(owners, wishes, warm=False), now_s + WARM_S - 0.1) == []
+    assert container in machine.serving
+    assert machine.look(wished(owners, wishes, warm=True), now_s) == [Close(its, 9)]
+    assert container not in machine.serving
+    link = Link(its.epoch, 77, 9)
+    assert machine.closed(its, link) == [HandOver(its, wish(2), link)]
+    assert machine.handed_over(its) == [StepDown(its, is_lost=True)]
+    assert machine.stepped_down(its) == [GiveUp(its)]
+    machine.gave_up(its)
+    return now_s
+
+
+def test_a_cold_heir_is_waited_for_so_long() -> None:
+    machine = serving()
+    owners, wishes = {container: owner(1) for container in CONTAINERS}, {3: wish(2)}
+    assert machine.look(wished(owners, wishes, warm=False), 0) == [Prepare(claim(3))]
+    machine.prepared(claim(3), 9, 1)
+    assert machine.look(wished(owners, wishes, warm=False), 1 + WARM_S - 0.1) == []
+    assert machine.look(wished(owners, wishes, warm=False), 1 + WARM_S) == [Close(claim(3), 9)]
+
+
+def test_an_heir_that_ends_before_the_log_is_closed_changes_nothing() -> None:
+    """The container is served on; and another wish is prepared anew."""
+    machine = serving()
+    owners = {container: owner(1) for container in CONTAINERS}
+    machine.look(wished(owners, {3: wish(2)}, warm=False), 0)
+    machine.prepared(claim(3), 9, 1)
+    assert machine.look(wished(owners, {}, warm=False, lives=(1,)), 1 + WARM_S) == []
+    assert machine.serving == set(CONTAINERS)
+    assert machine.look(wished(owners, {3: wish(3)}, warm=False, lives=(1, 3)), 20) == [Prepare(claim(3))]
+
+
+def test_one_that_is_lost_while_it_is_handed_over_waits_for_nothing() -> None:
+    machine = serving()
+    owners, taken = {container: owner(1) for container in CONTAINERS}, owner(2, epoch=5, stage=Stage.OPENING)
+    machine.look(wished(owners, {3: wish(2)}, warm=False), 0)
+    assert machine.look(view(owners | {3: taken}, life(1), life(2)), 1) == []
+    assert machine.prepared(claim(3), 9, 1) == [StepDown(claim(3), is_lost=True)]
+    machine.look(wished(owners, {2: wish(2)}, warm=False), 0)
+    machine.prepared(claim(2), 10, 1)
+    assert machine.look(wished(owners, {2: wish(2)}, warm=True), 2) == [Close(claim(2), 10)]
+    assert machine.closed(claim(2), None) == [StepDown(claim(2), is_lost=True)]
+
+
+def test_an_heir_reads_ahead_once_and_opens_what_it_is_given() -> None:
+    machine = Ownership(CONTAINERS)
+    owners, wishes = {container: owner(2) for container in CONTAINERS}, {3: wish(1)}
+    assert machine.look(wished(owners, wishes, warm=False), 0) == [Warm(3, wish(1))]
+    assert machine.look(wished(owners, wishes, warm=False), 1) == []
+    owners[3] = owner(1, epoch=9, stage=Stage.OPENING)
+    assert machine.look(wished(owners, {}, warm=False), 2) == [TakeClaim(3)]
+    assert machine.look(wished(owners, {}, warm=False), 2) == []
+    assert machine.claimed(3, claim(3, epoch=9)) == [Open(claim(3, epoch=9))]
+
+
+def test_a_node_that_drains_asks_for_heirs_of_some_at_a_time() -> None:
+    """All others get their part, and it opens nothing more; alone it lets go of them."""
+    machine = serving()
+    machine.drain()
+    owners = {container: owner(1) for container in CONTAINERS}
+    lives = (life(1, is_draining=True), life(2), life(3))
+    asked = [one for one in machine.look(view(owners, *lives), 0) if isinstance(one, Ask)]
+    assert len(asked) == HANDOVERS_MAX
+    assert {one.node for one in asked} == {2, 3}
+    assert machine.look(view(owners, *lives), 0) == []
+    for one in asked:
+        machine.asked(one.claim)
+        handed_over(machine, one.claim.container, owners, 1)
+        owners[one.claim.container] = owner(one.node, epoch=9)
+        machine.look(view(owners, *lives), 2)
+        break
+    assert len([c for c in CONTAINERS if machine.phase(c) is Phase.ASKING]) == HANDOVERS_MAX
+    assert len(downs(machine.look(view(owners, lives[0]), 3))) == len(CONTAINERS) - 1 - HANDOVERS_MAX
