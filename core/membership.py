@@ -15,11 +15,12 @@ import asyncio
 import enum
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
-from core.cluster.coordination import Claim, Coordination, Wish
+from core.cluster.coordination import Claim, Coordination, Stage, Wish
 from core.cluster.guard import Guard
 from core.cluster.ownership import (
     Action,
@@ -93,6 +94,7 @@ class Membership:
         self._services = services
         self._guard = None if fence is Fence.CONDITIONAL else Guard(coordination.read_epochs)
         self._ownership = Ownership(coordination.containers, rebalances=rebalances)
+        self._rebalances = rebalances
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._actions: set[asyncio.Task[None]] = set()
@@ -106,6 +108,22 @@ class Membership:
     def serving(self) -> set[int]:
         """The containers that this node serves."""
         return self._ownership.serving
+
+    @property
+    def unready(self) -> str:
+        """Why this node serves no container although it should; empty if it serves one, or rightly none."""
+        ownership, seen = self._ownership, self._coordination
+        if ownership.is_draining:
+            return "this node gives its containers to others"
+        if not seen.is_fresh():
+            return "this node's lease has ended, and its containers go to others"
+        if ownership.serving:
+            return ""
+        if not ownership.is_rid:
+            return "no container is open yet"
+        counts = Counter(owner.node for owner in seen.owners().values() if owner.stage is Stage.SERVING)
+        is_right = counts.total() == len(seen.containers) and (not self._rebalances or max(counts.values()) <= 1)
+        return "" if is_right else "this node has no container yet"
 
     def start(self) -> None:
         """Take containers, and serve them, from now on."""

@@ -169,7 +169,10 @@ class EtcdCoordination(Coordination):
             elif key.startswith(WARM) and (container := _id_of(key[len(WARM) :])) is not None:
                 _put(self._warmed, container, None if row is None else _wish(row))
             elif key.startswith(NODES) and (node := _id_of(key[len(NODES) :])) is not None:
-                _put(self._lives, node, None if row is None else _life(node, row))
+                life = None if row is None else _life(node, row)
+                _put(self._lives, node, life)
+                if life is not None and life.life == self._life and life.is_draining:
+                    self._is_draining = True  # an operator has asked for it
                 if node == self._node and self._lease is not None and (row is None or row.lease != self._lease.id):
                     self._lease.lost.set()  # somebody has ended it; the next renewal would find the same
 
@@ -242,6 +245,23 @@ class EtcdCoordination(Coordination):
             )
         except LeaseGone:
             return  # the next life tells it
+
+    async def ask_to_drain(self, life: Life) -> None:
+        """Have a node give its containers away in this life of it. Raises CoordinatorAway, CoordinatorRefuses."""
+        for _ in range(TRIES_MAX):
+            row = self._mirror.values.get(b"%s%d" % (NODES, life.node))
+            value = {} if row is None else _decode(row)
+            if row is None or value.get("life") != life.life or value.get("draining") is True:
+                return
+            outcome = await self._decide(
+                (unchanged(row, row.key),),
+                (Put(row.key, _node_value(life.life, True, value.get("told", {})), row.lease),),
+                (),
+            )
+            if outcome is None or outcome.succeeded:
+                return
+            await asyncio.sleep(RETRY_S)
+        raise CoordinatorAway(f"node {life.node} was not told to drain: it changed its key {TRIES_MAX} times")
 
     async def bury(self, life: Life) -> None:
         row = self._mirror.values.get(b"%s%d" % (NODES, life.node))

@@ -218,7 +218,8 @@ class Ownership:
         """`rebalances`: give containers away while another node has two less."""
         self._rebalances = rebalances
         self._containers = {container: _Container(container) for container in containers}
-        self._is_draining = False
+        self._is_stopping = False
+        self.is_draining = False  # it stops, or is told to in this life
         self._move_at_s = 0.0
 
     def __repr__(self) -> str:
@@ -239,12 +240,14 @@ class Ownership:
         return self._containers[container].phase
 
     def drain(self) -> None:
-        """Give all containers away from now on, and take no others."""
-        self._is_draining = True
+        """Give all containers away from now on, and take no others: this node stops."""
+        self._is_stopping = self.is_draining = True
 
     def look(self, view: View, now_s: float) -> list[Action]:
         """What is due, by what the coordinator shows now. Call it after each change, and each second."""
         due: list[Action] = []
+        own = view.lives.get(view.node)
+        self.is_draining = self._is_stopping or (own is not None and own.life == view.life and own.is_draining)
         for one in self._containers.values():
             if one.claim is not None and not _stands(one.claim, view):
                 one.is_lost = True
@@ -274,7 +277,7 @@ class Ownership:
             one.phase = Phase.ELSEWHERE
             return []
         one.claim, one.is_lost, one.wish = claim, False, None
-        if self._is_draining:
+        if self.is_draining:
             return [one.leave()]
         one.phase = Phase.OPENING
         return [Open(claim)]
@@ -374,7 +377,7 @@ class Ownership:
             elif view.warmed.get(one.id) == wish or now_s >= one.prepared_at_s + WARM_S:
                 one.phase = Phase.CLOSING
                 due.append(Close(one.claim, one.next_epoch))
-        return due + (self._empties(view, alone) if self._is_draining else [])
+        return due + (self._empties(view, alone) if self.is_draining else [])
 
     def _empties(self, view: View, alone: Sequence[_Container]) -> list[Action]:
         """Ask for heirs of some containers. Without another node they are let go of."""
@@ -400,7 +403,7 @@ class Ownership:
         due: list[Action] = []
         for container, wish in view.wishes.items():
             one = self._containers.get(container)
-            is_ours = wish.life == view.life and view.is_fresh and not self._is_draining
+            is_ours = wish.life == view.life and view.is_fresh and not self.is_draining
             if one is not None and one.phase is Phase.ELSEWHERE and is_ours and one.warm_for != wish:
                 one.warm_for = wish
                 due.append(Warm(container, wish))
@@ -422,7 +425,7 @@ class Ownership:
         return [TakeClaim(one.id) for one in handed] + self._takes_nobodys(view, now_s)
 
     def _takes_nobodys(self, view: View, now_s: float) -> list[Action]:
-        if not view.is_fresh or self._is_draining or view.node not in view.lives:
+        if not view.is_fresh or self.is_draining or view.node not in view.lives:
             return []
         nobodys = [one for one in self._containers.values() if one.id not in view.owners]
         for one in self._containers.values():
@@ -445,7 +448,7 @@ class Ownership:
         settled = (
             self._rebalances
             and not view.wishes
-            and not self._is_draining
+            and not self.is_draining
             and all(
                 (owner := view.owners.get(container)) is not None and owner.stage is Stage.SERVING
                 for container in self._containers

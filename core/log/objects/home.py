@@ -18,12 +18,12 @@ import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from core.config import StoreConfig, SyncMode
 from core.errors import Deposed, StorageFailure
 from core.log.files import LOG_SUFFIX, make_directory, write_durably
-from core.log.interface import LogReports, LogWriter, NewWriter
+from core.log.interface import LogReports, LogWriter, NewWriter, SyncStats
 from core.log.objects.format import HEADER_SIZE, TOKEN_BYTES, BadLogObject, Stretch, encode_fence, log_key, log_prefix
 from core.log.objects.manifest import Manifest, files_prefix, manifest_key, manifests_prefix, newest_manifest
 from core.log.objects.prefetch import Prefetched
@@ -40,6 +40,10 @@ logger = logging.getLogger(__name__)
 TRIES_MAX: Final = 10
 """Attempts of a start: the former owner may remove what one is reading."""
 DELETES_AT_ONCE: Final = 8
+CHECKPOINT_BYTES: Final = 64 << 20
+CHECKPOINT_OBJECTS: Final = 32
+"""So much is put into the log before another checkpoint is stored that only saves a taker some
+replay. A quiet container stores none."""
 SNAPSHOT: Final = "snapshot"
 METADATA: Final = "metadata"
 SMALL_BYTES_MAX: Final = 256 << 10
@@ -74,6 +78,14 @@ class Claimed:
     prefetched: Prefetched | None = None
 
 
+class _Reached(NamedTuple):
+    """How far a checkpoint has come: the state's LSN, and what we had put by then."""
+
+    lsn: int
+    objects: int
+    bytes: int
+
+
 class LogObjects:
     """The log of one container in the object store, owned. Make it with `take`."""
 
@@ -96,6 +108,7 @@ class LogObjects:
         self._places = files  # of each log file's first object, by the file's first LSN
         self._uploads = Uploads(storage, f"{files_prefix(container)}{owned.place.epoch:020d}/")
         self._stored_lsn = min(files, default=0)  # where the log of the newest checkpoint begins
+        self._checkpointed = _Reached(0, 0, 0)  # by our last checkpoint
 
     def __repr__(self) -> str:
         return f"<LogObjects {self._container} owned from {self._owned.place}>"
@@ -216,14 +229,33 @@ class LogObjects:
             await asyncio.sleep(pause_s)
             pause_s = min(PAUSE_MAX_S, 2 * pause_s)
 
-    async def checkpoint(self, first_lsn: int, lsn: int, snapshot: Callable[[Path], Awaitable[None]]) -> None:
-        """Store the applied state if the log begins later than at the last time; then cut the log behind it.
+    def _is_due(self, first_lsn: int, lsn: int) -> bool:
+        """Whether another checkpoint lets the log be cut, or saves a taker enough of its replay."""
+        if first_lsn > self._stored_lsn:
+            return True
+        done, stats = self._checkpointed, self._stats
+        grown = stats.bytes_written - done.bytes >= CHECKPOINT_BYTES or stats.syncs - done.objects >= CHECKPOINT_OBJECTS
+        return grown and lsn > done.lsn
 
-        `first_lsn` is that of the oldest log file, taken before the snapshot; `lsn` is P. Raises StorageError.
+    @property
+    def _stats(self) -> SyncStats:
+        return SyncStats() if self._writer is None else self._writer.stats
+
+    async def checkpoint(
+        self, first_lsn: int, lsn: int, snapshot: Callable[[Path], Awaitable[None]], *, is_due: bool = False
+    ) -> None:
+        """Store the applied state if the log begins later than at the last time, or has grown by enough since; then cut
+        the log behind it.
+
+        `first_lsn` is that of the oldest log file, taken before the snapshot; `lsn` is P. With `is_due` anything new is
+        enough. Raises StorageError.
         """
-        if first_lsn <= self._stored_lsn:
+        first_lsn = max(first_lsn, self._stored_lsn)
+        if not self._is_due(first_lsn, lsn) and not (is_due and lsn > self._checkpointed.lsn):
             return
-        start = self._places.get(first_lsn, Place(self._owned.place.epoch, first_lsn))
+        reached = _Reached(lsn, self._stats.syncs, self._stats.bytes_written)
+        own = Place(self._owned.place.epoch, first_lsn)
+        start = self._places.get(first_lsn, own) if first_lsn else self._owned.place  # 0: the log began with us
         scratch = self._directory / SNAPSHOT
         await _ended_in_thread(_made_anew, scratch)
         try:
@@ -233,7 +265,7 @@ class LogObjects:
             await _ended_in_thread(_removed, scratch)
         manifest = Manifest(start, self._owned.place.epoch, lsn, files)
         await self._storage.put(manifest_key(self._container, manifest), manifest.encode())
-        self._stored_lsn = first_lsn
+        self._stored_lsn, self._checkpointed = first_lsn, reached
         await remove_before(self._storage, self._container, manifest)
         self._places = {lsn: place for lsn, place in self._places.items() if lsn >= manifest.start.lsn}
 

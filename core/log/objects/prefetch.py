@@ -75,7 +75,7 @@ class Prefetched(Storage):
         return await self._keep(wanted)
 
     async def _keep(self, wanted: Iterable[tuple[str, int]]) -> int:
-        new = [(key, size) for key, size in wanted if key not in self._kept]
+        new = [(key, size) for key, size in wanted if key not in self._kept and size]
         for begin in range(0, len(new), AT_ONCE):
             await asyncio.gather(*(self._fetch(key, size) for key, size in new[begin : begin + AT_ONCE]))
         return len(new)
