@@ -222,6 +222,11 @@ class Broker:
         return self.phase == "serving"
 
     @property
+    def unready(self) -> str:
+        """Why a client should rather go to another node of the cluster; empty if it need not."""
+        return "" if self._membership is None else self._membership.unready
+
+    @property
     def healthy(self) -> bool:
         return self.phase != "failed"
 
