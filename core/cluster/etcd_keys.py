@@ -20,6 +20,7 @@ hex digits, so that they are in order. Format 1:
     ``nodes/<id>``              a node that lives; under its lease (`core.cluster.etcd_coordination`)
     ``containers/<id>``         the owner of a container; under its lease (there as well)
     ``assign/<id>``             the node that a container is to go to (there as well)
+    ``warm/<id>``               that this node is ready for it; under its lease (there as well)
     ``loads/<id>``              how busy a node's containers are; under its lease (`core.cluster.loads`)
     ``links/<id>``              where the epochs of a container's log end (there as well)
     ``calls/<uuid>``            the number of a session's last change; under its lease (`core.cluster.etcd.session`)
@@ -58,6 +59,7 @@ LINKS: Final = b"links/"
 ASSIGN: Final = b"assign/"
 LOADS: Final = b"loads/"
 REBUILD: Final = b"rebuild"
+WARM: Final = b"warm/"
 
 NAME_BYTES_MAX: Final = 200
 
