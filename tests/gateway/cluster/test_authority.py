@@ -17,6 +17,7 @@ from gateway.cluster.authority import Authority, NodeTls, name_of
 from gateway.cluster.peer import Peer, PeerAway, by_tls
 from gateway.config.addresses import ListenAddress
 from gateway.network.binding import bind
+from gateway.network.connection_limits import INNER_OF_AN_ADDRESS_MAX
 from gateway.network.host import ServerLimits
 from gateway.network.server import Server
 from gateway.security.principal import NODE
@@ -117,6 +118,32 @@ def test_a_stranger_that_says_nothing_is_let_go() -> None:
             client = await Client.connect(port)
             assert await client.closed() == b""
             assert not server.connections
+
+    run(test())
+
+
+def test_clients_keep_no_node_out() -> None:
+    """Nodes have bounds of their own. Strangers of one address, who have not shown a certificate yet, take few."""
+
+    async def test() -> None:
+        authority, limits = Authority.make(), ServerLimits(connections_max=1)
+        async with door(Gate(), authority.node(SERVING), limits) as (server, port):
+            clients = bind(ListenAddress("127.0.0.1", 0))
+            server.acceptor.start([clients])
+            one = await Client.connect(clients.port)
+            await until(lambda: server.counts.count == 1, "connected")
+            assert await (await Client.connect(clients.port)).closed() == b""
+            async with asking(port, authority.node(ASKING)) as peer:
+                assert (await peer.ask(HEARTBEAT, 4, ASKED, ANSWER_S)).error_code == 3
+            await until(lambda: len(server.connections) == 1, "the node has gone")
+            silent = [await Client.connect(port) for _ in range(INNER_OF_AN_ADDRESS_MAX)]
+            assert await (await Client.connect(port)).closed() == b""
+            silent.pop().close()
+            await until(lambda: len(server.connections) == INNER_OF_AN_ADDRESS_MAX, "room for a node")
+            async with asking(port, authority.node(ASKING)) as peer:
+                assert (await peer.ask(HEARTBEAT, 4, ASKED, ANSWER_S)).error_code == 3
+            for each in (one, *silent):
+                each.close()
 
     run(test())
 
