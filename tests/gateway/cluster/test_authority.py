@@ -61,8 +61,8 @@ def test_nodes_of_one_authority_talk() -> None:
     run(test())
 
 
-def stranger(kind: str, files: Path) -> ssl.SSLContext | None:
-    """What somebody without the secret may come with; None: no TLS."""
+def stranger(kind: str, files: Path, ours: Authority) -> ssl.SSLContext | None:
+    """What somebody without the secret may come with, and a node that could be listened to; None: no TLS."""
     if kind == "in clear":
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -74,7 +74,7 @@ def stranger(kind: str, files: Path) -> ssl.SSLContext | None:
         other.check_hostname, other.verify_mode = False, ssl.CERT_NONE
         return other
     elif kind == "over an older TLS":
-        older = Authority.make().node(ASKING).dialling
+        older = ours.node(ASKING).dialling
         older.check_hostname, older.verify_mode = False, ssl.CERT_NONE
         older.minimum_version = older.maximum_version = ssl.TLSVersion.TLSv1_2
         return older
@@ -95,11 +95,11 @@ def test_strangers_get_nothing(kind: str, tmp_path: Path) -> None:
     """Their connection ends in the handshake. No request of theirs is read, and none is answered."""
 
     async def test() -> None:
-        gate = Gate()
-        async with door(gate, Authority.make().node(SERVING)) as (server, port):
+        gate, ours = Gate(), Authority.make()
+        async with door(gate, ours.node(SERVING)) as (server, port):
             got = b""
             with contextlib.suppress(ssl.SSLError, ConnectionError):
-                context = stranger(kind, tmp_path)
+                context = stranger(kind, tmp_path, ours)
                 client = Client(*await asyncio.open_connection("127.0.0.1", port, ssl=context))
                 client.send(heartbeat("abc"))
                 got = await client.closed()
