@@ -508,8 +508,8 @@ class Broker:
         """The users of SCRAM, with those that `penstock users` has left. Raises StoreError, ConfigError."""
         users = ScramUsers(self.store)
         try:
-            log_stays = self.config.log_store == "disk"
-            await users.prepare(self._data.path / SCRAM_USERS_FILE, log_stays=log_stays)
+            are_kept = self.config.log_store == "disk" or self._seat is not None
+            await users.prepare(self._data.path / SCRAM_USERS_FILE, are_kept=are_kept)
         except ValueError as wrong:
             raise ConfigError([str(wrong)]) from wrong
         for listener in self._secured.values():

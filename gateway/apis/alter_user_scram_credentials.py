@@ -54,7 +54,7 @@ async def alter_user_scram_credentials(ctx: RequestContext, request: Message) ->
         _add(refusals, changes, deletion, _not_deleted(users, deletion))
     async for upsertion in ctx.paced(request.upsertions):
         _add(refusals, changes, upsertion, _not_made(upsertion))
-    if ctx.services.config.log_store == "object":
+    if not users.are_kept:
         refusals |= dict.fromkeys(changes, LOG_IS_ELSEWHERE)
         changes.clear()
     room = USERS_MAX - len(users)

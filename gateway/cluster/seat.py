@@ -28,6 +28,7 @@ from core.errors import CoordinatorRefuses, StoreError
 from core.membership import Fence
 from gateway.cluster.authority import Authority
 from gateway.cluster.pulse import own_address
+from gateway.config.addresses import ListenAddress
 from gateway.config.cluster import parse_cluster
 from gateway.config.loading import Config
 
@@ -70,8 +71,7 @@ async def take_seat(config: Config, cluster_id: str) -> Seat:
     """
     place = parse_cluster(config.cluster)
     settings = etcd_settings(config)
-    if settings.user and not settings.tls:
-        logger.warning("the password for etcd goes over the network in clear: use etcds://, with TLS")
+    warn_of_listeners(settings)
     prefix = etcd_keys.prefix_of(place.name)
     async with contextlib.AsyncExitStack() as undo:
         client = EtcdClient(settings)
@@ -122,6 +122,16 @@ def etcd_settings(config: Config) -> EtcdSettings:
         user=config.etcd_user,
         password=_secret(config.etcd_password),
     )
+
+
+def warn_of_listeners(settings: EtcdSettings) -> None:
+    """Tell what others can read who are on the way to etcd."""
+    if settings.tls:
+        return
+    if settings.user:
+        logger.warning("the password for etcd goes over the network in clear: use etcds://, with TLS")
+    if not all(ListenAddress(one.host, one.port).loopback for one in settings.endpoints):
+        logger.warning("nodes' and users' credentials go to etcd and back in clear: use etcds://, with TLS")
 
 
 def check_cluster(seat: Seat, cluster_id: str, data_dir: str) -> None:

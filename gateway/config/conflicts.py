@@ -100,7 +100,7 @@ def _log_in_objects(config: Config, origins: Origins) -> Iterator[str]:
         yield f"{said}: {origins.said('workers')}: what workers share is on this disk: allowed: workers = 1"
     for listener in config.kafka_listeners:
         protocol = config.protocol_of(listener.name)
-        if protocol is None or "SASL" not in protocol.value:
+        if protocol is None or "SASL" not in protocol.value or config.cluster:  # which keeps them in etcd
             continue
         scram = [one for one in config.security_of(listener.name).sasl_enabled_mechanisms if one.startswith("SCRAM")]
         if scram:

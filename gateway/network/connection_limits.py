@@ -20,6 +20,10 @@ worth may come at once."""
 ROUNDING: Final = 1e-6
 """Fraction of a connection that counts as none: sums of fractions are not exact."""
 INT_MAX: Final = 2**31 - 1
+INNER_CONNECTIONS_MAX: Final = 256
+"""Connections of other nodes, each of which has one."""
+INNER_OF_AN_ADDRESS_MAX: Final = 32
+"""Those of one address: whoever has no certificate is let go after a while, and must not take all until then."""
 HELD_S_MAX: Final = 10.0
 """Longest time that a connection is held for its address' rate; clients give up connecting after some time, too."""
 ADDRESSES_MAX: Final = 20_000
@@ -73,6 +77,12 @@ class ConnectionCounts:
             self._per_ip[host] = left
         else:
             del self._per_ip[host]
+
+
+def counts_of_nodes(this_machine: str) -> ConnectionCounts:
+    """The counts of other nodes' connections, whom no number of clients keeps out; `this_machine`: the address of those
+    that come by socket files."""
+    return ConnectionCounts(INNER_CONNECTIONS_MAX, INNER_OF_AN_ADDRESS_MAX, {this_machine: INNER_CONNECTIONS_MAX})
 
 
 class CreationRate:

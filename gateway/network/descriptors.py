@@ -1,7 +1,7 @@
 """Descriptors: the limit of this process, and its division between files and connections.
 
-Invariant: files come first. Connections get the rest of the limit after log files, RocksDB, readers, uploads and HTTP,
-so that no number of strangers keeps the log from its next file.
+Invariant: files come first. Clients' connections get the rest of the limit after log files, RocksDB, readers, uploads,
+other nodes and HTTP, so that no number of strangers keeps the log from its next file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.config.loading import Config
+from gateway.network.connection_limits import INNER_CONNECTIONS_MAX
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def raise_limit() -> int:
 def share(config: Config, limit: int) -> Shares:
     """The connections' share of `limit` descriptors: at least a quarter, at most the configured number."""
     files = FILES + config.log_reader_threads + config.tier2_readers + PER_UPLOAD * config.tier2_uploads
+    files += INNER_CONNECTIONS_MAX if config.cluster else 0
     http = min(HTTP_MAX, max(8, limit // 8)) if config.http_listen else 0
     kafka = max(limit - files - http, limit // 4, 1)
     return Shares(min(config.max_connections, kafka), http)

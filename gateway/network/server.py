@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from gateway.metrics.counters import Metrics
-from gateway.network.acceptor import Acceptor
+from gateway.network.acceptor import INNER_PEER, Acceptor
 from gateway.network.binding import Binding
 from gateway.network.connection import Connection, Dispatching
-from gateway.network.connection_limits import AddressRates, ConnectionCounts, CreationRate
+from gateway.network.connection_limits import AddressRates, ConnectionCounts, CreationRate, counts_of_nodes
 from gateway.network.host import Host, ServerLimits
 from gateway.network.tls import ServerTls, TlsTransport, TlsWorkers
 from gateway.security.listeners import SecuredListener
@@ -67,6 +67,7 @@ class Server:
             limits.connections_per_ip_overrides,
             limits.connections_of_listeners,
         )
+        self._counts_of_nodes = counts_of_nodes(INNER_PEER[0])
         self._rate = CreationRate(limits.connections_per_s_max, time.monotonic)
         self._rates_at = {
             name: CreationRate(most_s, time.monotonic) for name, most_s in limits.connections_per_s_of_listeners.items()
@@ -130,7 +131,8 @@ class Server:
         """Serve an accepted connection, or close it before anything is made for it."""
         self.host.metrics.connections_accepted += 1
         host = address[0]
-        if (refusal := self.counts.refusal(host, binding.name)) is not None:
+        counts = self._counts_at(binding)
+        if (refusal := counts.refusal(host, binding.name)) is not None:
             accepted.close()
             self._refused(*refusal, address)
             return
@@ -142,13 +144,16 @@ class Server:
         self._rate.count()
         if (rate := self._rates_at.get(binding.name)) is not None:
             rate.count()
-        self.counts.add(host, binding.name)
+        counts.add(host, binding.name)
         if hold_s > 0:
             self.acceptor.waiting_s += hold_s
             timer = self.host.loop.call_later(hold_s, self._due, accepted, address, binding)
             self._held[accepted] = host, binding.name, timer
         else:
             self._begin(accepted, address, binding)
+
+    def _counts_at(self, binding: Binding) -> ConnectionCounts:
+        return self._counts_of_nodes if binding.inner else self.counts
 
     def _wait_at_s(self, listener: str) -> float:
         """Seconds that a listener's next connection must wait for the listener's own rate."""
@@ -183,7 +188,7 @@ class Server:
         except Exception as error:  # the peer is gone already, or there is no memory for it
             if not connection.was_made:
                 accepted.close()
-                self.counts.remove(address[0], binding.name)
+                self._counts_at(binding).remove(address[0], binding.name)
             logger.debug("connection not taken", extra={"peer": f"{address[0]}:{address[1]}", "error": str(error)})
 
     def _refused(self, key: str, reason: str, address: tuple[str, int]) -> None:
@@ -204,7 +209,7 @@ class Server:
     def lost(self, connection: Connection) -> None:
         if self._connections.pop(connection, self) is self:
             return
-        self.counts.remove(connection.peer_host, connection.listener.name)
+        self._counts_at(connection.listener).remove(connection.peer_host, connection.listener.name)
         self.host.metrics.connections_open = len(self._connections)
 
     # --- Time-outs ------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ UTF-8. Its value, big-endian:
 
 The row with the key 0x00 holds 32 random bytes, from which the salts of users who do not exist are drawn.
 
+In a cluster of machines the rows lie in etcd, where each node reads them. In no case are they in the bucket.
+
 Invariants: a change is one atomic record; it counts for logins once it is durable. The table leaves this machine by no
 API and in no snapshot (`TABLE` is private).
 """
@@ -76,6 +78,8 @@ class ScramUsers:
         self._changing = asyncio.Lock()
         self._known: dict[str, dict[str, ScramCredential]] = {name: {} for name in NUMBERS}
         self._secret = secrets.token_bytes(32)
+        self.are_kept = False
+        """Whether there is a place for users."""
         self.take_over()
 
     def take_over(self) -> None:
@@ -92,12 +96,13 @@ class ScramUsers:
     def __len__(self) -> int:
         return sum(map(len, self._known.values()))
 
-    async def prepare(self, pending: Path, *, log_stays: bool = True) -> None:
+    async def prepare(self, pending: Path, *, are_kept: bool = True) -> None:
         """Before clients are served: keep the secret of unknown users, and take over the users of `penstock users`.
 
-        Where the log does not stay on this machine, nothing is written to it: there are no users then, and the secret
-        is this process's own. Raises StoreError, OSError, ValueError."""
-        if not log_stays:
+        `are_kept`: rows are in a log that stays on this machine, or in etcd. Else nothing is written: there are no
+        users, and the secret is this process's own. Raises StoreError, OSError, ValueError."""
+        self.are_kept = are_kept
+        if not are_kept:
             if read_pending(pending):
                 raise ValueError(
                     f"{pending}: log.store = object: users of SCRAM are kept in the log, and must not leave the "

@@ -17,6 +17,7 @@ from gateway.cluster.authority import Authority, NodeTls, name_of
 from gateway.cluster.peer import Peer, PeerAway, by_tls
 from gateway.config.addresses import ListenAddress
 from gateway.network.binding import bind
+from gateway.network.connection_limits import INNER_OF_AN_ADDRESS_MAX
 from gateway.network.host import ServerLimits
 from gateway.network.server import Server
 from gateway.security.principal import NODE
@@ -60,8 +61,8 @@ def test_nodes_of_one_authority_talk() -> None:
     run(test())
 
 
-def stranger(kind: str, files: Path) -> ssl.SSLContext | None:
-    """What somebody without the secret may come with; None: no TLS."""
+def stranger(kind: str, files: Path, ours: Authority) -> ssl.SSLContext | None:
+    """What somebody without the secret may come with, and a node that could be listened to; None: no TLS."""
     if kind == "in clear":
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -73,7 +74,7 @@ def stranger(kind: str, files: Path) -> ssl.SSLContext | None:
         other.check_hostname, other.verify_mode = False, ssl.CERT_NONE
         return other
     elif kind == "over an older TLS":
-        older = Authority.make().node(ASKING).dialling
+        older = ours.node(ASKING).dialling
         older.check_hostname, older.verify_mode = False, ssl.CERT_NONE
         older.minimum_version = older.maximum_version = ssl.TLSVersion.TLSv1_2
         return older
@@ -94,11 +95,11 @@ def test_strangers_get_nothing(kind: str, tmp_path: Path) -> None:
     """Their connection ends in the handshake. No request of theirs is read, and none is answered."""
 
     async def test() -> None:
-        gate = Gate()
-        async with door(gate, Authority.make().node(SERVING)) as (server, port):
+        gate, ours = Gate(), Authority.make()
+        async with door(gate, ours.node(SERVING)) as (server, port):
             got = b""
             with contextlib.suppress(ssl.SSLError, ConnectionError):
-                context = stranger(kind, tmp_path)
+                context = stranger(kind, tmp_path, ours)
                 client = Client(*await asyncio.open_connection("127.0.0.1", port, ssl=context))
                 client.send(heartbeat("abc"))
                 got = await client.closed()
@@ -117,6 +118,32 @@ def test_a_stranger_that_says_nothing_is_let_go() -> None:
             client = await Client.connect(port)
             assert await client.closed() == b""
             assert not server.connections
+
+    run(test())
+
+
+def test_clients_keep_no_node_out() -> None:
+    """Nodes have bounds of their own. Strangers of one address, who have not shown a certificate yet, take few."""
+
+    async def test() -> None:
+        authority, limits = Authority.make(), ServerLimits(connections_max=1)
+        async with door(Gate(), authority.node(SERVING), limits) as (server, port):
+            clients = bind(ListenAddress("127.0.0.1", 0))
+            server.acceptor.start([clients])
+            one = await Client.connect(clients.port)
+            await until(lambda: server.counts.count == 1, "connected")
+            assert await (await Client.connect(clients.port)).closed() == b""
+            async with asking(port, authority.node(ASKING)) as peer:
+                assert (await peer.ask(HEARTBEAT, 4, ASKED, ANSWER_S)).error_code == 3
+            await until(lambda: len(server.connections) == 1, "the node has gone")
+            silent = [await Client.connect(port) for _ in range(INNER_OF_AN_ADDRESS_MAX)]
+            assert await (await Client.connect(port)).closed() == b""
+            silent.pop().close()
+            await until(lambda: len(server.connections) == INNER_OF_AN_ADDRESS_MAX, "room for a node")
+            async with asking(port, authority.node(ASKING)) as peer:
+                assert (await peer.ask(HEARTBEAT, 4, ASKED, ANSWER_S)).error_code == 3
+            for each in (one, *silent):
+                each.close()
 
     run(test())
 

@@ -57,6 +57,7 @@ class Machines:
                 f"data.dir={home}",
                 f"node.id={number}",
                 "cluster.listen=127.0.0.1:0",
+                "transaction.abort.timed.out.transaction.cleanup.interval.ms=3600000",  # no look helps out
                 "log.store=object",
                 f"tier2=file:{self.directory / 'bucket'}",
             ],
@@ -101,11 +102,14 @@ class Machines:
 
 @asynccontextmanager
 async def machines_in(directory: Path) -> AsyncIterator[Machines]:
+    """Containers change hands at once, and not one a second."""
     machines = Machines(directory)
-    try:
-        yield machines
-    finally:
-        await machines.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.cluster.ownership.MOVES_APART_S", 0.0)
+        try:
+            yield machines
+        finally:
+            await machines.stop()
 
 
 async def metadata(client: Client, topic: str) -> Message:

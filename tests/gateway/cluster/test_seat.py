@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import CoordinatorRefuses
-from gateway.cluster.seat import take_seat
+from gateway.cluster.seat import etcd_settings, take_seat, warn_of_listeners
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config, describe, load
 from tests.core.cluster.etcd.servers import EtcdServer
@@ -106,3 +106,19 @@ def test_what_protects_nothing_is_refused(assignments: tuple[str, ...], message:
     with pytest.raises(ConfigError, match=message) as refused:
         load(None, {}, [*NEEDED, *assignments])
     assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "is_told"),
+    [
+        ("cluster=etcd://127.0.0.1:2379,etcd2:2379/c", True),
+        ("cluster=etcd://127.0.0.1:2379,localhost/c", False),
+        ("cluster=etcds://etcd2:2379/c", False),
+    ],
+)
+def test_whoever_can_read_the_way_to_etcd_is_told_of(
+    cluster: str, caplog: pytest.LogCaptureFixture, *, is_told: bool
+) -> None:
+    """Users' and nodes' credentials lie there. On this machine nobody is on the way."""
+    warn_of_listeners(etcd_settings(load(None, {}, [*NEEDED, cluster])))
+    assert ("credentials go to etcd and back in clear" in caplog.text) is is_told

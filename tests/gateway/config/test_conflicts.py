@@ -270,6 +270,10 @@ class TestLogInObjects:
     def test_refused(self, assignments: tuple[str, ...], said: str) -> None:
         assert said in refusal("log.store=object", *assignments)
 
+    def test_a_cluster_keeps_users_in_etcd(self) -> None:
+        sasl = "listener.security.protocol.map=PLAINTEXT:SASL_PLAINTEXT", "sasl.enabled.mechanisms=SCRAM-SHA-256"
+        assert load(None, {}, ("cluster=etcd://127.0.0.1/c", "tier2=s3://b", *sasl)).log_store == "object"
+
     def test_allowed(self) -> None:
         settings = load(None, {}, ("log.store=object", "tier2=s3://b", "log.object.linger.ms=20")).store_config()
         assert settings.log_store is LogStore.OBJECT
