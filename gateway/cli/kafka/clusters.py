@@ -8,11 +8,13 @@ from typing import Final
 
 import typer
 
+from gateway.cli import cluster_moves
 from gateway.cli.client.cluster import Broker, Partition, Topic, counted
 from gateway.cli.client.session import Session, connected
 from gateway.exits import ExitCode
 
 app = typer.Typer(name="cluster", help="The cluster as clients see it.", no_args_is_help=True, rich_markup_mode=None)
+cluster_moves.register(app)
 DIAL_S: Final = 3.0
 NAMED_MAX: Final = 20
 """Partitions that a finding names."""

@@ -22,6 +22,7 @@ COMMANDS: Final = (
     *("topics", "topics list", "topics show", "topics create", "topics alter", "topics delete", "topics grow"),
     *("produce", "consume", "groups", "groups lag", "groups reset", "groups delete", "configs", "configs diff"),
     *("acls", "acls add", "credentials", "credentials add", "quotas", "quotas set", "cluster", "cluster health"),
+    *("cluster move", "cluster drain"),
     *("profile", "profile create"),
     *("doctor", "debug", "debug bundle"),
 )
