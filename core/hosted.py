@@ -224,6 +224,20 @@ class HostedContainer:
             await self._for_each_slot(self.container.known_writers.slot_gone)
             await self._for_each_slot(Slot.changed)  # who has begun to wait meanwhile looks again
 
+    async def prepare(self) -> None:
+        """Have a last checkpoint stored while all goes on. Raises StorageError, OSError, StorageFailure."""
+        await self.maintenance.store_now()
+
+    async def seal(self, next_epoch: int) -> Link:
+        """Take nothing more, and end the log so that it goes on in another owner's epoch; returns where it ends.
+
+        From the call on appends get NotHosted. What was taken before is durable when this returns.
+        Raises StorageFailure; Deposed when the log is another's already.
+        """
+        assert self._archive is not None, "a log on this machine has no other owner"
+        await self.container.seal()
+        return await self._archive.fence(self.container.log.next_lsn, next_epoch)
+
     def disown(self, error: Deposed) -> None:
         """Another owner has the container: whatever waits for its log hears of that. `release` has to follow."""
         if self._archive is not None:

@@ -27,6 +27,8 @@ from core.container.container import Container
 from core.errors import Deposed, NotHosted, StorageFailure, StoreError
 from core.hosted import HostedContainer, StreamChanged, container_directory
 from core.log.objects.home import Claimed
+from core.log.objects.prefetch import Prefetched
+from core.log.objects.protocol import Link
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
 from core.streams.policy import StreamPolicy
@@ -54,6 +56,9 @@ class Joined(Protocol):
         self, container_id: int, known_writers: KnownWriters, stream_changed: StreamChanged, claimed: Claimed
     ) -> HostedContainer:
         """Recover a container that nobody else uses, for `stream_changed` to hear of its streams."""
+
+    async def prefetch(self, container_id: int) -> Prefetched:
+        """Read ahead what a takeover would read."""
 
     async def begin_serving(self, hosted: HostedContainer) -> None:
         """Have it take appends, and begin its background work; it is not visible yet."""
@@ -140,6 +145,24 @@ class Joining:
         self._opened.pop(container_id)
         store.containers[container_id] = hosted
         await _tell(moved)
+
+    async def prefetch(self, container_id: int) -> Prefetched:
+        """Read ahead of a takeover what can be read. Raises StoreError, StorageError, OSError."""
+        return await self._store.prefetch(container_id)
+
+    async def prepare(self, container_id: int) -> None:
+        """Have a last checkpoint of it stored, while it is served. Raises StoreError, StorageError, OSError."""
+        await self._hosted(container_id).prepare()
+
+    async def seal(self, container_id: int, next_epoch: int) -> Link:
+        """End its log, so that it goes on in this epoch; `leave` follows. Raises StorageFailure, Deposed, NotHosted."""
+        return await self._hosted(container_id).seal(next_epoch)
+
+    def _hosted(self, container_id: int) -> HostedContainer:
+        hosted = self._store.containers.get(container_id)
+        if hosted is None:
+            raise NotHosted(container_id)
+        return hosted
 
     def stop_appends(self, container_id: int, lost: Deposed | None = None) -> None:
         """Take nothing more for a container that is open; `leave` follows.

@@ -15,26 +15,36 @@ import asyncio
 import enum
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
-from core.cluster.coordination import Claim, Coordination
+from core.cluster.coordination import Claim, Coordination, Stage, Wish
 from core.cluster.guard import Guard
 from core.cluster.ownership import (
     Action,
+    Ask,
+    Close,
     Confirm,
     GiveUp,
+    HandOver,
     Open,
     Ownership,
+    Phase,
+    Prepare,
     Serve,
     StepDown,
     TakeClaim,
     View,
+    Warm,
 )
 from core.errors import Deposed, StorageFailure, StoreError
 from core.log.objects.home import Claimed
+from core.log.objects.prefetch import Prefetched
+from core.log.objects.protocol import Link
 from core.store import Store
+from tier2.storage import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -78,18 +88,21 @@ class Membership:
         fence: Fence = Fence.BOTH,
         *,
         weights: Callable[[], Mapping[int, float]] = dict,
+        rebalances: bool = True,
     ) -> None:
-        """`weights`: how heavy containers are, see `core.cluster.loads`."""
+        """`weights`: how heavy containers are, see `core.cluster.loads`; `rebalances`: some move to a node without."""
         self._coordination = coordination
         self._store = store
         self._services = services
         self._guard = None if fence is Fence.CONDITIONAL else Guard(coordination.read_epochs)
         self._ownership = Ownership(coordination.containers)
         self._weights = weights
+        self._rebalances = rebalances
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._actions: set[asyncio.Task[None]] = set()
         self._claims: dict[int, Claim] = {}  # of containers that are open here
+        self._warming: dict[int, asyncio.Task[Prefetched | None]] = {}  # of containers that are to come here
 
     def __repr__(self) -> str:
         return f"<Membership {self._coordination.node} {self._ownership!r}>"
@@ -98,6 +111,22 @@ class Membership:
     def serving(self) -> set[int]:
         """The containers that this node serves."""
         return self._ownership.serving
+
+    @property
+    def unready(self) -> str:
+        """Why this node serves no container although it should; empty if it serves one, or rightly none."""
+        ownership, seen = self._ownership, self._coordination
+        if ownership.is_draining:
+            return "this node gives its containers to others"
+        if not seen.is_fresh():
+            return "this node's lease has ended, and its containers go to others"
+        if ownership.serving:
+            return ""
+        if not ownership.is_rid:
+            return "no container is open yet"
+        counts = Counter(owner.node for owner in seen.owners().values() if owner.stage is Stage.SERVING)
+        is_right = counts.total() == len(seen.containers) and (not self._rebalances or max(counts.values()) <= 1)
+        return "" if is_right else "this node has no container yet"
 
     def start(self) -> None:
         """Take containers, and serve them, from now on."""
@@ -124,6 +153,8 @@ class Membership:
             if task is not None:
                 task.cancel()
         await asyncio.gather(*self._actions, return_exceptions=True)
+        for container in list(self._warming):
+            await self._cool(container)
         if self._looking is not None:
             await asyncio.gather(self._looking, return_exceptions=True)
         if self._guard is not None:
@@ -138,7 +169,11 @@ class Membership:
     async def _look_for_ever(self) -> None:
         while True:
             self._changed.clear()
-            self._carry_out(self._ownership.look(self._view(), _now_s()))
+            view = self._view()
+            self._carry_out(self._ownership.look(view, _now_s()))
+            for container in self._warming.keys() - view.wishes.keys():
+                if self._ownership.phase(container) is Phase.ELSEWHERE and view.owners.get(container) is not None:
+                    await self._cool(container)
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._changed.wait()
@@ -147,7 +182,16 @@ class Membership:
 
     def _view(self) -> View:
         seen = self._coordination
-        return View(seen.node, seen.life, seen.owners(), seen.lives(), seen.is_fresh(), seen.wishes(), self._weights())
+        return View(
+            seen.node,
+            seen.life,
+            seen.owners(),
+            seen.lives(),
+            seen.is_fresh(),
+            seen.wishes(),
+            seen.warmed(),
+            self._weights(),
+        )
 
     def _lost(self, container_id: int, _: StorageFailure) -> None:
         claim = self._claims.get(container_id)
@@ -177,6 +221,20 @@ class Membership:
             case Serve(claim):
                 is_well = await self._serve(claim)
                 self._carry_out(ownership.serves(claim, well=is_well, now_s=_now_s()))
+            case Warm(container, wish):
+                await self._warm(container, wish)
+            case Ask(claim, node):
+                await self._until_answered(partial(coordination.ask, claim.container, node))
+                self._carry_out(ownership.asked(claim))
+            case Prepare(claim):
+                next_epoch = await self._prepare(claim)
+                self._carry_out(ownership.prepared(claim, next_epoch, _now_s()))
+            case Close(claim, next_epoch):
+                link = await self._close(claim, next_epoch)
+                self._carry_out(ownership.closed(claim, link))
+            case HandOver(claim, wish, link):
+                await self._hand_over(claim, wish, link)
+                self._carry_out(ownership.handed_over(claim))
             case StepDown(claim, is_lost):
                 await self._step_down(claim, is_lost=is_lost)
                 self._carry_out(ownership.stepped_down(claim))
@@ -185,16 +243,81 @@ class Membership:
                 ownership.gave_up(claim)
                 self._changed.set()
 
+    # Handing over
+
+    async def _warm(self, container: int, wish: Wish) -> None:
+        """Read ahead, and tell the owner; it does not wait for ever, so a failure is only logged."""
+        await self._cool(container)
+        warming = self._warming[container] = asyncio.create_task(self._prefetched(container), name="prefetch")
+        if await asyncio.shield(warming) is not None:
+            await self._until_answered(partial(self._coordination.tell_warm, container, wish))
+
+    async def _prefetched(self, container: int) -> Prefetched | None:
+        try:
+            found = await self._store.joining.prefetch(container)
+        except (StoreError, StorageError, OSError) as error:
+            logger.warning("a container was not read ahead", extra={"container": container, "reason": str(error)})
+            return None
+        logger.info("container read ahead", extra={"container": container, "found": repr(found)})
+        return found
+
+    async def _cool(self, container: int) -> None:
+        """Forget what was read ahead."""
+        found = await self._read_ahead(container)
+        if found is not None:
+            found.forget()
+
+    async def _read_ahead(self, container: int) -> Prefetched | None:
+        """What was read ahead by now, for the caller to forget."""
+        warming = self._warming.pop(container, None)
+        if warming is None:
+            return None
+        if not warming.done():
+            warming.cancel()
+        (found,) = await asyncio.gather(warming, return_exceptions=True)
+        return found if isinstance(found, Prefetched) else None
+
+    async def _prepare(self, claim: Claim) -> int:
+        try:
+            await self._store.joining.prepare(claim.container)
+        except (StoreError, StorageError, OSError) as error:  # the heir has more to read
+            logger.warning("no last checkpoint", extra={"container": claim.container, "reason": str(error)})
+        return await self._until_answered(self._coordination.reserve_epoch)
+
+    async def _close(self, claim: Claim, next_epoch: int) -> Link | None:
+        container, joining = claim.container, self._store.joining
+        try:
+            joining.stop_appends(container)
+            await self._services.end(container)
+            return await joining.seal(container, next_epoch)
+        except Exception as error:  # whatever it is, the container goes to another node
+            logger.warning("a container was not handed over", extra={"container": container, "reason": str(error)})
+            return None
+
+    async def _hand_over(self, claim: Claim, wish: Wish, link: Link) -> None:
+        self._claims.pop(claim.container, None)  # it says nothing any more of what its heir may have changed
+        done = await self._until_answered(partial(self._coordination.hand_over, claim, wish, link))
+        told = {"container": claim.container, "node": wish.node, "epoch": link.next_epoch}
+        if done:
+            logger.info("container handed over", extra=told)
+        else:
+            logger.warning("a container is nobody's: the node that was to have it has gone", extra=told)
+
     async def _open(self, claim: Claim) -> list[Action]:
         self._services.expect(claim.container)
         guard = self._guard
         is_ours = None if guard is None else partial(guard.is_ours, claim.container, claim.epoch)
+        ahead = await self._read_ahead(claim.container)
+        claimed = Claimed(claim.epoch, claim.links, is_ours, ahead)
         try:
-            hosted = await self._store.joining.open(claim.container, Claimed(claim.epoch, claim.links, is_ours))
+            hosted = await self._store.joining.open(claim.container, claimed)
         except Exception as error:  # whatever it is, another node may be able to
             logger.error("a container cannot be opened", extra={"container": claim.container, "reason": str(error)})
             await self._services.end(claim.container)
             return self._ownership.opened(claim, None, _now_s())
+        finally:
+            if ahead is not None:
+                ahead.forget()
         self._claims[claim.container] = claim
         return self._ownership.opened(claim, hosted.links, _now_s())
 

@@ -46,6 +46,7 @@ from core.hosted import HostedContainer, StreamChanged, container_directory, log
 from core.joining import Joining
 from core.log.files import make_directory
 from core.log.objects.home import Claimed, LogStorage
+from core.log.objects.prefetch import Prefetched
 from core.log.records import Operation
 from core.log.replay import open_log_files
 from core.retention import Consumed
@@ -250,6 +251,18 @@ class Store:
         """Recover a container that nobody else uses yet. Raises StoreError, OSError."""
         return await self._open(container_id, known_writers, stream_changed, claimed)
 
+    async def prefetch(self, container_id: int) -> Prefetched:
+        """Read ahead what a takeover of a container would read. Raises StorageFailure, StorageError, OSError."""
+        if self._log_storage is None:
+            raise ValueError("a log on this machine is not taken over")
+        found = Prefetched(self._log_storage.storage, container_id, self.place_of(container_id))
+        try:
+            await found.fetch()
+        except BaseException:
+            found.forget()
+            raise
+        return found
+
     async def begin_serving(self, hosted: HostedContainer) -> None:
         """Have a container take appends, and begin its background work. Raises StoreError."""
         hosted.container.failed.add_done_callback(
@@ -295,6 +308,8 @@ class Store:
 
     def _container_failed(self, hosted: HostedContainer, failure: StorageFailure) -> None:
         """End the process only if no container is left: each answers for its own slots. A cluster has other nodes."""
+        if hosted.container.is_sealed:
+            return  # it has been handed over, or is about to be
         if self.on_lost is not None:
             logger.warning("a container is lost", extra={"container": hosted.id, "reason": str(failure)})
             self.on_lost(hosted.id, failure)

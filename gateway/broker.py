@@ -212,6 +212,11 @@ class Broker:
         return self.phase == "serving"
 
     @property
+    def unready(self) -> str:
+        """Why a client should rather go to another node of the cluster; empty if it need not."""
+        return "" if self._membership is None else self._membership.unready
+
+    @property
     def healthy(self) -> bool:
         return self.phase != "failed"
 
@@ -386,8 +391,14 @@ class Broker:
         kinds = (self.groups, self.share.coordinators, self.transactions)
         openings = Openings(self.store, kinds, self._attend, self.internal_topics.moved, self._know_nodes)
         self._balance = Balance(seat.coordination, partial(totals_of, self.store), moves=seat.rebalances)
-        weights = self._balance.weights
-        self._membership = Membership(seat.coordination, self.store, openings, seat.fence, weights=weights)
+        self._membership = Membership(
+            seat.coordination,
+            self.store,
+            openings,
+            seat.fence,
+            weights=self._balance.weights,
+            rebalances=seat.rebalances,
+        )
         seat.coordination.on_changed(self._know_nodes)
         self._pulse, self._mourning = Pulse(seat.coordination), Mourning(seat.coordination)
         if seat.address:

@@ -6,8 +6,8 @@ lost it begins another life by itself. `core.cluster.ownership` decides what a n
 
 **Invariants** of every implementation
 
-- A container has one claim at most, whatever crashes, and each claim has an epoch above all that were ever given for
-  any container. So of two owners the one with the higher epoch is right.
+- A container has one claim at most, whatever crashes, and each claim has an epoch that no other has, above all that
+  were ever given for its container. So of two owners the one with the higher epoch is right.
 - `confirm`, and each answer of `read_epochs`, is linearizable: it sees each claim that was answered before its call.
 - The mirror (`owners`, `lives`) may be late, never wrong in its order. What a call of ours has changed is in the mirror
   when the call returns.
@@ -114,6 +114,9 @@ class Coordination(Protocol):
     def loads(self) -> Mapping[int, Mapping[int, Load]]:
         """What nodes tell of how busy their containers are, the node first that has told so for longest: it decides."""
 
+    def warmed(self) -> Mapping[int, Wish]:
+        """The wishes whose nodes say that they have fetched what they can, and wait."""
+
     def on_changed(self, told: Callable[[], None]) -> None:
         """Call `told` after each change of the mirror, and after this life was lost or another one began."""
 
@@ -127,8 +130,8 @@ class Coordination(Protocol):
         """Take a container that is nobody's, for this life, in stage `opening`, with the next epoch of the cluster.
 
         One transaction: container absent, own lease alive, counter raised, a wish for the container gone. None if
-        somebody else has it, or the lease is gone. If an earlier call of this life went through unseen, its claim is
-        returned.
+        somebody else has it, or the lease is gone. If this life has it already, by an earlier call that went through
+        unseen or because its owner has handed it over, that claim is returned.
         """
 
     async def confirm(self, claim: Claim, links: Sequence[Link]) -> bool:
@@ -151,6 +154,20 @@ class Coordination(Protocol):
 
     async def tell_loads(self, loads: Mapping[int, Load]) -> None:
         """Tell all how busy the containers of this node are, in this life."""
+
+    async def tell_warm(self, container: int, wish: Wish) -> None:
+        """Tell the owner that this node has fetched what it can of a container that is to come here."""
+
+    async def reserve_epoch(self) -> int:
+        """The next epoch of the cluster, for a claim that this node will hand over."""
+
+    async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:
+        """Give a container whose log ends with this link to the life that is wished for: its claim, in stage `opening`,
+        has the epoch that the link names, which was reserved after this node's claim. One transaction that compares
+        our claim, and that life.
+
+        False if either is gone. Then nothing was changed; a second call answers as the first.
+        """
 
     async def drain(self) -> None:
         """Tell all that this node gives its containers away. It stays so until its life ends."""

@@ -8,6 +8,7 @@ Format 1 of the values, JSON each, without spaces:
     ``nodes/<id>``       ``v`` (1), ``life``, ``draining``, ``told`` (what the node tells of itself: any object)
     ``containers/<id>``  ``v`` (1), ``node``, ``life``, ``epoch``, ``stage`` (`opening` or `serving`)
     ``assign/<id>``      ``v`` (1), ``epoch``, ``node``, ``life``: a wish of that name, gone with the next claim
+    ``warm/<id>``        the same: that node is ready to take the container over
     ``links/<id>``       ``v`` (1), ``links``: ``[[epoch, lsn, next epoch], …]``, oldest first; outlives its owner
     ===================  =========================================================================================
 
@@ -33,7 +34,7 @@ from core.cluster.etcd.lease import Lease
 from core.cluster.etcd.mirror import Change, Mirror
 from core.cluster.etcd.session import LeaseGone, Outcome, Session
 from core.cluster.etcd.wire import Compare, Delete, KeyValue, Put, Range, absent, end_of, same_life, unchanged
-from core.cluster.etcd_keys import ASSIGN, CONTAINERS, EPOCH, FORMAT, LINKS, LOADS, NODES, number_of
+from core.cluster.etcd_keys import ASSIGN, CONTAINERS, EPOCH, FORMAT, LINKS, LOADS, NODES, WARM, number_of
 from core.cluster.loads import Load
 from core.cluster.loads import decode as decode_loads
 from core.cluster.loads import encode as encode_loads
@@ -50,7 +51,7 @@ JOIN_S: Final = 30.0
 """How long a node waits for the end of its id's former life, and for etcd."""
 RETRY_S: Final = 0.5
 
-_KNOWN: Final = (NODES, CONTAINERS, ASSIGN, LOADS)
+_KNOWN: Final = (NODES, CONTAINERS, ASSIGN, WARM, LOADS)
 _T = TypeVar("_T")
 
 
@@ -75,6 +76,7 @@ class EtcdCoordination(Coordination):
         self._lives: dict[int, Life] = {}
         self._wishes: dict[int, Wish] = {}
         self._loads: dict[int, tuple[int, Mapping[int, Load]]] = {}  # with the revision that made the row
+        self._warmed: dict[int, Wish] = {}
         self._told: list[Callable[[], None]] = []
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -145,6 +147,9 @@ class EtcdCoordination(Coordination):
     def loads(self) -> Mapping[int, Mapping[int, Load]]:
         return {node: loads for node, (_, loads) in sorted(self._loads.items(), key=lambda row: row[1][0])}
 
+    def warmed(self) -> Mapping[int, Wish]:
+        return self._warmed
+
     def nodes(self) -> Mapping[int, Mapping[str, Any]]:
         """What each node that lives told of itself."""
         rows = ((_id_of(key), _decode(row)) for key, row in self._mirror.below(NODES))
@@ -171,8 +176,13 @@ class EtcdCoordination(Coordination):
                 _put(self._wishes, container, None if row is None else _wish(row))
             elif key.startswith(LOADS) and (node := _id_of(key[len(LOADS) :])) is not None:
                 _put(self._loads, node, None if row is None else _told_loads(row))
+            elif key.startswith(WARM) and (container := _id_of(key[len(WARM) :])) is not None:
+                _put(self._warmed, container, None if row is None else _wish(row))
             elif key.startswith(NODES) and (node := _id_of(key[len(NODES) :])) is not None:
-                _put(self._lives, node, None if row is None else _life(node, row))
+                life = None if row is None else _life(node, row)
+                _put(self._lives, node, life)
+                if life is not None and life.life == self._life and life.is_draining:
+                    self._is_draining = True  # an operator has asked for it
                 if node == self._node and self._lease is not None and (row is None or row.lease != self._lease.id):
                     self._lease.lost.set()  # somebody has ended it; the next renewal would find the same
 
@@ -254,6 +264,23 @@ class EtcdCoordination(Coordination):
         with contextlib.suppress(LeaseGone):  # the next life tells it
             await self._session.change((), (Put(key, value, lease.id),))
 
+    async def ask_to_drain(self, life: Life) -> None:
+        """Have a node give its containers away in this life of it. Raises CoordinatorAway, CoordinatorRefuses."""
+        for _ in range(TRIES_MAX):
+            row = self._mirror.values.get(b"%s%d" % (NODES, life.node))
+            value = {} if row is None else _decode(row)
+            if row is None or value.get("life") != life.life or value.get("draining") is True:
+                return
+            outcome = await self._decide(
+                (unchanged(row, row.key),),
+                (Put(row.key, _node_value(life.life, True, value.get("told", {})), row.lease),),
+                (),
+            )
+            if outcome is None or outcome.succeeded:
+                return
+            await asyncio.sleep(RETRY_S)
+        raise CoordinatorAway(f"node {life.node} was not told to drain: it changed its key {TRIES_MAX} times")
+
     async def bury(self, life: Life) -> None:
         row = self._mirror.values.get(b"%s%d" % (NODES, life.node))
         if row is None or not row.lease or self._lives.get(life.node, life).life != life.life:
@@ -307,10 +334,8 @@ class EtcdCoordination(Coordination):
 
     async def confirm(self, claim: Claim, links: Sequence[Link]) -> bool:
         serving = _owner_value(self._node, claim.life, claim.epoch, Stage.SERVING)
-        stored = _encode({"links": [[one.epoch, one.lsn, one.next_epoch] for one in links[-LINKS_MAX:]]})
-        return await self._change_claimed(
-            claim, lambda row: (Put(row.key, serving, row.lease), Put(self._key(LINKS, claim.container), stored))
-        )
+        stored = Put(self._key(LINKS, claim.container), _links_value(links))
+        return await self._change_claimed(claim, lambda row: (Put(row.key, serving, row.lease), stored))
 
     async def give_up(self, claim: Claim) -> None:
         await self._change_claimed(claim, lambda row: (Delete(row.key),))
@@ -337,9 +362,51 @@ class EtcdCoordination(Coordination):
         wish = Wish(epoch=owner.epoch, node=node, life=target.life)
         if owner.stage is not Stage.SERVING or not wish.stands(owner, self._lives):
             return False
-        value = _encode({"epoch": wish.epoch, "node": wish.node, "life": wish.life})
-        outcome = await self._decide((unchanged(row, row.key),), (Put(self._key(ASSIGN, container), value),), ())
+        outcome = await self._decide((unchanged(row, row.key),), (Put(self._key(ASSIGN, container), _told(wish)),), ())
         return outcome is not None and outcome.succeeded
+
+    async def tell_warm(self, container: int, wish: Wish) -> None:
+        if self._lease is not None and self._life == wish.life:
+            await self._decide((), (Put(self._key(WARM, container), _told(wish), self._lease.id),), ())
+
+    async def reserve_epoch(self) -> int:
+        key, counter = self._mirror.prefix + EPOCH, self._mirror.values.get(EPOCH)
+        for _ in range(TRIES_MAX):
+            epoch = number_of(counter, 0) + 1
+            outcome = await self._session.change((unchanged(counter, key),), (Put(key, b"%d" % epoch),), (Range(key),))
+            if outcome.succeeded:
+                return epoch
+            counter = next(iter(outcome.found[0]), None)
+        raise CoordinatorAway(f"no epoch was reserved: others raised it {TRIES_MAX} times")
+
+    async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:
+        key, links_key = self._key(CONTAINERS, claim.container), self._key(LINKS, claim.container)
+        below = len(self._mirror.prefix)
+        row, target = self._mirror.values.get(key[below:]), self._mirror.values.get(b"%s%d" % (NODES, wish.node))
+        owner = None if row is None else _owner(row)
+        life = None if target is None else _life(wish.node, target)
+        if row is None or owner is None or target is None or life is None:
+            return False
+        if owner.epoch == link.next_epoch:
+            return True  # an earlier call went through
+        if owner.epoch != claim.epoch or life.life != wish.life:
+            return False
+        before = self._mirror.values.get(links_key[below:])
+        links = (*(() if before is None else _links(before)), link)
+        outcome = await self._decide(
+            (unchanged(row, key), same_life(target)),
+            (
+                Put(key, _owner_value(wish.node, wish.life, link.next_epoch, Stage.OPENING), target.lease),
+                Put(links_key, _links_value(links)),
+                Delete(self._key(ASSIGN, claim.container)),
+                Delete(self._key(WARM, claim.container)),
+            ),
+            (Range(key),),
+        )
+        if outcome is None or outcome.succeeded:
+            return outcome is not None
+        now = next(map(_owner, outcome.found[0]), None)
+        return now is not None and now.epoch == link.next_epoch
 
     async def read_epochs(self) -> Mapping[int, int]:
         below = self._mirror.prefix + CONTAINERS
@@ -379,6 +446,14 @@ def _node_value(life: str, is_draining: bool, told: Mapping[str, Any]) -> bytes:
 
 def _owner_value(node: int, life: str, epoch: int, stage: Stage) -> bytes:
     return _encode({"node": node, "life": life, "epoch": epoch, "stage": stage.value})
+
+
+def _links_value(links: Sequence[Link]) -> bytes:
+    return _encode({"links": [[one.epoch, one.lsn, one.next_epoch] for one in links[-LINKS_MAX:]]})
+
+
+def _told(wish: Wish) -> bytes:
+    return _encode({"epoch": wish.epoch, "node": wish.node, "life": wish.life})
 
 
 def _decode(row: KeyValue) -> Mapping[str, Any]:

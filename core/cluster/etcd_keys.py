@@ -19,6 +19,7 @@ hex digits, so that they are in order. Format 1:
     ``containers/<id>``         the owner of a container; under its lease (there as well)
     ``assign/<id>``             the node that a container is to go to (there as well)
     ``loads/<id>``              how busy a node's containers are; under its lease (`core.cluster.loads`)
+    ``warm/<id>``               that this node is ready for it; under its lease (there as well)
     ``links/<id>``              where the epochs of a container's log end (there as well)
     ``calls/<uuid>``            the number of a session's last change; under its lease (`core.cluster.etcd.session`)
     ==========================  =====================================================================================
@@ -53,6 +54,7 @@ CONTAINERS: Final = b"containers/"
 LINKS: Final = b"links/"
 ASSIGN: Final = b"assign/"
 LOADS: Final = b"loads/"
+WARM: Final = b"warm/"
 
 NAME_BYTES_MAX: Final = 200
 

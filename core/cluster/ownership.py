@@ -5,13 +5,27 @@ No I/O and no clock: its owner carries out what `Ownership` asks for (`Action`) 
     elsewhere --TakeClaim--> claiming --Open--> opening --Confirm--> confirming --Serve--> serving
         ^                                                                                     |
         +-----------------GiveUp-------------------- leaving <----------StepDown--------------+
+                                                        ^                                     |
+                                                        |            a wish: Prepare, then Close, HandOver
+                                                        +-------------------------------------+
+
+A container is handed over because somebody wishes so (`Wish`): an operator, or its own node, which asks for that when
+it drains or has more than its share. Its heir sees the wish as well, and fetches what it can (`Warm`). The owner
+prepares meanwhile, goes on until the heir is warm or `WARM_S` are over, and only then stops taking appends (`Close`):
+the log is settled, and ends with a fence that names the epoch of the heir's claim. One transaction then makes the claim
+the heir's (`HandOver`). If the heir has died by then, or the owner dies at any step, the container is nobody's, and
+taken as always: the fence is one that a taker died behind.
 
 **Invariants**
 
 - A container is opened only under a claim, and served only once the claim was confirmed after the log was fenced.
 - It is served no longer than the claim stands: when the coordinator shows another epoch, when this life has ended, or
   when the log finds somebody else's object, the next action is a StepDown that waits for nothing (`is_lost`).
-- There is one action at a time for a container: the next comes when the outcome of the last one is told.
+- There is one action at a time for a container: the next comes when the outcome of the last one is told. (`Warm` is
+  none of those: it only fetches.)
+- A claim is handed over only when nothing of its epoch is on its way, and its log was fenced for the heir; whatever
+  comes of that, this node serves the container no more under that claim.
+- A claim that this life holds without having asked for it was handed over to it, and is opened as any other.
 - Nobody is asked who takes a container that is nobody's: all nodes that live compute it from what they see, and the
   coordinator lets one of them win. If that one does not take it, any other does, `PATIENCE_S` later.
 - A container is given away because its node drains, or because of a wish (`core.cluster.balancing` makes some), and
@@ -28,7 +42,7 @@ from typing import Final, TypeAlias
 
 from crc32c import crc32c
 
-from core.cluster.coordination import Claim, Life, Owner, Wish
+from core.cluster.coordination import Claim, Life, Owner, Stage, Wish
 from core.cluster.loads import IDLE
 from core.log.objects.protocol import Link
 
@@ -36,6 +50,10 @@ PATIENCE_S: Final = 3.0
 """How long a container may be nobody's before any node takes it."""
 RETRY_S: Final = 5.0
 """How long a node leaves a container alone that it could not open: another one may be able to."""
+WARM_S: Final = 10.0
+"""How long an owner that is prepared waits for its heir: a cold one can take over as well, in more time."""
+HANDOVERS_MAX: Final = 4
+"""Containers that a node which drains hands over at a time."""
 
 
 class Phase(enum.Enum):
@@ -47,8 +65,15 @@ class Phase(enum.Enum):
     CONFIRMING = enum.auto()
     STARTING = enum.auto()
     SERVING = enum.auto()
+    ASKING = enum.auto()  # it is served in this one and the next as well
+    PREPARING = enum.auto()
+    CLOSING = enum.auto()
+    HANDING_OVER = enum.auto()
     LEAVING = enum.auto()
     GIVING_UP = enum.auto()
+
+
+SERVED: Final = frozenset((Phase.SERVING, Phase.ASKING, Phase.PREPARING))
 
 
 # What the owner of this machine carries out
@@ -84,6 +109,46 @@ class Serve:
 
 
 @dataclass(frozen=True, slots=True)
+class Warm:
+    """Fetch what can be fetched of a container that is to come here, and tell its owner; nothing is to be answered."""
+
+    container: int
+    wish: Wish
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask the coordinator that this container goes to this node; answer with `asked`."""
+
+    claim: Claim
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """While it is served: store a last checkpoint, and reserve the heir's epoch; answer with `prepared`."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Take nothing more, settle the log, and fence it for the epoch that was reserved; answer with `closed`."""
+
+    claim: Claim
+    next_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Serve nothing more, and make the claim the heir's; answer with `handed_over`, whatever came of it."""
+
+    claim: Claim
+    wish: Wish
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
 class StepDown:
     """Stop serving, close, drop the local files; answer with `stepped_down`.
 
@@ -104,13 +169,13 @@ class GiveUp:
     claim: Claim
 
 
-Action: TypeAlias = TakeClaim | Open | Confirm | Serve | StepDown | GiveUp
+Action: TypeAlias = TakeClaim | Open | Confirm | Serve | Warm | Ask | Prepare | Close | HandOver | StepDown | GiveUp
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """What the coordinator's mirror shows. `is_fresh`: our lease is certainly there. `wishes`: those that stand;
-    `weights`: of containers that were measured."""
+    `warmed`: those whose nodes are warm. `weights`: of containers that were measured."""
 
     node: int
     life: str
@@ -118,6 +183,7 @@ class View:
     lives: Mapping[int, Life]
     is_fresh: bool
     wishes: Mapping[int, Wish] = field(default_factory=dict)
+    warmed: Mapping[int, Wish] = field(default_factory=dict)
     weights: Mapping[int, float] = field(default_factory=dict)
 
 
@@ -132,6 +198,11 @@ class _Container:
     is_open: bool = False  # something of it is open here, and must be closed
     not_before_s: float = 0.0  # no claim earlier than this
     nobodys_since_s: float | None = None
+    left_epoch: int = 0  # of our last claim: a late view may still show it
+    warm_for: Wish | None = None  # the wish that what we fetched, or fetch, is for
+    wish: Wish | None = None  # the one that is prepared, or being prepared
+    next_epoch: int = 0  # reserved for it
+    prepared_at_s: float = 0.0
 
     def leave(self) -> Action:
         """Get rid of it, from any phase in which nothing is on its way."""
@@ -148,7 +219,8 @@ class Ownership:
 
     def __init__(self, containers: Iterable[int]) -> None:
         self._containers = {container: _Container(container) for container in containers}
-        self._is_draining = False
+        self._is_stopping = False
+        self.is_draining = False  # it stops, or is told to in this life
 
     def __repr__(self) -> str:
         return f"<Ownership of {sorted(self.serving)} in {len(self._containers)} containers>"
@@ -156,7 +228,7 @@ class Ownership:
     @property
     def serving(self) -> set[int]:
         """The containers that this node serves."""
-        return {one.id for one in self._containers.values() if one.phase is Phase.SERVING}
+        return {one.id for one in self._containers.values() if one.phase in SERVED}
 
     @property
     def is_rid(self) -> bool:
@@ -168,18 +240,21 @@ class Ownership:
         return self._containers[container].phase
 
     def drain(self) -> None:
-        """Give all containers away from now on, and take no others."""
-        self._is_draining = True
+        """Give all containers away from now on, and take no others: this node stops."""
+        self._is_stopping = self.is_draining = True
 
     def look(self, view: View, now_s: float) -> list[Action]:
         """What is due, by what the coordinator shows now. Call it after each change, and each second."""
         due: list[Action] = []
+        own = view.lives.get(view.node)
+        self.is_draining = self._is_stopping or (own is not None and own.life == view.life and own.is_draining)
         for one in self._containers.values():
             if one.claim is not None and not _stands(one.claim, view):
                 one.is_lost = True
-            if one.phase is Phase.SERVING and (one.is_lost or self._is_draining or one.id in view.wishes):
+            if one.phase is Phase.SERVING and one.is_lost:
                 due.append(one.leave())
-        return due + self._takes(view, now_s)
+        due += self._gives(view, now_s)
+        return due + self._takes(view, now_s) + self._warms(view)
 
     def lost(self, claim: Claim, now_s: float) -> list[Action]:
         """The container's log is somebody else's, or its storage failed: it serves no more under this claim."""
@@ -201,8 +276,8 @@ class Ownership:
         if claim is None:
             one.phase = Phase.ELSEWHERE
             return []
-        one.claim, one.is_lost = claim, False
-        if self._is_draining:
+        one.claim, one.is_lost, one.wish = claim, False, None
+        if self.is_draining:
             return [one.leave()]
         one.phase = Phase.OPENING
         return [Open(claim)]
@@ -233,7 +308,36 @@ class Ownership:
         one.phase = Phase.SERVING
         if not well:
             one.not_before_s = now_s + RETRY_S
-        return [] if well and not one.is_lost and not self._is_draining else [one.leave()]
+        return [] if well and not one.is_lost else [one.leave()]
+
+    def asked(self, claim: Claim) -> list[Action]:
+        """The coordinator has heard the wish, or it was void already, and the next look decides."""
+        one = self._its(claim, Phase.ASKING)
+        one.phase = Phase.SERVING
+        return [one.leave()] if one.is_lost else []
+
+    def prepared(self, claim: Claim, next_epoch: int, now_s: float) -> list[Action]:
+        """A last checkpoint is stored, or could not be, and this epoch is reserved."""
+        one = self._its(claim, Phase.PREPARING)
+        one.phase, one.next_epoch, one.prepared_at_s = Phase.SERVING, next_epoch, now_s
+        return [one.leave()] if one.is_lost else []
+
+    def closed(self, claim: Claim, link: Link | None) -> list[Action]:
+        """The log ends with this link, and nothing of it is on its way; None: it is somebody else's, or failed."""
+        one = self._its(claim, Phase.CLOSING)
+        if link is None:
+            one.is_lost = True
+        if link is None or one.is_lost:
+            return [one.leave()]
+        assert one.wish is not None
+        one.phase = Phase.HANDING_OVER
+        return [HandOver(claim, one.wish, link)]
+
+    def handed_over(self, claim: Claim) -> list[Action]:
+        """The claim is the heir's; or it is still ours, of a log that goes on without us, and is given up."""
+        one = self._its(claim, Phase.HANDING_OVER)
+        one.is_lost = True
+        return [one.leave()]
 
     def stepped_down(self, claim: Claim) -> list[Action]:
         """Nothing of the container is open here any more."""
@@ -244,6 +348,7 @@ class Ownership:
     def gave_up(self, claim: Claim) -> None:
         """The coordinator has heard that we let go, or this life has ended."""
         one = self._its(claim, Phase.GIVING_UP)
+        one.left_epoch, one.wish = claim.epoch, None
         one.phase, one.claim, one.nobodys_since_s = Phase.ELSEWHERE, None, None
 
     def _its(self, claim: Claim, phase: Phase) -> _Container:
@@ -252,10 +357,75 @@ class Ownership:
         assert one.phase is phase, f"{one} is not {phase}"
         return one
 
+    # What is given away
+
+    def _gives(self, view: View, now_s: float) -> list[Action]:
+        """The next step of each hand-over; and the beginning of some, if this node drains."""
+        due: list[Action] = []
+        alone: list[_Container] = []  # without a wish
+        for one in self._containers.values():
+            if one.phase is not Phase.SERVING:
+                continue
+            assert one.claim is not None
+            wish = view.wishes.get(one.id)
+            if wish is None:
+                one.wish = None
+                alone.append(one)
+            elif wish != one.wish:
+                one.wish, one.phase = wish, Phase.PREPARING
+                due.append(Prepare(one.claim))
+            elif view.warmed.get(one.id) == wish or now_s >= one.prepared_at_s + WARM_S:
+                one.phase = Phase.CLOSING
+                due.append(Close(one.claim, one.next_epoch))
+        return due + (self._empties(view, alone) if self.is_draining else [])
+
+    def _empties(self, view: View, alone: Sequence[_Container]) -> list[Action]:
+        """Ask for heirs of some containers. Without another node they are let go of."""
+        under_way = sum(one.wish is not None or one.phase is Phase.ASKING for one in self._containers.values())
+        others = {node: life for node, life in view.lives.items() if node != view.node}
+        expected = {
+            one: Owner(node=wish.node, life=wish.life, epoch=wish.epoch, stage=Stage.SERVING)
+            for one, wish in view.wishes.items()
+        }
+        heirs = assigned([one.id for one in alone], {**view.owners, **expected}, others, view.weights)
+        due: list[Action] = []
+        for number, one in enumerate(alone, under_way):
+            assert one.claim is not None
+            if one.id not in heirs:
+                due.append(one.leave())
+            elif number < HANDOVERS_MAX:
+                one.phase = Phase.ASKING
+                due.append(Ask(one.claim, heirs[one.id]))
+        return due
+
+    def _warms(self, view: View) -> list[Action]:
+        """Fetch what is to come here."""
+        due: list[Action] = []
+        for container, wish in view.wishes.items():
+            one = self._containers.get(container)
+            is_ours = wish.life == view.life and view.is_fresh and not self.is_draining
+            if one is not None and one.phase is Phase.ELSEWHERE and is_ours and one.warm_for != wish:
+                one.warm_for = wish
+                due.append(Warm(container, wish))
+        return due
+
     # Who takes what
 
     def _takes(self, view: View, now_s: float) -> list[Action]:
-        if not view.is_fresh or self._is_draining or view.node not in view.lives:
+        handed = [
+            one
+            for one in self._containers.values()
+            if one.phase is Phase.ELSEWHERE
+            and (owner := view.owners.get(one.id)) is not None
+            and owner.life == view.life
+            and owner.epoch > one.left_epoch
+        ]
+        for one in handed:
+            one.phase = Phase.CLAIMING
+        return [TakeClaim(one.id) for one in handed] + self._takes_nobodys(view, now_s)
+
+    def _takes_nobodys(self, view: View, now_s: float) -> list[Action]:
+        if not view.is_fresh or self.is_draining or view.node not in view.lives:
             return []
         nobodys = [one for one in self._containers.values() if one.id not in view.owners]
         for one in self._containers.values():

@@ -156,6 +156,7 @@ class Container:
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
         self._is_left = False
+        self.is_sealed = False  # for another owner: nothing follows in the log
         self.on_applied(DAMAGED_TABLE, self.damage.apply)
         self._applied_lsn = 0
         self._pending: deque[_Append | _Update] = deque()
@@ -345,6 +346,13 @@ class Container:
         self._is_left = True
         self.log.end_appends()
 
+    def seal(self) -> asyncio.Future[None]:
+        """Take nothing more at all, updates included: they get NotHosted. Done once all before is durable, with
+        StorageFailure if it never will be."""
+        self.leave()
+        self.is_sealed = True
+        return self.all_durable()
+
     def _check_here(self) -> None:
         if self._is_left:
             raise NotHosted(self.id)
@@ -422,9 +430,12 @@ class Container:
     def submit(self, operations: Sequence[Operation]) -> asyncio.Future[None]:
         """Log some operations as one record, at once: all frames queued after this call lie behind it.
 
-        Returns a future that is done when they are durable and applied. Raises StorageFull, StorageFailure.
+        Returns a future that is done when they are durable and applied. Raises StorageFull, StorageFailure; NotHosted
+        once the log is sealed.
         """
         self._check_failed()
+        if self.is_sealed:
+            raise NotHosted(self.id)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.log.append_update(encode_update(operations))
         self._pending.append(_Update(operations, future))

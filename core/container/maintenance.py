@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -28,6 +28,7 @@ from core.container.metadata_thread import MetadataThread
 from core.container.ports import Chunks
 from core.container.truncation import Truncation
 from core.errors import StorageFailure
+from core.index.rows import sidecar_path
 from core.log.files import KEPT_DIRECTORY
 from core.log.log_file import LogFile, LogPosition
 from tier2.storage import StorageError
@@ -44,8 +45,11 @@ RETRY_S: Final = 1.0
 class Archive(Protocol):
     """The checkpoints of a log that this machine only has a copy of."""
 
-    async def checkpoint(self, first_lsn: int, lsn: int, snapshot: Callable[[Path], Awaitable[None]]) -> None:
-        """Have the applied state stored, and the log cut before `first_lsn`, if that moved. Raises StorageError."""
+    async def checkpoint(
+        self, first_lsn: int, lsn: int, snapshot: Callable[[Path], Awaitable[None]], *, is_due: bool = False
+    ) -> None:
+        """Have the applied state stored, and the log cut before `first_lsn`, if enough is new; with `is_due`, if
+        anything is. Raises StorageError."""
 
 
 class Maintenance:
@@ -69,6 +73,7 @@ class Maintenance:
             wait=self._until_rolled,
         )
         self._at_files = asyncio.Lock()  # held by each work that touches files
+        self._at_archive = asyncio.Lock()  # one checkpoint is stored at a time
         self._checkpointed = asyncio.Event()  # since the last look of what stores checkpoints away
         self._storing_away = Background(
             "storing checkpoints away",
@@ -155,13 +160,22 @@ class Maintenance:
         await self._indexing.mend()
         return await self._truncation.truncate(self.position)
 
-    async def store_away(self) -> None:
-        """Let the log that this one is a copy of go as far as this one.
+    async def store_away(self, *, is_due: bool = False) -> None:
+        """Let what is stored away go as far as what is here.
 
         Raises StorageError, OSError, StorageFailure.
         """
         if self._archive is not None:
-            await self._archive.checkpoint(self._container.files.first_lsn, self.position.lsn, self._snapshot)
+            async with self._at_archive:
+                first_lsn, lsn = self._container.files.first_lsn, self.position.lsn
+                await self._archive.checkpoint(first_lsn, lsn, self._snapshot, is_due=is_due)
+
+    async def store_now(self) -> None:
+        """Checkpoint what is durable now, and store it away. Raises StorageError, OSError, StorageFailure."""
+        async with self._at_files:
+            await self.index_files()
+            await self.checkpoint()
+        await self.store_away(is_due=True)
 
     async def _until_checkpointed(self, pause_s: float) -> None:
         await asyncio.sleep(pause_s)  # after a failure
@@ -180,13 +194,23 @@ class Maintenance:
         return 0.0
 
     async def _snapshot(self, directory: Path) -> None:
-        """The applied state on disk as it is now, laid out as below the container's directory."""
+        """The applied state on disk as it is now, laid out as below the container's directory; with the indices of
+        complete log files, which a taker would have to make from all of their bytes."""
         async with self._at_files:
             await self.thread.run(self._container.metadata.snapshot, directory / "metadata")
             kept = self._container.directory / KEPT_DIRECTORY
             if kept.is_dir():
                 target = directory / self._container.directory.name / KEPT_DIRECTORY
                 await self.thread.run(shutil.copytree, kept, target)
+            indexed = [sidecar_path(file.path) for file in self._container.files.complete if file.indexed]
+            await self.thread.run(_link, indexed, directory / self._container.directory.name)
+
+
+def _link(paths: Sequence[Path], directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # it is to be made again
+            os.link(path, directory / path.name)
 
 
 def _truncate(file: LogFile) -> None:

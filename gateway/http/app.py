@@ -43,6 +43,10 @@ class Health(Protocol):
         """Clients are served."""
 
     @property
+    def unready(self) -> str:
+        """Why a client should rather go to another node of the cluster; empty if it need not."""
+
+    @property
     def healthy(self) -> bool:
         """A restart would not help."""
 
@@ -65,7 +69,9 @@ def build(
         return _status(health.healthy, health.phase)
 
     async def readyz(_: Request) -> Response:
-        return _status(health.ready, health.phase, health.concerns if health.ready else ())
+        if not health.ready or (why := health.unready):
+            return _status(False, health.phase, [why] if health.ready else ())
+        return _status(True, health.phase, health.concerns)
 
     async def metrics(_: Request) -> Response:
         if health.ready:
@@ -91,7 +97,15 @@ def build(
     get, text = "GET", "text/plain"
     operations = (
         Endpoint(get, "/healthz", "503: a restart would help", healthz, models.Health, problems=(), also=(503,)),
-        Endpoint(get, "/readyz", "503: clients are not served", readyz, models.Health, problems=(), also=(503,)),
+        Endpoint(
+            get,
+            "/readyz",
+            "503: other nodes should serve clients",
+            readyz,
+            models.Health,
+            problems=(),
+            also=(503,),
+        ),
         Endpoint(get, "/metrics", "Prometheus' text format", metrics, problems=(), media_type=text),
         Endpoint(get, "/api/v1/tier2/chunks", "What lies in long-term storage, a JSON object a line", tier2),
         Endpoint(

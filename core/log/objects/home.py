@@ -18,29 +18,36 @@ import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from core.config import StoreConfig, SyncMode
 from core.errors import Deposed, StorageFailure
 from core.log.files import LOG_SUFFIX, make_directory, write_durably
-from core.log.interface import LogReports, LogWriter, NewWriter
-from core.log.objects.format import HEADER_SIZE, TOKEN_BYTES, Stretch, log_prefix
+from core.log.interface import LogReports, LogWriter, NewWriter, SyncStats
+from core.log.objects.format import HEADER_SIZE, TOKEN_BYTES, BadLogObject, Stretch, encode_fence, log_key, log_prefix
 from core.log.objects.manifest import Manifest, files_prefix, manifest_key, manifests_prefix, newest_manifest
-from core.log.objects.protocol import Link, Owned, Place, Takeover
-from core.log.objects.reading import take_over
+from core.log.objects.prefetch import Prefetched
+from core.log.objects.protocol import Fence, Link, Owned, Place, Takeover
+from core.log.objects.reading import read_header, take_over
 from core.log.objects.rebuild import rebuild
 from core.log.objects.state_files import Uploads, download
-from core.log.objects.writer import IsOurs, ObjectLog, ObjectWriter
+from core.log.objects.writer import PAUSE_MAX_S, PAUSE_S, IsOurs, ObjectLog, ObjectWriter
 from core.log.writer import FileWriter
-from tier2.storage import ObjectNotFound, Storage, StorageError
+from tier2.storage import AlreadyExists, ObjectNotFound, Storage, StorageError
 
 logger = logging.getLogger(__name__)
 
 TRIES_MAX: Final = 10
 """Attempts of a start: the former owner may remove what one is reading."""
 DELETES_AT_ONCE: Final = 8
+CHECKPOINT_BYTES: Final = 64 << 20
+CHECKPOINT_OBJECTS: Final = 32
+"""So much is put into the log before another checkpoint is stored that only saves a taker some
+replay. A quiet container stores none."""
 SNAPSHOT: Final = "snapshot"
 METADATA: Final = "metadata"
+SMALL_BYTES_MAX: Final = 256 << 10
+"""Log objects up to this size are read whole ahead of a takeover that nobody has announced: two reads each else."""
 MARK: Final = "log-in-objects"
 """The file in a container's directory that says so: its log files are a copy, and may be outdated."""
 
@@ -62,11 +69,21 @@ class Claimed:
     """What a coordinator has given a taker: the epoch, above all before, and the ends of earlier ones.
 
     `is_ours` asks it, from the call on, whether the epoch is still the container's. None: it need not be asked.
+    `prefetched`: what was read before the claim, for the taker to use.
     """
 
     epoch: int
     links: Sequence[Link]
     is_ours: IsOurs | None
+    prefetched: Prefetched | None = None
+
+
+class _Reached(NamedTuple):
+    """How far a checkpoint has come: the state's LSN, and what we had put by then."""
+
+    lsn: int
+    objects: int
+    bytes: int
 
 
 class LogObjects:
@@ -91,6 +108,7 @@ class LogObjects:
         self._places = files  # of each log file's first object, by the file's first LSN
         self._uploads = Uploads(storage, f"{files_prefix(container)}{owned.place.epoch:020d}/")
         self._stored_lsn = min(files, default=0)  # where the log of the newest checkpoint begins
+        self._checkpointed = _Reached(0, 0, 0)  # by our last checkpoint
 
     def __repr__(self) -> str:
         return f"<LogObjects {self._container} owned from {self._owned.place}>"
@@ -117,8 +135,23 @@ class LogObjects:
 
     @classmethod
     async def _take(cls, log: LogStorage, container: int, directory: Path, logs: Path, claimed: Claimed | None) -> Self:
-        storage = log.storage
         await asyncio.to_thread(_mark, directory, logs, container)
+        prefetched = None if claimed is None else claimed.prefetched
+        storage = prefetched or Prefetched(log.storage, container, directory)
+        try:
+            if prefetched is None:
+                await storage.fetch(log_object_bytes_max=SMALL_BYTES_MAX, files=False)
+            else:
+                await storage.fetch()
+            return await cls._take_by(log, storage, container, directory, logs, claimed)
+        finally:
+            if storage is not prefetched:
+                storage.forget()
+
+    @classmethod
+    async def _take_by(
+        cls, log: LogStorage, storage: Storage, container: int, directory: Path, logs: Path, claimed: Claimed | None
+    ) -> Self:
         stretches: dict[Place, Stretch] = {}
         token = secrets.token_hex(TOKEN_BYTES)
         takeover = Takeover(token) if claimed is None else Takeover(token, claimed.epoch, claimed.links)
@@ -172,14 +205,57 @@ class LogObjects:
         if self._writer is not None:
             self._writer.disown(error)
 
-    async def checkpoint(self, first_lsn: int, lsn: int, snapshot: Callable[[Path], Awaitable[None]]) -> None:
-        """Store the applied state if the log begins later than at the last time; then cut the log behind it.
-
-        `first_lsn` is that of the oldest log file, taken before the snapshot; `lsn` is P. Raises StorageError.
+    async def fence(self, lsn: int, next_epoch: int) -> Link:
+        """End our epoch before this LSN, once all before it is stored and nothing further is written: the log goes on
+        in `next_epoch`. Goes on trying while the store does not answer. Raises Deposed.
         """
-        if first_lsn <= self._stored_lsn:
+        fence = Fence(Place(self._owned.place.epoch, lsn), next_epoch, secrets.token_hex(TOKEN_BYTES))
+        pause_s, key = PAUSE_S, log_key(self._container, fence.place)
+        while True:
+            try:
+                try:
+                    await self._puts.put_new(key, encode_fence(self._container, fence), token=fence.token)
+                except AlreadyExists:  # or the driver's word for a conflict that may have left nothing
+                    header = await read_header(self._storage, self._container, fence.place)
+                    if header is None:
+                        raise
+                    if header[0] != fence:
+                        raise Deposed(self._container, f"{key} is not ours: another node has the log") from None
+                return Link(fence.place.epoch, lsn, next_epoch)
+            except StorageError as error:
+                logger.warning("the end of a log waits for the object store", extra={"error": str(error)[:300]})
+            except BadLogObject as error:
+                raise Deposed(self._container, f"{key} cannot be read: {error}") from error
+            await asyncio.sleep(pause_s)
+            pause_s = min(PAUSE_MAX_S, 2 * pause_s)
+
+    def _is_due(self, first_lsn: int, lsn: int) -> bool:
+        """Whether another checkpoint lets the log be cut, or saves a taker enough of its replay."""
+        if first_lsn > self._stored_lsn:
+            return True
+        done, stats = self._checkpointed, self._stats
+        grown = stats.bytes_written - done.bytes >= CHECKPOINT_BYTES or stats.syncs - done.objects >= CHECKPOINT_OBJECTS
+        return grown and lsn > done.lsn
+
+    @property
+    def _stats(self) -> SyncStats:
+        return SyncStats() if self._writer is None else self._writer.stats
+
+    async def checkpoint(
+        self, first_lsn: int, lsn: int, snapshot: Callable[[Path], Awaitable[None]], *, is_due: bool = False
+    ) -> None:
+        """Store the applied state if the log begins later than at the last time, or has grown by enough since; then cut
+        the log behind it.
+
+        `first_lsn` is that of the oldest log file, taken before the snapshot; `lsn` is P. With `is_due` anything new is
+        enough. Raises StorageError.
+        """
+        first_lsn = max(first_lsn, self._stored_lsn)
+        if not self._is_due(first_lsn, lsn) and not (is_due and lsn > self._checkpointed.lsn):
             return
-        start = self._places.get(first_lsn, Place(self._owned.place.epoch, first_lsn))
+        reached = _Reached(lsn, self._stats.syncs, self._stats.bytes_written)
+        own = Place(self._owned.place.epoch, first_lsn)
+        start = self._places.get(first_lsn, own) if first_lsn else self._owned.place  # 0: the log began with us
         scratch = self._directory / SNAPSHOT
         await _ended_in_thread(_made_anew, scratch)
         try:
@@ -189,7 +265,7 @@ class LogObjects:
             await _ended_in_thread(_removed, scratch)
         manifest = Manifest(start, self._owned.place.epoch, lsn, files)
         await self._storage.put(manifest_key(self._container, manifest), manifest.encode())
-        self._stored_lsn = first_lsn
+        self._stored_lsn, self._checkpointed = first_lsn, reached
         await remove_before(self._storage, self._container, manifest)
         self._places = {lsn: place for lsn, place in self._places.items() if lsn >= manifest.start.lsn}
 

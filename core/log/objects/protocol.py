@@ -16,6 +16,8 @@ in the old owner's epoch. The fence names the taker's epoch, in which the log go
   which ends at the first gap, passes all of it.
 - Objects are removed only below a checkpoint that is stored. A taker that slept may take the place of a removed group
   for the chain's end; so it looks at the checkpoint again once its fence is there, and begins anew if that moved on.
+- A planned hand-over: the owner itself puts the fence, when nothing of its is on its way, and the coordinator tells the
+  heir of it (`Link`). So the heir walks up to there, and needs no fence of its own.
 - With a coordinator, the taker's epoch is the one of its claim, above all before. A fence that names a later epoch, or
   a checkpoint of one, tells a taker that it was overtaken. What the coordinator knows of former fences (`Link`) is
   believed before what lies there: a store without conditions may have let a paused owner overwrite a fence.
@@ -180,6 +182,8 @@ class Takeover:
     def _walk_to(self, place: Place) -> None:
         while self._fenced is None and (link := self._told.get(place)) is not None:
             self._links.append(link)
+            if link.next_epoch == self._epoch:  # the former owner has put the fence for us
+                self._fenced = place
             place = Place(link.next_epoch, link.lsn)
         self._at = place
         if self._fenced is not None:

@@ -18,8 +18,8 @@ from core.log.objects.manifest import StateFile
 from tier2.storage import Storage
 
 PIECE_BYTES: Final = 8 << 20
-IMMUTABLE_SUFFIX: Final = ".sst"
-"""RocksDB never changes such a file, and never uses its number again."""
+IMMUTABLE_SUFFIXES: Final = (".sst", ".idx")
+"""RocksDB never changes such a file, and never uses its number again; a complete log file has one index."""
 AT_ONCE: Final = 4
 
 
@@ -39,7 +39,7 @@ class Uploads:
         files: list[StateFile] = []
         for begin in range(0, len(paths), AT_ONCE):
             files += await asyncio.gather(*(self._one(directory, path) for path in paths[begin : begin + AT_ONCE]))
-        self._kept = {file.path: file for file in files if file.path.endswith(IMMUTABLE_SUFFIX)}
+        self._kept = {file.path: file for file in files if file.path.endswith(IMMUTABLE_SUFFIXES)}
         return tuple(files)
 
     async def _one(self, directory: Path, path: Path) -> StateFile:

@@ -24,6 +24,7 @@ class Coordinator:
         self.lives: dict[int, Life] = {}
         self.wishes: dict[int, Wish] = {}
         self.loads: dict[int, Mapping[int, Load]] = {}
+        self.warmed: dict[int, Wish] = {}
         self.said: dict[int, Mapping[str, Any]] = {}  # by nodes of themselves
         self.seats: list[Seat] = []
         self._names = itertools.count(1)
@@ -76,7 +77,31 @@ class Coordinator:
         wish = Wish(epoch=owner.epoch, node=node, life=target.life)
         if not wish.stands(owner, self.lives):
             return False
-        self.wishes[container] = wish
+        self.wishes = {**self.wishes, container: wish}
+        self.tell()
+        return True
+
+    def standing(self) -> Mapping[int, Wish]:
+        return {one: wish for one, wish in self.wishes.items() if wish.stands(self.owners.get(one), self.lives)}
+
+    def tell_warm(self, container: int, wish: Wish) -> None:
+        self.warmed = {**self.warmed, container: wish}
+        self.tell()
+
+    def reserve_epoch(self) -> int:
+        self.epoch += 1
+        return self.epoch
+
+    def hand_over(self, claim: Claim, wish: Wish, link: Link, *, compares: bool = True) -> bool:
+        owner = self.owners.get(claim.container)
+        if compares and (owner is None or owner.epoch != claim.epoch):
+            return owner is not None and owner.epoch == link.next_epoch
+        if not self.is_alive(wish.life):
+            return False
+        heir = Owner(node=wish.node, life=wish.life, epoch=link.next_epoch, stage=Stage.OPENING)
+        self.owners = {**self.owners, claim.container: heir}
+        self.links[claim.container] = (*self.links.get(claim.container, ()), link)
+        self.wishes.pop(claim.container, None)
         self.tell()
         return True
 
@@ -96,6 +121,8 @@ class Seat(Coordination):
         self.coordinator = coordinator
         self.is_away = False
         self.refuses = False
+        self.is_away_for: set[str] = set()  # calls that get no answer
+        self.refused: list[str] = []  # those that got none
         self.is_asleep = False  # its lease has ended, and it has not noticed
         self._life = coordinator.begin(node)
         self._told: list[Callable[[], None]] = []
@@ -120,11 +147,13 @@ class Seat(Coordination):
         return self.coordinator.lives
 
     def wishes(self) -> Mapping[int, Wish]:
-        owners, lives = self.owners(), self.lives()
-        return {one: wish for one, wish in self.coordinator.wishes.items() if wish.stands(owners.get(one), lives)}
+        return self.coordinator.standing()
 
     def loads(self) -> Mapping[int, Mapping[int, Load]]:
         return {node: loads for node, loads in self.coordinator.loads.items() if node in self.lives()}
+
+    def warmed(self) -> Mapping[int, Wish]:
+        return self.coordinator.warmed
 
     def on_changed(self, told: Callable[[], None]) -> None:
         self._told.append(told)
@@ -144,7 +173,10 @@ class Seat(Coordination):
         """Another life of the same node."""
         self._life = self.coordinator.begin(self.node)
 
-    def _reach(self) -> None:
+    def _reach(self, call: str = "") -> None:
+        if call in self.is_away_for:
+            self.refused.append(call)
+            raise CoordinatorAway("the test has cut off this call")
         if self.is_away:
             raise CoordinatorAway("the test has cut it off")
         if self.refuses:
@@ -173,6 +205,18 @@ class Seat(Coordination):
     async def tell_loads(self, loads: Mapping[int, Load]) -> None:
         self._reach()
         self.coordinator.loads[self.node] = loads
+
+    async def tell_warm(self, container: int, wish: Wish) -> None:
+        self._reach()
+        self.coordinator.tell_warm(container, wish)
+
+    async def reserve_epoch(self) -> int:
+        self._reach()
+        return self.coordinator.reserve_epoch()
+
+    async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:
+        self._reach("hand_over")
+        return self.coordinator.hand_over(claim, wish, link)
 
     async def drain(self) -> None:
         self._reach()

@@ -282,6 +282,53 @@ def test_a_claim_that_went_through_unseen_is_in_the_mirror_when_it_is_told(etcd:
     run(test())
 
 
+def test_handing_over(etcd: EtcdServer) -> None:
+    """A wish is seen by both, and so is that the heir is warm. The claim becomes the heir's with the epoch that was
+    reserved and the links that end with the owner's; once, and only while the heir lives and the claim stands."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with joined(etcd.settings(), prefix, 1) as one, joined(etcd.settings(), prefix, 2) as two:
+            await until(lambda: one.lives().keys() == two.lives().keys() == {1, 2})
+            claim, other = await claimed(one, 0), await claimed(one, 1)
+            assert not await one.ask(0, 2), "nobody serves it yet"
+            for its in (claim, other):
+                assert await one.confirm(its, [Link(0, 1, its.epoch)])
+            await until(lambda: two.owners().get(1, one.owners()[0]).stage is Stage.SERVING)
+            assert not await two.ask(0, 1), "it is there"
+            assert not await two.ask(2, 2), "it is nobody's"
+            assert await two.ask(0, 2)
+            wish = Wish(epoch=claim.epoch, node=2, life=two.life)
+            await until(lambda: one.wishes() == {0: wish})
+            await two.tell_warm(0, wish)
+            await until(lambda: one.warmed() == {0: wish})
+            epoch = await one.reserve_epoch()
+            assert epoch > other.epoch
+            link = Link(claim.epoch, 77, epoch)
+            gone = Wish(epoch=other.epoch, node=2, life="a former one")
+            assert not await one.hand_over(other, gone, Link(other.epoch, 5, epoch + 1))
+            assert await one.hand_over(claim, wish, link)
+            assert await one.hand_over(claim, wish, link), "a second call answers as the first"
+            assert one.owners()[0] == Owner(node=2, life=two.life, epoch=epoch, stage=Stage.OPENING)
+            assert one.wishes() == {}
+            await until(lambda: two.owners()[0].node == 2)
+            theirs = await claimed(two, 0)
+            assert (theirs.epoch, theirs.links) == (epoch, (Link(0, 1, claim.epoch), link))
+            assert not await one.hand_over(claim, wish, Link(claim.epoch, 78, epoch + 5)), "it is not ours any more"
+            await one.give_up(claim)
+            assert one.owners()[0].node == 2
+
+            assert await two.ask(1, 2)
+            two._lease.lost.set()  # type: ignore[union-attr]  # another life of the same node
+            await until(lambda: two.life != wish.life and one.lives().get(2) == Life(node=2, life=two.life))
+            assert one.wishes() == {}
+            former = Wish(epoch=other.epoch, node=2, life=wish.life)
+            assert not await one.hand_over(other, former, Link(other.epoch, 5, await one.reserve_epoch()))
+            assert one.owners()[1].node == 1
+
+    run(test())
+
+
 def test_burying(etcd: EtcdServer) -> None:
     """Another node may end a life that is certainly over: its claims are free at once. A life that has ended already is
     left alone, and so is the one after it."""

@@ -1,5 +1,7 @@
 """Random schedules over the ownership of a container: nodes that sleep, leases that end, late views, late puts.
 
+Containers are handed over as well, and whoever takes part may die, sleep or be deposed at each step.
+
 Whatever happens, a later owner finds every group that was acknowledged, and no two nodes serve at once. The store may
 ignore conditions, or remove fences, as long as the guard is asked. Each mistake that is planted must be found.
 """
@@ -20,21 +22,29 @@ from core.cluster.coordination import Claim, Life, Owner
 from core.cluster.ownership import (
     PATIENCE_S,
     RETRY_S,
+    WARM_S,
     Action,
+    Ask,
+    Close,
     Confirm,
     GiveUp,
+    HandOver,
     Open,
     Ownership,
+    Prepare,
     Serve,
     StepDown,
     TakeClaim,
     View,
+    Warm,
 )
 from core.cluster.ownership import Phase as At
 from core.log.objects.protocol import (
     GENESIS,
+    Fence,
     FindCheckpoint,
     Group,
+    Link,
     LogObject,
     Outcome,
     Overtaken,
@@ -113,6 +123,7 @@ class Node:
     waiting: list[Group] = field(default_factory=list)  # sent, not acknowledged
     known: list[Group] = field(default_factory=list)
     checkpoint: int = 0
+    takes_groups: bool = False  # no hand-over has stopped it
 
 
 class LooksOnce(Takeover):
@@ -132,6 +143,10 @@ class Schedules(RuleBasedStateMachine):
     guards: ClassVar[bool] = True
     confirms: ClassVar[bool] = True
     believes_links: ClassVar[bool] = True
+    stops_appends: ClassVar[bool] = True
+    settles: ClassVar[bool] = True
+    fences: ClassVar[bool] = True
+    compares: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +171,16 @@ class Schedules(RuleBasedStateMachine):
         node.owners, node.lives = dict(self.coordinator.owners), dict(self.coordinator.lives)
 
     def look(self, node: Node) -> None:
-        view = View(node.life.node, node.life.life, node.owners, node.lives, self.is_fresh(node))
+        wishes = {one: w for one, w in self.coordinator.wishes.items() if w.stands(node.owners.get(one), node.lives)}
+        view = View(
+            node.life.node,
+            node.life.life,
+            node.owners,
+            node.lives,
+            self.is_fresh(node),
+            wishes,
+            self.coordinator.warmed,
+        )
         node.actions += node.ownership.look(view, self.now_s)
 
     # Actions
@@ -179,7 +203,22 @@ class Schedules(RuleBasedStateMachine):
                 assert node.owned is not None
                 node.window = Window(node.owned.place, 4)
                 node.epoch, node.known, node.checkpoint = claim.epoch, list(node.owned.groups), 0
+                node.takes_groups = True
                 self.done(node, ownership.serves(claim, well=True, now_s=self.now_s))
+            case Warm(container, wish):
+                coordinator.tell_warm(container, wish)
+                self.done(node, [])
+            case Ask(claim, heir):
+                coordinator.ask(claim.container, heir)
+                self.done(node, ownership.asked(claim))
+            case Prepare(claim):
+                self.done(node, ownership.prepared(claim, coordinator.reserve_epoch(), self.now_s))
+            case Close(claim, next_epoch):
+                self.close(node, claim, next_epoch)
+            case HandOver(claim, wish, link):
+                coordinator.hand_over(claim, wish, link, compares=self.compares)
+                self.see(node)
+                self.done(node, ownership.handed_over(claim))
             case StepDown(claim, _):
                 node.window = None
                 node.waiting.clear()
@@ -190,6 +229,24 @@ class Schedules(RuleBasedStateMachine):
                 self.see(node)
                 ownership.gave_up(claim)
                 self.done(node, [])
+
+    def close(self, node: Node, claim: Claim, next_epoch: int) -> None:
+        """Stop; wait for what is on its way; fence."""
+        window = node.window
+        assert window is not None
+        if self.stops_appends:
+            node.takes_groups = False
+        if window.is_deposed:
+            self.done(node, node.ownership.closed(claim, None))
+            return
+        if self.settles and node.waiting:
+            return
+        place = Place(node.epoch, window.stored_lsn + 1)
+        fence = Fence(place, next_epoch, self.token())
+        link: Link | None = Link(place.epoch, place.lsn, next_epoch)
+        if self.fences and not self.store.put_new(fence) and self.store.objects[place] != fence:
+            link = None
+        self.done(node, node.ownership.closed(claim, link))
 
     def done(self, node: Node, following: Sequence[Action]) -> None:
         node.actions[:1] = following
@@ -277,6 +334,62 @@ class Schedules(RuleBasedStateMachine):
             self.a_node_acts(number, STEPS_MAX)
             self.groups_are_acknowledged(number)
 
+    # Rules: hand-overs
+
+    @rule(number=NODE)
+    def somebody_wishes(self, number: int) -> None:
+        self.coordinator.ask(0, number)
+
+    @rule(number=NODE)
+    def a_node_drains(self, number: int) -> None:
+        node = self.nodes[number]
+        if self.is_fresh(node) and len(self.coordinator.lives) > 1:
+            self.coordinator.drain(number)
+            node.ownership.drain()
+
+    @rule(
+        number=NODE,
+        heir=st.integers(1, NODES - 1),
+        before=st.integers(0, 3),
+        steps=st.integers(0, 5),
+        dies=st.sampled_from(("", "owner", "heir")),
+        taken=st.booleans(),
+    )
+    def one_is_handed_over(self, number: int, heir: int, before: int, steps: int, dies: str, taken: bool) -> None:
+        """The owner gets so far; then one of them dies, or a third takes over; and the rest of it follows."""
+        owners = [n for n in range(NODES) if self.nodes[n].window is not None and self.is_fresh(self.nodes[n])]
+        owner = owners[0] if owners else number
+        other, third = (owner + heir) % NODES, (owner - heir) % NODES
+        for _ in range(before):
+            self.a_group_is_sent(owner, 1)
+        self.a_put_arrives(owner, 1, True)
+        self.a_node_lives_again(other)
+        self.a_node_sees_and_looks(owner)
+        self.somebody_wishes(other)
+        for _ in range(2):
+            self.a_node_sees_and_looks(owner)
+            self.a_node_acts(owner, 1)
+            self.time_passes(WARM_S)
+        self.a_node_sees_and_looks(owner)
+        self.a_node_acts(owner, steps)
+        self.a_group_is_sent(owner, 1)
+        if dies:
+            self.a_lease_ends(owner if dies == "owner" else other)
+        if taken:
+            self.another_takes_over(owner, third)
+            for _ in range(2):
+                self.groups_are_acknowledged(third)
+        for _ in range(4):
+            self.a_put_arrives(owner, 0, True)
+            self.the_guard_reads(owner, 0)
+            self.an_outcome_is_told(owner, 0)
+            self.a_node_acts(owner, 1)
+        for node in (other, owner):
+            for _ in range(2):
+                self.a_node_sees_and_looks(node)
+                self.a_node_acts(node, STEPS_MAX)
+            self.groups_are_acknowledged(node)
+
     @rule(number=NODE)
     def a_node_finds_its_log_taken(self, number: int) -> None:
         node = self.nodes[number]
@@ -293,7 +406,7 @@ class Schedules(RuleBasedStateMachine):
     @rule(number=NODE, size=st.integers(1, 2))
     def a_group_is_sent(self, number: int, size: int) -> None:
         node = self.nodes[number]
-        if node.window is not None and node.window.is_open:
+        if node.window is not None and node.window.is_open and node.takes_groups:
             before = node.waiting[-1].last_lsn if node.waiting else node.window.stored_lsn
             group = node.window.begin(before + size, self.token())
             node.puts.append(Put(group))
@@ -432,8 +545,19 @@ def test_no_schedule_loses_or_doubles_what_was_acknowledged(changed: dict[str, o
         {"guards": False, "store_class": Ignoring},
         {"guards": False, "confirms": False, "takeover_class": LooksOnce},  # model variant C0
         {"believes_links": False, "store_class": Ignoring},
+        {"settles": False, "stops_appends": False, "fences": False, "guards": False},
+        {"settles": False, "store_class": Ignoring},
+        {"compares": False, "store_class": Ignoring},
     ],
-    ids=["fences removed", "conditions ignored", "not confirmed", "links not believed"],
+    ids=[
+        "fences removed",
+        "conditions ignored",
+        "not confirmed",
+        "links not believed",
+        "handed over while it is written",
+        "handed over before it is settled",
+        "handed over without a claim",
+    ],
 )
 def test_a_planted_mistake_is_found(planted: dict[str, object]) -> None:
     with pytest.raises(AssertionError, match=r"lost|twice|cannot go on|serve at once"):

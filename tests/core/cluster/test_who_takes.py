@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from core.cluster.coordination import Claim, Life, Owner, Stage, Wish
 from core.cluster.ownership import (
+    HANDOVERS_MAX,
     PATIENCE_S,
     RETRY_S,
+    WARM_S,
     Action,
+    Ask,
+    Close,
     GiveUp,
+    HandOver,
     Open,
     Ownership,
+    Phase,
+    Prepare,
     StepDown,
     TakeClaim,
     View,
+    Warm,
     assigned,
 )
+from core.log.objects.protocol import Link
 
 CONTAINERS = range(8)
 
@@ -47,6 +58,10 @@ def serving(containers: range = CONTAINERS) -> Ownership:
         assert machine.serves(its, well=True, now_s=0) == []
     assert machine.serving == set(containers)
     return machine
+
+
+def takes(actions: list[Action]) -> list[int]:
+    return [one.container for one in actions if isinstance(one, TakeClaim)]
 
 
 def downs(actions: list[Action]) -> list[tuple[int, bool]]:
@@ -125,25 +140,19 @@ def test_draining_gives_all_away_and_nothing_is_left() -> None:
     assert machine.look(view({}, life(1)), 10) == []
 
 
-def test_a_container_goes_to_the_node_that_a_wish_names() -> None:
-    """Its owner lets go of it, and leaves it to that node; after a while it may go to anybody."""
-    machine = serving()
-    owners = {container: owner(1) for container in CONTAINERS}
-    wishes = {5: Wish(epoch=1, node=2, life=life(2).life)}
+def test_a_container_that_was_let_go_goes_to_the_node_that_a_wish_names() -> None:
+    """After a while it may go to anybody."""
+    owners = {container: owner(4) for container in CONTAINERS if container != 5}
     lives = {one.node: one for one in (life(1), life(2), life(3))}
-    assert downs(machine.look(View(1, life(1).life, owners, lives, True, wishes), 1)) == [(5, False)]
-    machine.stepped_down(claim(5))
-    machine.gave_up(claim(5))
-    del owners[5]
     for node, others in ((2, [1, 3]), (3, [1, 2])):
-        wished = View(1, life(1).life, owners, lives, True, {5: Wish(epoch=1, node=node, life=life(node).life)})
-        assert machine.look(wished, 1.5) == [], "it is node 2's to take, or node 3's"
+        wishes = {5: Wish(epoch=1, node=node, life=life(node).life)}
         for other in others:
-            seen = View(other, life(other).life, owners, lives, True, wished.wishes)
-            assert Ownership(CONTAINERS).look(seen, 1.5) == []
-        taker = View(node, life(node).life, owners, lives, True, wished.wishes)
-        assert Ownership(CONTAINERS).look(taker, 1.5) == [TakeClaim(5)]
-    assert machine.look(View(1, life(1).life, owners, lives, True, wishes), 1.5 + PATIENCE_S) == [TakeClaim(5)]
+            machine = Ownership(CONTAINERS)
+            seen = View(other, life(other).life, owners, lives, True, wishes)
+            assert not takes(machine.look(seen, 1.5))
+            assert takes(machine.look(seen, 1.5 + PATIENCE_S)) == [5]
+        taker = View(node, life(node).life, owners, lives, True, wishes)
+        assert takes(Ownership(CONTAINERS).look(taker, 1.5)) == [5]
 
 
 def test_a_wish_stands_for_one_owner_and_one_life_of_the_other_node() -> None:
@@ -164,3 +173,94 @@ def test_heavy_containers_of_a_dead_node_go_to_those_that_do_little() -> None:
     takers = assigned([3, 4, 5], owners, {node: life(node) for node in (1, 2, 3)}, weights)
     assert sorted((takers[3], takers[4])) == [2, 3]
     assert takers[5] == takers[4]
+
+
+def wish(node: int, epoch: int = 1) -> Wish:
+    return Wish(epoch=epoch, node=node, life=life(node).life)
+
+
+def wished(owners: dict[int, Owner], wishes: dict[int, Wish], *, warm: bool, lives: tuple[int, ...] = (1, 2)) -> View:
+    return replace(view(owners, *map(life, lives)), wishes=wishes, warmed=wishes if warm else {})
+
+
+def handed_over(machine: Ownership, container: int, owners: dict[int, Owner], now_s: float) -> float:
+    """All steps from the wish for node 2 on, one after the other; returns when."""
+    its, wishes = claim(container), {container: wish(2)}
+    if machine.phase(container) is Phase.ASKING:
+        assert machine.asked(its) == []
+    assert machine.look(wished(owners, wishes, warm=False), now_s) == [Prepare(its)]
+    assert machine.look(wished(owners, wishes, warm=True), now_s) == []
+    assert machine.prepared(its, 9, now_s) == []
+    assert machine.look(wished(owners, wishes, warm=False), now_s + WARM_S - 0.1) == []
+    assert container in machine.serving
+    assert machine.look(wished(owners, wishes, warm=True), now_s) == [Close(its, 9)]
+    assert container not in machine.serving
+    link = Link(its.epoch, 77, 9)
+    assert machine.closed(its, link) == [HandOver(its, wish(2), link)]
+    assert machine.handed_over(its) == [StepDown(its, is_lost=True)]
+    assert machine.stepped_down(its) == [GiveUp(its)]
+    machine.gave_up(its)
+    return now_s
+
+
+def test_a_cold_heir_is_waited_for_so_long() -> None:
+    machine = serving()
+    owners, wishes = {container: owner(1) for container in CONTAINERS}, {3: wish(2)}
+    assert machine.look(wished(owners, wishes, warm=False), 0) == [Prepare(claim(3))]
+    machine.prepared(claim(3), 9, 1)
+    assert machine.look(wished(owners, wishes, warm=False), 1 + WARM_S - 0.1) == []
+    assert machine.look(wished(owners, wishes, warm=False), 1 + WARM_S) == [Close(claim(3), 9)]
+
+
+def test_an_heir_that_ends_before_the_log_is_closed_changes_nothing() -> None:
+    """The container is served on; and another wish is prepared anew."""
+    machine = serving()
+    owners = {container: owner(1) for container in CONTAINERS}
+    machine.look(wished(owners, {3: wish(2)}, warm=False), 0)
+    machine.prepared(claim(3), 9, 1)
+    assert machine.look(wished(owners, {}, warm=False, lives=(1,)), 1 + WARM_S) == []
+    assert machine.serving == set(CONTAINERS)
+    assert machine.look(wished(owners, {3: wish(3)}, warm=False, lives=(1, 3)), 20) == [Prepare(claim(3))]
+
+
+def test_one_that_is_lost_while_it_is_handed_over_waits_for_nothing() -> None:
+    machine = serving()
+    owners, taken = {container: owner(1) for container in CONTAINERS}, owner(2, epoch=5, stage=Stage.OPENING)
+    machine.look(wished(owners, {3: wish(2)}, warm=False), 0)
+    assert machine.look(view(owners | {3: taken}, life(1), life(2)), 1) == []
+    assert machine.prepared(claim(3), 9, 1) == [StepDown(claim(3), is_lost=True)]
+    machine.look(wished(owners, {2: wish(2)}, warm=False), 0)
+    machine.prepared(claim(2), 10, 1)
+    assert machine.look(wished(owners, {2: wish(2)}, warm=True), 2) == [Close(claim(2), 10)]
+    assert machine.closed(claim(2), None) == [StepDown(claim(2), is_lost=True)]
+
+
+def test_an_heir_reads_ahead_once_and_opens_what_it_is_given() -> None:
+    machine = Ownership(CONTAINERS)
+    owners, wishes = {container: owner(2) for container in CONTAINERS}, {3: wish(1)}
+    assert machine.look(wished(owners, wishes, warm=False), 0) == [Warm(3, wish(1))]
+    assert machine.look(wished(owners, wishes, warm=False), 1) == []
+    owners[3] = owner(1, epoch=9, stage=Stage.OPENING)
+    assert machine.look(wished(owners, {}, warm=False), 2) == [TakeClaim(3)]
+    assert machine.look(wished(owners, {}, warm=False), 2) == []
+    assert machine.claimed(3, claim(3, epoch=9)) == [Open(claim(3, epoch=9))]
+
+
+def test_a_node_that_drains_asks_for_heirs_of_some_at_a_time() -> None:
+    """All others get their part, and it opens nothing more; alone it lets go of them."""
+    machine = serving()
+    machine.drain()
+    owners = {container: owner(1) for container in CONTAINERS}
+    lives = (life(1, is_draining=True), life(2), life(3))
+    asked = [one for one in machine.look(view(owners, *lives), 0) if isinstance(one, Ask)]
+    assert len(asked) == HANDOVERS_MAX
+    assert {one.node for one in asked} == {2, 3}
+    assert machine.look(view(owners, *lives), 0) == []
+    for one in asked:
+        machine.asked(one.claim)
+        handed_over(machine, one.claim.container, owners, 1)
+        owners[one.claim.container] = owner(one.node, epoch=9)
+        machine.look(view(owners, *lives), 2)
+        break
+    assert len([c for c in CONTAINERS if machine.phase(c) is Phase.ASKING]) == HANDOVERS_MAX
+    assert len(downs(machine.look(view(owners, lives[0]), 3))) == len(CONTAINERS) - 1 - HANDOVERS_MAX

@@ -35,7 +35,7 @@ def test_groups_of_the_other_node_count(tmp_path: Path) -> None:
                 assert await broker._consumed(slots, groups) == [1] * PARTITIONS
                 assert await broker._consumed(slots, groups[1:]) == [2] * PARTITIONS
                 assert await broker._consumed(slots, [*groups, "another"]) == [None] * PARTITIONS
-                (lag,) = await broker._tell().lags.refresh()
+                (lag,) = await broker._observers._tell().lags.refresh()
                 own = groups[broker.node_id - 1]
                 assert (lag.name, lag.lag) == (own, PARTITIONS * (2 if own == groups[0] else 1))
 

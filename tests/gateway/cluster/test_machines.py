@@ -105,7 +105,7 @@ async def machines_in(directory: Path) -> AsyncIterator[Machines]:
     """Containers change hands at once, and not one a second."""
     machines = Machines(directory)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("core.cluster.ownership.MOVES_APART_S", 0.0)
+        patch.setattr("core.cluster.balancing.FILL_APART_S", 0.0)
         try:
             yield machines
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import pytest
 from core.clock import SystemClock
 from core.config import LogStore, StoreConfig
 from core.errors import StorageFailure
+from core.log.objects.home import CHECKPOINT_OBJECTS
 from core.store import Store
 from core.streams.live import Slot
 from core.tiering.context import LongTermStorage
@@ -129,6 +131,7 @@ def test_the_log_is_cut_behind_a_stored_checkpoint(tmp_path: Path) -> None:
             await until(lambda: container_of(store).files.bytes < 2 * OBJECTS.log_file_bytes)
             await asyncio.sleep(0.5)
             written += await fill(slot, OBJECTS.log_file_bytes // 2)
+            await store.containers[0].maintenance.store_now()  # a crash in the midst of one leaves two
         first = [info.key async for info in storage.list("log/0/00000000000000000001/")]
         assert len([info async for info in storage.list("state/0/manifests/")]) == 1
         assert int(first[0].rpartition("/")[2]) > 1, "the log was not cut"
@@ -140,6 +143,52 @@ def test_the_log_is_cut_behind_a_stored_checkpoint(tmp_path: Path) -> None:
                 assert await contents(store, slot) == b"".join(written)
                 written += await fill(slot, 2 * OBJECTS.log_file_bytes)
                 assert await contents(store, slot) == b"".join(written)
+        await storage.close()
+
+    run(scenario())
+
+
+def test_a_takeover_replays_what_came_behind_the_last_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is in chunks, so the log begins where it began; but its state and indices are stored once it has grown,
+    and again only when it has grown again. What is put away is what is new."""
+    caplog.set_level(logging.INFO)
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "bucket")
+        faulty = Faulty(storage)
+        async with store_on(tmp_path / "a", faulty) as store:  # type: ignore[arg-type]
+            slot = (await make(store)).slot(0)
+            maintenance = store.containers[0].maintenance
+            written = await fill(slot, 2 * OBJECTS.log_file_bytes)
+            for number in range(CHECKPOINT_OBJECTS):
+                await append(slot, text(number))
+            await maintenance.store_now()
+            first = [key for key in faulty.state if "/files/" in key]
+            assert any(key.endswith(".idx") for key in first)
+            faulty.state.clear()
+            await append(slot, text(50))
+            await maintenance.checkpoint()
+            await maintenance.store_away()
+            assert faulty.state == [], "too little is new"
+            for number in range(51, 51 + CHECKPOINT_OBJECTS):
+                await append(slot, text(number))
+            await maintenance.checkpoint()
+            await maintenance.store_away()
+            again = {key.rpartition("/")[2] for key in faulty.state if "/files/" in key}
+            assert again
+            kept = {key.rpartition("/")[2] for key in first if key.endswith((".idx", ".sst"))}
+            assert kept.isdisjoint(again)
+            await append(slot, text(100))
+            numbers = [*range(CHECKPOINT_OBJECTS), *range(50, 51 + CHECKPOINT_OBJECTS), 100]
+        caplog.clear()
+        async with store_on(tmp_path / "b", storage) as store:
+            assert await contents(store, found(store)) == b"".join([*written, *map(text, numbers)])
+            assert store.replayed_bytes < 1_000
+        read = [record for record in caplog.records if record.message == "reading log file"]
+        assert len(read) == 1, "indices of complete files are there"
+        assert len([info async for info in storage.list("state/0/manifests/")]) == 1
         await storage.close()
 
     run(scenario())
