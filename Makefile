@@ -18,8 +18,8 @@ install-dev: $(VENV)/.installed-dev ## Install what lint, tests and benchmarks n
 run: install ## Start the gateway on localhost:9092, data under ./data
 	@exec $(BIN)/penstock serve
 
-demo: ## Watch segments split and merge, and data move to MinIO and back, for a minute; WORKERS=N by N processes
-	@exec scripts/demo $(if $(WORKERS),--workers $(WORKERS))
+demo: ## Watch segments split and merge, and data move to MinIO and back, for a minute; WORKERS=N by N processes, SECURED=1 by TLS and ACLs
+	@exec scripts/demo $(if $(WORKERS),--workers $(WORKERS)) $(if $(SECURED),--secured)
 
 demo-cluster: ## Watch three nodes, one of which is killed and comes back, and what clients see of it; SECURED=1 by TLS and ACLs
 	@exec scripts/demo cluster $(if $(SECURED),--secured)
