@@ -18,8 +18,8 @@ install-dev: $(VENV)/.installed-dev ## Install what lint, tests and benchmarks n
 run: install ## Start the gateway on localhost:9092, data under ./data
 	@exec $(BIN)/penstock serve
 
-demo: ## Watch segments split and merge, and data move to MinIO and back, for a minute; WORKERS=N by N processes
-	@exec scripts/demo $(if $(WORKERS),--workers $(WORKERS))
+demo: ## Watch segments split and merge, and data move to MinIO and back, for a minute; WORKERS=N by N processes, SECURED=1 by TLS and ACLs
+	@exec scripts/demo $(if $(WORKERS),--workers $(WORKERS)) $(if $(SECURED),--secured)
 
 demo-cluster: ## Watch three nodes, one of which is killed and comes back, and what clients see of it; SECURED=1 by TLS and ACLs
 	@exec scripts/demo cluster $(if $(SECURED),--secured)
@@ -68,7 +68,7 @@ soak: install-dev ## The fault suites, for hours instead of minutes; SOAK_SECOND
 	$(BIN)/python -m tests.gateway.records.agreement --seconds 600
 	BATCHES=20000 scripts/check-native
 	! command -v valgrind >/dev/null || BATCHES=500 scripts/check-native valgrind
-	SOAK=1 $(BIN)/pytest tests/faults tests/core/log/objects compat_tests/test_franz_go.py compat_tests/test_streams_groups.py
+	SOAK=1 $(BIN)/pytest tests/faults tests/core/log/objects compat_tests/test_franz_go.py compat_tests/test_streams_groups.py compat_tests/test_quotas.py
 	scripts/install-test-tools --ecosystem
 	SOAK=1 $(BIN)/pytest compat_tests/test_ecosystem.py
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) $(BIN)/pytest compat_tests/test_histories.py

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
@@ -107,22 +108,28 @@ class Penstock(_Process):
         http: str = "off",
         program: Path | None = None,
         module: str | None = None,
+        sealed: Mapping[str, str] | None = None,
     ) -> None:
-        """`program`: another checkout's, if not this one's; `module`: one that starts it, in place of the program."""
+        """`program`: another checkout's, if not this one's; `module`: one that starts it, in place of the program.
+        `sealed`: keys of a second listener, with TLS."""
         ready = directory / "ready.json"
         ready.unlink(missing_ok=True)
         started = (
             [sys.executable, "-m", module] if module else [str(program or Path(sys.executable).parent / "penstock")]
         )
         command = [*started, "serve"]
-        command += ["--listen", "127.0.0.1:0", "--http", http, "--ready-file", str(ready)]
-        command += ["--data-dir", str(directory / "data")]
-        for key, value in (settings or {}).items():
+        command += ["--http", http, "--ready-file", str(ready), "--data-dir", str(directory / "data")]
+        if sealed is None:
+            command += ["--listen", "127.0.0.1:0"]
+        else:
+            command += ["--set", "listeners=PLAINTEXT://127.0.0.1:0,SSL://127.0.0.1:0"]
+        for key, value in {**(sealed or {}), **(settings or {})}.items():
             command += ["--set", f"{key}={value}"]
         super().__init__(command, directory, environment or {})
         self.ready = self._await_ready(ready)
         self.ready_seconds = time.perf_counter() - self.started_at
         self.bootstrap: str = self.ready["kafka"][0]
+        self.sealed: str = self.ready["kafka"][-1]
 
     def _await_ready(self, ready: Path) -> dict[str, Any]:
         deadline = time.monotonic() + READY_SECONDS_MAX
@@ -151,23 +158,25 @@ class Kafka(_Process):
         "process.roles": "broker,controller",
         "node.id": "1",
         "controller.listener.names": "CONTROLLER",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "offsets.topic.replication.factor": "1",
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
         "auto.create.topics.enable": "false",
     }
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, sealed: Mapping[str, str] | None = None) -> None:
+        """`sealed`: keys of a second listener, with TLS."""
         directory.mkdir(parents=True, exist_ok=True)
         self._jars = jars.fetched(jars.KAFKA)
-        self.bootstrap = f"127.0.0.1:{_free_port()}"
-        controller = f"127.0.0.1:{_free_port()}"
+        self.bootstrap, self.sealed, controller = (f"127.0.0.1:{_free_port()}" for _ in range(3))
         properties = directory / "server.properties"
+        listeners = {"PLAINTEXT": self.bootstrap, "CONTROLLER": controller} | ({"SSL": self.sealed} if sealed else {})
         settings = self.SETTINGS | {
             "controller.quorum.voters": f"1@{controller}",
-            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{controller}",
+            "listeners": ",".join(f"{name}://{address}" for name, address in listeners.items()),
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SSL:SSL",
             "log.dirs": str(directory / "data"),
+            **(sealed or {}),
         }
         properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
         format_it = ["kafka.tools.StorageTool", "format", "-t", "cGVuc3RvY2stYmVuY2hfMQ", "-c", str(properties)]

@@ -87,18 +87,17 @@ class Membership:
         services: Services,
         fence: Fence = Fence.BOTH,
         *,
-        rebalances: bool = True,
         weights: Callable[[], Mapping[int, float]] = dict,
+        rebalances: bool = True,
     ) -> None:
-        """`rebalances`: the cluster gives containers to a node that has none; `weights`: how heavy they are, see
-        `core.cluster.loads`."""
+        """`weights`: how heavy containers are, see `core.cluster.loads`; `rebalances`: some move to a node without."""
         self._coordination = coordination
         self._store = store
         self._services = services
         self._guard = None if fence is Fence.CONDITIONAL else Guard(coordination.read_epochs)
         self._ownership = Ownership(coordination.containers)
-        self._rebalances = rebalances
         self._weights = weights
+        self._rebalances = rebalances
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._actions: set[asyncio.Task[None]] = set()

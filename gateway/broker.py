@@ -391,9 +391,13 @@ class Broker:
         kinds = (self.groups, self.share.coordinators, self.transactions)
         openings = Openings(self.store, kinds, self._attend, self.internal_topics.moved, self._know_nodes)
         self._balance = Balance(seat.coordination, partial(totals_of, self.store), moves=seat.rebalances)
-        weights = self._balance.weights
         self._membership = Membership(
-            seat.coordination, self.store, openings, seat.fence, rebalances=seat.rebalances, weights=weights
+            seat.coordination,
+            self.store,
+            openings,
+            seat.fence,
+            weights=self._balance.weights,
+            rebalances=seat.rebalances,
         )
         seat.coordination.on_changed(self._know_nodes)
         self._pulse, self._mourning = Pulse(seat.coordination), Mourning(seat.coordination)

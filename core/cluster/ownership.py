@@ -175,7 +175,7 @@ Action: TypeAlias = TakeClaim | Open | Confirm | Serve | Warm | Ask | Prepare | 
 @dataclass(frozen=True, slots=True)
 class View:
     """What the coordinator's mirror shows. `is_fresh`: our lease is certainly there. `wishes`: those that stand;
-    `warmed`: those whose nodes are warm; `weights`: of containers that were measured."""
+    `warmed`: those whose nodes are warm. `weights`: of containers that were measured."""
 
     node: int
     life: str

@@ -17,9 +17,11 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 
+from deploy.demo.doors import OPEN, secured
+from deploy.demo.gateway import Gateway
 from deploy.demo.numbers import Numbers, Source
 from deploy.demo.playing import to_the_end
-from deploy.demo.servers import CannotStart, Gateway, Minio
+from deploy.demo.servers import CannotStart, Minio
 from deploy.demo.traffic import create_topic
 from deploy.demo.view import Clients, line, picture
 
@@ -41,6 +43,7 @@ def arguments() -> argparse.Namespace:
         "--exit", action="store_true", help="end when the consumer has read everything, instead of waiting for Ctrl-C"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes that Penstock serves with (default: 1)")
+    parser.add_argument("--secured", action="store_true", help="with TLS, passwords and ACLs")
     given = parser.parse_args()
     if not 1 <= given.workers <= WORKERS_MAX:
         parser.error(f"--workers: between 1 and {WORKERS_MAX}")
@@ -50,22 +53,27 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     given = arguments()
     console = Console()
-    return to_the_end(console, lambda ends: play(console, ends, given.seconds, given.exit, given.workers))
+    return to_the_end(console, lambda ends: play(console, ends, given))
 
 
-def play(console: Console, ends: contextlib.ExitStack, seconds: float, leave: bool, workers: int) -> None:
+def play(console: Console, ends: contextlib.ExitStack, given: argparse.Namespace) -> None:
     """Start everything and run it; `ends` ends it all."""
     directory = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="penstock-demo-")))
     console.print("Starting MinIO ...")
     minio = Minio(ends, directory)
     console.print("Starting Penstock on it ...")
-    gateway = Gateway(ends, directory, minio, workers)
+    doors = secured(directory) if given.secured else OPEN
+    gateway = Gateway(ends, directory, minio, given.workers, doors)
     servers = ",".join(gateway.kafka)
-    console.print(f"Kafka clients: {servers}   console: http://{gateway.http}/", soft_wrap=True)
-    create_topic(servers)
-    clients = Clients(servers)
+    token = f" with the token in {doors.token_file}" if doors.token_file else ""
+    console.print(
+        f"Kafka clients: {servers} ({doors.protocol})   console: {doors.scheme}://{gateway.http}/{token}",
+        soft_wrap=True,
+    )
+    create_topic(servers, doors)
+    clients = Clients(servers, doors)
     ends.callback(clients.end)
-    run(console, Source(gateway.kafka, gateway.http, minio), clients, seconds, leave)
+    run(console, Source(gateway.kafka, gateway.http, minio, doors), clients, given.seconds, given.exit)
 
 
 def run(console: Console, source: Source, clients: Clients, seconds: float, leave: bool) -> None:

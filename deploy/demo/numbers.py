@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import struct
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,6 +10,7 @@ from typing import Any, Final
 import minio
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy.demo.doors import Doors, asked
 from deploy.demo.servers import BUCKET, Minio
 from deploy.demo.traffic import PARTITIONS, TOPIC
 from gateway.wire.codec import request_codec, response_codec
@@ -22,7 +20,6 @@ LIST_OFFSETS: Final = 2
 VERSION: Final = 9  # the first that knows all four borders
 LATEST, EARLIEST, EARLIEST_LOCAL, LATEST_TIERED = -1, -2, -4, -5
 TIERS: Final = ("memory", "log", "chunk")
-ANSWER_S_MAX: Final = 10.0
 CHUNKS: Final = "/chunks/"
 
 
@@ -64,8 +61,8 @@ class Numbers:
 class Source:
     """Reads the numbers from their sources."""
 
-    def __init__(self, kafka: Sequence[str], http: str, storage: Minio) -> None:
-        self._kafka, self._http = kafka, http
+    def __init__(self, kafka: Sequence[str], http: str, storage: Minio, doors: Doors) -> None:
+        self._kafka, self._http, self._doors = kafka, http, doors
         self._bucket = minio.Minio(
             storage.endpoint.removeprefix("http://"), storage.access_key, storage.secret_key, secure=False
         )
@@ -91,8 +88,7 @@ class Source:
 
     def _metrics(self) -> dict[str, float]:
         """Metrics by name, with their tier if they have one; summed over containers."""
-        with urllib.request.urlopen(f"http://{self._http}/metrics", timeout=ANSWER_S_MAX) as answer:
-            text = answer.read().decode()
+        text = self._doors.get(self._http, "/metrics").decode()
         values: dict[str, float] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
@@ -101,8 +97,7 @@ class Source:
         return values
 
     def _stream(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://{self._http}/api/v1/streams/{TOPIC}", timeout=ANSWER_S_MAX) as answer:
-            stream: dict[str, Any] = json.load(answer)
+        stream: dict[str, Any] = json.loads(self._doors.get(self._http, f"/api/v1/streams/{TOPIC}"))
         return stream
 
     def _borders(self) -> list[Borders]:
@@ -112,24 +107,17 @@ class Source:
 
     def _offsets(self, timestamp: int) -> list[int]:
         """The offset of each partition. Each node is asked for all: it answers for those that it leads."""
-        found = dict(one for server in self._kafka for one in _asked(server, timestamp))
+        found = dict(one for server in self._kafka for one in self._asked(server, timestamp))
         return [found[p] for p in range(PARTITIONS)]
 
-
-def _asked(server: str, timestamp: int) -> Iterator[tuple[int, int]]:
-    """Partitions that a node leads, and their offsets."""
-    wanted = [{"partition_index": p, "current_leader_epoch": -1, "timestamp": timestamp} for p in range(PARTITIONS)]
-    body = {"replica_id": -1, "isolation_level": 0, "topics": [{"name": TOPIC, "partitions": wanted}]}
-    codec = request_codec(LIST_OFFSETS, VERSION)
-    header = RequestHeader(LIST_OFFSETS, VERSION, 1, "demo")
-    frame = encode_request_header(header, codec.flexible) + bytes(codec.encode(body))
-    host, _, port = server.rpartition(":")
-    with (
-        socket.create_connection((host, int(port)), ANSWER_S_MAX) as connection,
-        connection.makefile("rb") as stream,
-    ):
-        connection.sendall(struct.pack(">i", len(frame)) + frame)
-        (size,) = struct.unpack(">i", stream.read(4))
-        answer = stream.read(size)
-    found = response_codec(LIST_OFFSETS, VERSION).decode(memoryview(answer), 5)
-    return ((one.partition_index, one.offset) for one in found.topics[0].partitions if not one.error_code)
+    def _asked(self, server: str, timestamp: int) -> Iterator[tuple[int, int]]:
+        """Partitions that a node leads, and their offsets."""
+        wanted = [{"partition_index": p, "current_leader_epoch": -1, "timestamp": timestamp} for p in range(PARTITIONS)]
+        body = {"replica_id": -1, "isolation_level": 0, "topics": [{"name": TOPIC, "partitions": wanted}]}
+        codec = request_codec(LIST_OFFSETS, VERSION)
+        header = RequestHeader(LIST_OFFSETS, VERSION, 1, "demo")
+        frame = encode_request_header(header, codec.flexible) + bytes(codec.encode(body))
+        with self._doors.entered(server) as connection:
+            answer = asked(connection, frame)
+        found = response_codec(LIST_OFFSETS, VERSION).decode(memoryview(answer), 5)
+        return ((one.partition_index, one.offset) for one in found.topics[0].partitions if not one.error_code)

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -26,30 +27,11 @@ PENSTOCK: Final = str(Path(sys.executable).parent / "penstock")
 IMAGE: Final = "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"
 """The image that `deploy/compose/minio.yaml` names, too."""
 BUCKET: Final = "penstock-demo"
-PREFIX: Final = "tier2"
 READY_S_MAX: Final = 60.0
 PULL_S_MAX: Final = 600.0
 STOP_S_MAX: Final = 20.0
 POLL_S: Final = 0.05
 PORT_TRIES: Final = 20
-LOG_FILE_BYTES: Final = 2 << 20
-LOG_FILE_BYTES_MIN: Final = 1 << 20
-"""The least that the gateway takes."""
-
-# Everything happens within seconds, and little is kept in memory, so that a minute shows it.
-SETTINGS: Final[dict[str, object]] = {
-    "log.cache.bytes": 4 << 20,
-    "checkpoint.interval.ms": 1_000,
-    "log.retention.check.interval.ms": 1_000,
-    "chunk.bytes": 1 << 20,
-    "chunk.age.ms": 3_000,
-    "tier2.verify.delay.ms": 3_000,
-    "tier2.snapshot.interval.ms": 2_000,
-    "tier2.cache.bytes": 4 << 20,
-    "tier2.read.ahead.bytes": 1 << 20,
-    "group.initial.rebalance.delay.ms": 0,
-    "scaler.time.factor": 0.01,
-}
 
 
 class CannotStart(Exception):
@@ -115,13 +97,13 @@ class Server:
             )
             ends.callback(self.stop)
 
-    def await_url(self, url: str) -> None:
+    def await_url(self, url: str, context: ssl.SSLContext | None = None) -> None:
         """Return when the server answers `url` with 200. Raises CannotStart."""
         deadline = time.monotonic() + READY_S_MAX
         while True:
             self.check()
             try:
-                with urllib.request.urlopen(url, timeout=2):
+                with urllib.request.urlopen(url, timeout=2, context=context):
                     return
             except OSError:
                 pass
@@ -208,24 +190,3 @@ def _container_engine() -> str:
             "later, with which the demo builds MinIO, or a Docker engine."
         )
     return engine
-
-
-class Gateway(Server):
-    """Penstock, its long-term storage in MinIO. `kafka` has the address of each worker."""
-
-    def __init__(self, ends: contextlib.ExitStack, directory: Path, minio: Minio, workers: int) -> None:
-        ready_file = directory / "ready.json"
-        command = [PENSTOCK, "serve"]
-        command += ["--listen", f"127.0.0.1:{port_near(9092, workers)}", "--http", f"127.0.0.1:{port_near(9094)}"]
-        command += ["--data-dir", str(directory / "penstock"), "--ready-file", str(ready_file)]
-        command += ["--tier2", f"s3://{BUCKET}/{PREFIX}", "--tier2-endpoint", minio.endpoint]
-        # Each worker has a log of its own: together they are as long as one.
-        logs = {"workers": workers, "log.file.bytes": max(LOG_FILE_BYTES // workers, LOG_FILE_BYTES_MIN)}
-        for key, value in (SETTINGS | logs).items():
-            command += ["--set", f"{key}={value}"]
-        environment = {"PENSTOCK_TIER2_ACCESS_KEY": minio.access_key, "PENSTOCK_TIER2_SECRET_KEY": minio.secret_key}
-        super().__init__(ends, "Penstock", command, directory / "penstock.log", environment)
-        ready = self.await_ready_file(ready_file)
-        self.kafka: Sequence[str] = ready["kafka"]
-        self.http: str = ready["http"]
-        self.await_url(f"http://{self.http}/readyz")

@@ -14,7 +14,13 @@ from typing import Final
 import confluent_kafka
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from deploy.demo.doors import Doors
+from deploy.demo.servers import undisturbed
+
 TOPIC: Final = "demo"
+GROUP: Final = "demo"
+NO_GROUP: Final = "unused"
+"""Who reads alone must name a group, too."""
 PARTITIONS: Final = 8
 VALUE_BYTES: Final = 1_000
 TIDE_S: Final = 50.0
@@ -28,13 +34,15 @@ POLL_S: Final = 0.2
 BATCH: Final = 500
 PAUSE_S: Final = 5.0
 ANSWER_S_MAX: Final = 30.0
-QUIET: Final = {"log_level": 0}
+QUIET: Final[dict[str, str | int]] = {"log_level": 0}
 
 
-def create_topic(address: str) -> None:
-    admin = AdminClient({"bootstrap.servers": address, **QUIET})
+def create_topic(address: str, doors: Doors) -> None:
+    """With ACLs, if there are any, that let the clients write it, and read it."""
+    admin = AdminClient({"bootstrap.servers": address, **QUIET, **doors.admin})
     scaling = {"penstock.scaling.policy": "bytes", "penstock.scaling.target.rate": str(TARGET_BYTES_PER_S)}
     admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1, config=scaling)])[TOPIC].result(ANSWER_S_MAX)
+    doors.let_in(admin, TOPIC, GROUP, NO_GROUP)
 
 
 def records_by(seconds: float) -> int:
@@ -47,12 +55,16 @@ def records_by(seconds: float) -> int:
 class Worker(threading.Thread):
     """A client in a thread; `error` is the exception that ended it."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, doors: Doors) -> None:
         super().__init__(daemon=True)
-        self.address = address
+        self.connection: dict[str, str | int] = {"bootstrap.servers": address, **QUIET, **doors.client}
         self.records = 0
         self.ending = threading.Event()
         self.error: Exception | None = None
+
+    def start(self) -> None:
+        with undisturbed():  # Ctrl-C in here would leave a thread that has begun and cannot be joined
+            super().start()
 
     def run(self) -> None:
         try:
@@ -73,7 +85,7 @@ class Producer(Worker):
     """Sends the records that are due, with random keys."""
 
     def work(self) -> None:
-        producer = confluent_kafka.Producer({"bootstrap.servers": self.address, "linger.ms": 20, **QUIET})
+        producer = confluent_kafka.Producer({"linger.ms": 20, **self.connection})
         began, made = time.monotonic(), 0
         while not self.ending.wait(TURN_S):
             due = records_by(time.monotonic() - began)
@@ -96,9 +108,7 @@ class TailReader(Worker):
     """A member of a group; it reads new records."""
 
     def work(self) -> None:
-        consumer = confluent_kafka.Consumer(
-            {"bootstrap.servers": self.address, "group.id": "demo", "auto.offset.reset": "earliest", **QUIET}
-        )
+        consumer = confluent_kafka.Consumer({"group.id": GROUP, "auto.offset.reset": "earliest", **self.connection})
         consumer.subscribe([TOPIC])
         try:
             while not self.ending.is_set():
@@ -110,8 +120,8 @@ class TailReader(Worker):
 class FromTheBeginning(Worker):
     """Reads all records, from the beginning to the end, again and again with pauses."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(address)
+    def __init__(self, address: str, doors: Doors) -> None:
+        super().__init__(address, doors)
         self.rounds = 0
         self.position = 0  # records read in this round
 
@@ -123,11 +133,10 @@ class FromTheBeginning(Worker):
     def _once(self) -> None:
         consumer = confluent_kafka.Consumer(
             {
-                "bootstrap.servers": self.address,
-                "group.id": "unused",
+                "group.id": NO_GROUP,
                 "enable.auto.commit": False,
                 "enable.partition.eof": False,
-                **QUIET,
+                **self.connection,
             }
         )
         try:

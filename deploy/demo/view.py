@@ -9,6 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from deploy.demo.doors import Doors
 from deploy.demo.numbers import TIERS, Borders, Numbers
 from deploy.demo.traffic import FromTheBeginning, Producer, TailReader
 
@@ -22,10 +23,10 @@ LEGEND: Final = (("cyan", "only in MinIO"), ("magenta", "in both"), ("yellow", "
 class Clients:
     """The clients of the demo."""
 
-    def __init__(self, address: str) -> None:
-        self.producer = Producer(address)
-        self.tail = TailReader(address)
-        self.beginning = FromTheBeginning(address)
+    def __init__(self, address: str, doors: Doors) -> None:
+        self.producer = Producer(address, doors)
+        self.tail = TailReader(address, doors)
+        self.beginning = FromTheBeginning(address, doors)
 
     def end(self) -> None:
         for client in (self.producer, self.tail, self.beginning):

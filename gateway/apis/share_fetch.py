@@ -3,13 +3,14 @@
 A session (epoch 0 begins one, -1 ends it) names its partitions once. Acknowledgements come along. v2 brings renewals
 and the choice of how records are counted: the batch in which a fetch has enough of them is given whole, or not.
 
-Keeps: a record is in an answer only when its member holds it.
+Keeps: a record is in an answer only when its member holds it. As in Kafka, a partition that a session has newly is in
+the answer though it has no records, and a member that asks for no records gets none.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -48,7 +49,7 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
     epoch = request.share_session_epoch
     try:
         group_id, member_id = check_member(request)
-        session = _session(ctx, request, group_id, member_id)
+        session, added = _session(ctx, request, group_id, member_id)
     except Refusal as refusal:
         return refused(refusal)
     outcome = await acknowledged(ctx, group_id, member_id, request.topics)
@@ -56,14 +57,13 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
     if epoch == FINAL_EPOCH:
         ctx.services.share.sessions.end(session)
     elif not request.is_renew_ack:
-        answers = await _Fetch(ctx, request, session).run(is_urgent=bool(outcome))
+        answers = await _Fetch(ctx, request, session).run(is_urgent=bool(outcome) or request.max_records <= 0)
     for key, why in outcome.items():
         answer = answers.setdefault(key, {"records": b""})
         if why is not None:
             answer |= {"acknowledge_error_code": why.code, "acknowledge_error_message": why.message}
-    if epoch == INITIAL_EPOCH:
-        for key in session.places:
-            answers.setdefault(key, {"records": b""})
+    for key in added:
+        answers.setdefault(key, {"records": b""})
     return {
         "throttle_time": _counted(ctx, sum(len(answer["records"]) for answer in answers.values())),
         "responses": by_topic(answers),
@@ -83,8 +83,10 @@ def _counted(ctx: RequestContext, size: int) -> int:
     return pause_ms
 
 
-def _session(ctx: RequestContext, request: Message, group_id: str, member_id: str) -> ShareSession:
-    """The session of a request, with its partitions as the request has them. Raises Refusal."""
+def _session(
+    ctx: RequestContext, request: Message, group_id: str, member_id: str
+) -> tuple[ShareSession, Sequence[PlaceKey]]:
+    """The session of a request, with its partitions as the request has them, and those that it adds. Raises Refusal."""
     epoch = request.share_session_epoch
     acknowledges = any(partition.acknowledgement_batches for topic in request.topics for partition in topic.partitions)
     if epoch == INITIAL_EPOCH and acknowledges:
@@ -92,14 +94,16 @@ def _session(ctx: RequestContext, request: Message, group_id: str, member_id: st
     if ctx.connection.closed:
         raise Refusal(ErrorCode.network_exception)  # nobody hears it; a session would never end
     session = ctx.services.share.sessions.take(group_id, member_id, epoch, ctx.connection)
+    added: list[PlaceKey] = []
     if epoch != FINAL_EPOCH:
         for topic in request.topics:
             for partition in topic.partitions:
-                session.add(PlaceKey(group_id, topic.topic_id, partition.partition_index))
+                if session.add(key := PlaceKey(group_id, topic.topic_id, partition.partition_index)):
+                    added.append(key)
     for topic in request.forgotten_topics_data:
         for number in topic.partitions:
             session.forget(PlaceKey(group_id, topic.topic_id, number))
-    return session
+    return session, added
 
 
 class _Fetch:
@@ -110,7 +114,7 @@ class _Fetch:
         self._session = session
         self._whole = ctx.version < LIMITED_SINCE or request.share_acquire_mode != RECORD_LIMIT
         self._max_bytes = min(max(request.max_bytes, 1), ANSWER_BYTES_MAX)
-        self._max_records = request.max_records if request.max_records > 0 else 2**31 - 1
+        self._max_records = max(request.max_records, 0)
         self._wait_s = min(max(request.max_wait, 0), MAX_WAIT_MS) / 1_000
         self._news = asyncio.Event()
         self._watched: list[tuple[LivePartition, Slot]] = []
@@ -140,10 +144,12 @@ class _Fetch:
         bytes_left, records_left = self._max_bytes, self._max_records
         self._unwatch()
         async for key in self._ctx.paced(list(self._session.places)):
-            if bytes_left <= 0 or records_left <= 0 or self._session.is_ended:
+            if bytes_left <= 0 or (records_left <= 0 < self._max_records) or self._session.is_ended:
                 break
             try:
                 live, slot = await place(self._ctx, key)
+                if not self._max_records:  # its group has begun it now, that is all
+                    continue
                 self._watch(live, slot)
                 got = await self._deliver(live, slot, bytes_left, records_left)
             except Refusal as why:

@@ -33,7 +33,7 @@ from tier2.storage import Storage
 DROPPED_SHOWN: Final = 20
 NOT_THERE: Final = (
     "dynamic settings lay in etcd alone, and are gone: settings of brokers, clients and groups, quotas, ACLs, "
-    "delegation tokens. Make them again; topics have theirs"
+    "users of SCRAM, delegation tokens. Make them again; topics have theirs"
 )
 
 

@@ -23,7 +23,7 @@ from gateway.disks import wanted_of
 from gateway.durable_files import write_atomically
 from gateway.exits import ExitCode
 from gateway.long_term.identity import IdentityRefused, create_identity, read_identity, refuse_beside
-from gateway.long_term.knowledge import knowledge_of
+from gateway.long_term.knowledge import Proof, knowledge_of
 from gateway.long_term.opening import LongTermUnusable, check_settings, open_storage, place_of
 from gateway.long_term.ownership import read_owner, take
 from gateway.long_term.verify import Findings, Verification
@@ -38,14 +38,14 @@ ROWS_SHOWN: Final = 1000
 STOP_IT: Final = "Stop that gateway first; to end it by force, add `--take-over`"
 
 
-def run_ls(config: Config, *, as_json: bool) -> ExitCode:
+def run_ls(config: Config, proof: Proof, *, as_json: bool) -> ExitCode:
     """List partitions and chunks."""
-    return _run(config, lambda: _ls(config, as_json=as_json))
+    return _run(config, lambda: _ls(config, proof, as_json=as_json))
 
 
-def run_verify(config: Config, *, as_json: bool) -> ExitCode:
+def run_verify(config: Config, proof: Proof, *, as_json: bool) -> ExitCode:
     """Read all chunks; exit code 1 if something is missing or damaged."""
-    return _run(config, lambda: _verify(config, as_json=as_json))
+    return _run(config, lambda: _verify(config, proof, as_json=as_json))
 
 
 def run_init(config: Config, *, take_over: bool) -> ExitCode:
@@ -74,8 +74,8 @@ async def _storage(config: Config, *, create: bool = False) -> Storage:
 # ls
 
 
-async def _ls(config: Config, *, as_json: bool) -> ExitCode:
-    async with knowledge_of(config) as knowledge:
+async def _ls(config: Config, proof: Proof, *, as_json: bool) -> ExitCode:
+    async with knowledge_of(config, proof) as knowledge:
         topics: dict[str, list[Record]] = {}
         chunks: list[Record] = []
         async for record in knowledge.records():
@@ -142,11 +142,11 @@ def _shortened(text: str, chars_max: int = 200) -> str:
 # verify
 
 
-async def _verify(config: Config, *, as_json: bool) -> ExitCode:
+async def _verify(config: Config, proof: Proof, *, as_json: bool) -> ExitCode:
     storage = await _storage(config)
     try:
         identity = await read_identity(storage, place_of(config))
-        async with knowledge_of(config) as knowledge:
+        async with knowledge_of(config, proof) as knowledge:
             findings = await Verification(storage, knowledge).run()
     finally:
         await storage.close()

@@ -1,11 +1,14 @@
 """PLAIN (RFC 4616): a name and a password in one message; users from `sasl.jaas.config` and from a file of hashes.
 
 Invariants: a client cannot become another than it proves (authzid and authcid agree). A wrong name takes as long as a
-wrong password. Passwords are kept as hashes only, those of the configuration too.
+wrong password: hashes of the file differ in cost, so a name that nobody has costs what one of the users costs, always
+the same. Passwords are kept as hashes only, those of the configuration too.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import logging
 import re
 import secrets
@@ -25,7 +28,7 @@ _MODULE: Final = re.compile(r"\s*(?:[\w.]+\.)?PlainLoginModule\s+required\b(?P<o
 _OPTION: Final = re.compile(r'\s*([\w.@-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s";]+))')
 _LINE: Final = re.compile(r"(.+?):(SCRAM-SHA-\d+\$.*)")
 _NOBODY: Final = credential("SCRAM-SHA-256", secrets.token_hex(16))
-"""Whoever does not exist is compared with this."""
+"""Whoever does not exist is compared with this where there are no users."""
 
 
 def users_of_jaas(text: str) -> dict[str, str]:
@@ -61,14 +64,25 @@ class PlainUsers:
         self._given = {user: credential("SCRAM-SHA-256", password) for user, password in given.items()}
         self._state = self._file_state()
         try:
-            self._hashes = self._read()
+            self._use(self._read())
         except (OSError, ValueError) as wrong:
             raise ConfigError([f"sasl.plain.users.file of listener {listener}, {file}: {_told(wrong)}"]) from wrong
 
     def check(self, user: str, password: str) -> bool:
         """Computes for a millisecond or more: for a thread."""
         known = self._given.get(user) or self._hashes.get(user)
-        return (known or _NOBODY).proves(password) and known is not None
+        return (known or self._stand_in(user)).proves(password) and known is not None
+
+    def _use(self, hashes: Mapping[str, ScramCredential]) -> None:
+        self._hashes = hashes
+        self._everyone = (*self._given.values(), *hashes.values()) or (_NOBODY,)
+        # The same in all processes that have the file, and nobody outside knows it.
+        self._key = hashlib.sha256(b"".join(one.stored_key for one in hashes.values())).digest()
+
+    def _stand_in(self, user: str) -> ScramCredential:
+        """The credential that a name is compared with if nobody has it."""
+        drawn = hmac.digest(self._key, user.encode(), "sha256")
+        return self._everyone[int.from_bytes(drawn, "big") % len(self._everyone)]
 
     def renew(self) -> bool:
         """Read a changed file again; a broken one is not used. Waits for the disk: for a thread."""
@@ -77,7 +91,7 @@ class PlainUsers:
             return False
         self._state = state
         try:
-            self._hashes = self._read()
+            self._use(self._read())
         except (OSError, ValueError) as wrong:
             extra = {"listener": self._listener, "file": str(self._file), "error": _told(wrong)}
             logger.error("changed users of PLAIN are not used, the former ones still are", extra=extra)

@@ -123,11 +123,11 @@ class ScramUsers:
         return self._known[mechanism].get(user)
 
     def find(self, mechanism: str, user: str) -> tuple[ScramCredential, bool]:
-        """A user's credential, or one that looks like it, and whether the user has one."""
+        """A user's credential, or one that looks like it, and whether the user has one. The other is made for users,
+        too: the time of an answer tells nothing."""
+        other = unknown_credential(mechanism, user, self._secret, self._usual_iterations(mechanism))
         known = self._known[mechanism].get(user)
-        if known is not None:
-            return known, True
-        return unknown_credential(mechanism, user, self._secret, self._usual_iterations(mechanism)), False
+        return (other, False) if known is None else (known, True)
 
     def _usual_iterations(self, mechanism: str) -> int:
         """What most users have: another number would tell who does not exist. Looks at a few only."""

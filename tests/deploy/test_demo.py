@@ -46,10 +46,13 @@ def numbers(line: str) -> dict[str, int]:
     return {name: int(value) for name, _, value in (word.partition("=") for word in line.split())}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_to_the_end(place: Path, workers: int) -> None:
-    """Records leave the log, objects are in the bucket, and the consumer from the beginning is served from there."""
-    demo = start(place, "--seconds", str(SECONDS), "--workers", str(workers), "--exit")
+@pytest.mark.parametrize("more", [(), ("--workers", "2", "--secured")], ids=["one", "workers-secured"])
+def test_to_the_end(place: Path, more: tuple[str, ...]) -> None:
+    """Records leave the log, objects are in the bucket, and the consumer from the beginning is served from there.
+
+    Two workers do it with TLS, passwords and ACLs.
+    """
+    demo = start(place, "--seconds", str(SECONDS), *more, "--exit")
     try:
         printed, _ = demo.communicate(timeout=END_S_MAX)
     finally:

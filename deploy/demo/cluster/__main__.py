@@ -17,10 +17,10 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 
-from deploy.demo.cluster.doors import OPEN, secured
 from deploy.demo.cluster.servers import Cluster, Etcd
 from deploy.demo.cluster.traffic import PARTITIONS, Leaders, Reader, Writer, create_topic
 from deploy.demo.cluster.view import Look, line, picture
+from deploy.demo.doors import OPEN, secured
 from deploy.demo.playing import to_the_end
 from deploy.demo.servers import CannotStart, Minio
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from deploy.demo.cluster.doors import Doors
+from deploy.demo.doors import Doors
 from deploy.demo.servers import BUCKET, PENSTOCK, REPOSITORY, CannotStart, Minio, Server, port_near
 
 NAME: Final = "demo"

@@ -10,17 +10,9 @@ import time
 from typing import Final
 
 import confluent_kafka
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    NewTopic,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from deploy.demo.cluster.doors import CLIENT, Doors
+from deploy.demo.doors import Doors
 from deploy.demo.traffic import ANSWER_S_MAX, QUIET, Worker
 
 TOPIC: Final = "demo"
@@ -37,19 +29,7 @@ def create_topic(address: str, doors: Doors) -> None:
     """With ACLs, if there are any, that let the clients write it, and read it in their group."""
     admin = AdminClient({"bootstrap.servers": address, **QUIET, **doors.admin})
     admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result(ANSWER_S_MAX)
-    if doors.client:
-        acls = [
-            AclBinding(
-                kind, name, ResourcePatternType.LITERAL, f"User:{CLIENT}", "*", operation, AclPermissionType.ALLOW
-            )
-            for kind, name, operation in (
-                (ResourceType.TOPIC, TOPIC, AclOperation.WRITE),
-                (ResourceType.TOPIC, TOPIC, AclOperation.READ),
-                (ResourceType.GROUP, GROUP, AclOperation.READ),
-            )
-        ]
-        for made in admin.create_acls(acls).values():
-            made.result(ANSWER_S_MAX)
+    doors.let_in(admin, TOPIC, GROUP)
 
 
 class Leaders:
@@ -102,12 +82,11 @@ class Writer(Worker):
     """An idempotent producer with a steady rate; `records` are acknowledged."""
 
     def __init__(self, address: str, doors: Doors) -> None:
-        super().__init__(address)
-        self._connection = {"bootstrap.servers": address, **QUIET, **doors.client}
+        super().__init__(address, doors)
         self.silence = Silence()
 
     def work(self) -> None:
-        producer = confluent_kafka.Producer({"enable.idempotence": True, "linger.ms": 5, **self._connection})
+        producer = confluent_kafka.Producer({"enable.idempotence": True, "linger.ms": 5, **self.connection})
         began, made = time.monotonic(), 0
         while not self.ending.wait(TURN_S):
             for number in range(made, int((time.monotonic() - began) * PER_S)):
@@ -130,15 +109,14 @@ class Reader(Worker):
     """A member of a group that reads all partitions. `records` were read, each counted once."""
 
     def __init__(self, address: str, doors: Doors) -> None:
-        super().__init__(address)
-        self._connection = {"bootstrap.servers": address, **QUIET, **doors.client}
+        super().__init__(address, doors)
         self.silence = Silence()
         self.again = 0  # records that came twice
         self.missed = 0
         self._next = dict.fromkeys(range(PARTITIONS), 0)
 
     def work(self) -> None:
-        consumer = confluent_kafka.Consumer({"group.id": GROUP, "auto.offset.reset": "earliest", **self._connection})
+        consumer = confluent_kafka.Consumer({"group.id": GROUP, "auto.offset.reset": "earliest", **self.connection})
         consumer.subscribe([TOPIC])
         try:
             while not self.ending.is_set():

@@ -76,7 +76,7 @@ def asking(command: Callable[..., None]) -> Callable[..., None]:
             if source is not None and source.name == "COMMANDLINE":
                 told = "every user of this machine reads --token: use --token-file or PENSTOCK_HTTP_TOKEN"
                 print(f"penstock: {told}", file=sys.stderr)
-            shown = token if token is not None or file is None else _token_in(file)
+            shown = token if token is not None or file is None else token_in(file)
             command(Rest(url or URL, settings, profile, shown), **given)
             return None
 
@@ -85,7 +85,8 @@ def asking(command: Callable[..., None]) -> Callable[..., None]:
     return with_flags(command, taking, _FLAGS)
 
 
-def _token_in(file: Path) -> str:
+def token_in(file: Path) -> str:
+    """Raises Refused."""
     from gateway.config.secrets import read_secret
 
     try:

@@ -4,7 +4,8 @@ A partition's state lies in the container of the partition, so a fetch or an ack
 
 Keeps: a partition's start is stored before its first record is given away; an acknowledgement is answered when it is
 stored, and several that come together share a log record. A partition has one write in flight. What a write that failed
-would have stored goes with the next.
+would have stored goes with the next. Where a group begins follows its configs as they were set last, whichever process
+was told them.
 """
 
 from __future__ import annotations
@@ -302,7 +303,7 @@ class SharePartitions:
         if stored is not None:
             state = decode_partition(stored)
         else:
-            state = SharePartition(await self._first_start(slot, self._settings(key.group_id)))
+            state = SharePartition(await self._first_start(slot, key.group_id))
             await container.update(Put(PARTITIONS_TABLE, encode_key(key), encode_partition(state)))
         live = self.find(key)
         if live is not None and live.container is container:
@@ -318,8 +319,11 @@ class SharePartitions:
             live.resume()
         return live
 
-    async def _first_start(self, slot: Slot, settings: ShareSettings) -> int:
+    async def _first_start(self, slot: Slot, group_id: str) -> int:
         """Where a group begins that has no start yet. By time it is that of a batch, not of a record in it."""
+        if self._store.is_shared:  # the group's configs may just have been set by another process, and this is for good
+            await self._store.catch_up()
+        settings = self._settings(group_id)
         if settings.reset_ms is None:
             return slot.start if settings.from_earliest else slot.durable_end
         wanted_ms = self._store.hosted(slot).container.trusted.stamp_ms() - settings.reset_ms

@@ -54,12 +54,14 @@ class ShareSession:
     def __repr__(self) -> str:
         return f"<ShareSession of {self.member_id!r}, epoch {self.epoch}, {len(self.places)} partitions>"
 
-    def add(self, key: PlaceKey) -> None:
-        """Raises Refusal."""
+    def add(self, key: PlaceKey) -> bool:
+        """Have the member read a partition, from now on; False if it does so already. Raises Refusal."""
         if len(self.touched) >= PLACES_MAX and key not in self.touched:
             raise Refusal(ErrorCode.invalid_request, f"A share session has at most {PLACES_MAX} partitions.")
+        is_new = key not in self.places
         self.touched[key] = None
         self.places[key] = None
+        return is_new
 
     def forget(self, key: PlaceKey) -> None:
         self.places.pop(key, None)

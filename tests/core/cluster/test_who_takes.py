@@ -60,6 +60,10 @@ def serving(containers: range = CONTAINERS) -> Ownership:
     return machine
 
 
+def takes(actions: list[Action]) -> list[int]:
+    return [one.container for one in actions if isinstance(one, TakeClaim)]
+
+
 def downs(actions: list[Action]) -> list[tuple[int, bool]]:
     assert all(isinstance(one, StepDown) for one in actions)
     return [(one.claim.container, one.is_lost) for one in actions if isinstance(one, StepDown)]
@@ -134,6 +138,41 @@ def test_draining_gives_all_away_and_nothing_is_left() -> None:
         machine.gave_up(claim(container))
     assert machine.is_rid
     assert machine.look(view({}, life(1)), 10) == []
+
+
+def test_a_container_that_was_let_go_goes_to_the_node_that_a_wish_names() -> None:
+    """After a while it may go to anybody."""
+    owners = {container: owner(4) for container in CONTAINERS if container != 5}
+    lives = {one.node: one for one in (life(1), life(2), life(3))}
+    for node, others in ((2, [1, 3]), (3, [1, 2])):
+        wishes = {5: Wish(epoch=1, node=node, life=life(node).life)}
+        for other in others:
+            machine = Ownership(CONTAINERS)
+            seen = View(other, life(other).life, owners, lives, True, wishes)
+            assert not takes(machine.look(seen, 1.5))
+            assert takes(machine.look(seen, 1.5 + PATIENCE_S)) == [5]
+        taker = View(node, life(node).life, owners, lives, True, wishes)
+        assert takes(Ownership(CONTAINERS).look(taker, 1.5)) == [5]
+
+
+def test_a_wish_stands_for_one_owner_and_one_life_of_the_other_node() -> None:
+    lives = {1: life(1), 2: life(2)}
+    wish = Wish(epoch=4, node=2, life=life(2).life)
+    assert wish.stands(owner(1, epoch=4), lives)
+    assert wish.stands(None, lives)
+    assert not wish.stands(owner(1, epoch=5), lives), "somebody has claimed it since"
+    assert not wish.stands(owner(2, epoch=4), lives), "it is there"
+    assert not wish.stands(owner(1, epoch=4), {1: life(1)})
+    assert not wish.stands(owner(1, epoch=4), lives | {2: life(2, is_draining=True)})
+    assert not wish.stands(owner(1, epoch=4), lives | {2: Life(node=2, life="the next one")})
+
+
+def test_heavy_containers_of_a_dead_node_go_to_those_that_do_little() -> None:
+    owners = {0: owner(1), 1: owner(2), 2: owner(3)}
+    weights = {0: 0.6, 1: 0.1, 2: 0.1, 3: 0.4, 4: 0.3, 5: 0.05}
+    takers = assigned([3, 4, 5], owners, {node: life(node) for node in (1, 2, 3)}, weights)
+    assert sorted((takers[3], takers[4])) == [2, 3]
+    assert takers[5] == takers[4]
 
 
 def wish(node: int, epoch: int = 1) -> Wish:
@@ -225,23 +264,3 @@ def test_a_node_that_drains_asks_for_heirs_of_some_at_a_time() -> None:
         break
     assert len([c for c in CONTAINERS if machine.phase(c) is Phase.ASKING]) == HANDOVERS_MAX
     assert len(downs(machine.look(view(owners, lives[0]), 3))) == len(CONTAINERS) - 1 - HANDOVERS_MAX
-
-
-def test_a_wish_stands_for_one_owner_and_one_life_of_the_other_node() -> None:
-    lives = {1: life(1), 2: life(2)}
-    wanted = Wish(epoch=4, node=2, life=life(2).life)
-    assert wanted.stands(owner(1, epoch=4), lives)
-    assert wanted.stands(None, lives)
-    assert not wanted.stands(owner(1, epoch=5), lives), "somebody has claimed it since"
-    assert not wanted.stands(owner(2, epoch=4), lives), "it is there"
-    assert not wanted.stands(owner(1, epoch=4), {1: life(1)})
-    assert not wanted.stands(owner(1, epoch=4), lives | {2: life(2, is_draining=True)})
-    assert not wanted.stands(owner(1, epoch=4), lives | {2: Life(node=2, life="the next one")})
-
-
-def test_heavy_containers_of_a_dead_node_go_to_those_that_do_little() -> None:
-    owners = {0: owner(1), 1: owner(2), 2: owner(3)}
-    weights = {0: 0.6, 1: 0.1, 2: 0.1, 3: 0.4, 4: 0.3, 5: 0.05}
-    takers = assigned([3, 4, 5], owners, {node: life(node) for node in (1, 2, 3)}, weights)
-    assert sorted((takers[3], takers[4])) == [2, 3]
-    assert takers[5] == takers[4]

@@ -40,7 +40,7 @@ def push(admin: Admin, subscription: Message, metrics: bytes, **more: Any) -> in
 
 
 def exposed(admin: Admin) -> str:
-    return admin.run(admin.broker._expose().text()).decode()
+    return admin.run(admin.broker._observers._expose().text()).decode()
 
 
 def test_pushed_metrics_are_shown(admin: Admin) -> None:

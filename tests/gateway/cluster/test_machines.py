@@ -106,7 +106,6 @@ async def machines_in(directory: Path) -> AsyncIterator[Machines]:
     machines = Machines(directory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("core.cluster.balancing.FILL_APART_S", 0.0)
-        patch.setattr("core.balance.LOOK_S", 0.05)
         try:
             yield machines
         finally:

@@ -18,8 +18,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from typer.testing import CliRunner
 
-from gateway.cli.app import app
-from tests.gateway.launching import PENSTOCK, free_ports, serving
+from gateway.cli.streams import app
+from tests.gateway.launching import PENSTOCK, free_ports, run, serving
 from tests.gateway.security.certificates import Files, make
 
 pytestmark = pytest.mark.slow
@@ -143,8 +143,7 @@ def test_the_streams_command_by_each_way(port: Port, tmp_path: Path, monkeypatch
     token.write_text("a-token\n")
 
     def ls(*flags: str, environ: Mapping[str, str] | None = None) -> tuple[int, str]:
-        command = ["streams", "ls", "--json", "--url", f"https://{port.address}", *flags]
-        said = CliRunner().invoke(app, command, env=environ)
+        said = CliRunner().invoke(app, ["ls", "--json", "--url", f"https://{port.address}", *flags], env=environ)
         return said.exit_code, said.output
 
     trusts = ("--ca", str(port.files.truststore))
@@ -164,6 +163,29 @@ def test_the_streams_command_by_each_way(port: Port, tmp_path: Path, monkeypatch
     assert [(code, sorted(json.loads(told))) for code, told in proofs] == [(0, ["streams", "total"])] * 5
     assert (unknown[0], "asks who you are" in unknown[1]) == (1, True)
     assert (untrusted[0], "--ca says who vouches for it" in untrusted[1]) == (1, True)
+
+
+@pytest.mark.parametrize("port", [1], ids=["one"], indirect=True)
+def test_the_tier2_command(port: Port, tmp_path: Path) -> None:
+    """`penstock tier2 ls` asks the gateway of its directory over TLS: it knows that one's certificate, and proves its
+    user by a password, or by the token of the configuration."""
+    password = tmp_path / "password"
+    password.write_text(f"{PASSWORD}\n")
+    store = ["--data-dir", str(port.audit.parent / "g" / "data"), "--set", "http.listen=localhost:0"]
+    store += ["--set", f"http.tls.keystore.location={port.files.keystore}"]
+    other = make(tmp_path).keystore
+
+    def ls(*flags: str) -> tuple[int, str]:
+        said = run("tier2", "ls", "--json", *store, *flags, environ={"XDG_CONFIG_HOME": str(tmp_path)})
+        return said.returncode, said.stdout + said.stderr
+
+    alice = ("--user", "alice", "--password-file", str(password))
+    proofs = [ls(*alice), ls("--set", "http.token=a-token")]
+    unknown, stranger = ls(), ls(*alice, "--set", f"http.tls.keystore.location={other}")
+
+    assert [(code, sorted(json.loads(told))) for code, told in proofs] == [(0, ["chunks", "streams"])] * 2
+    assert (unknown[0], "asks who you are" in unknown[1]) == (2, True)
+    assert (stranger[0], "certificate verify failed" in stranger[1]) == (2, True)
 
 
 def test_rights(port: Port) -> None:

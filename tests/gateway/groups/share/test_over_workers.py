@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import pytest
 from confluent_kafka.admin import AdminClient
 from kio.schema.errors import ErrorCode
 
-from tests.gateway.groups.share.speaking import WITHIN_S, Member, topic, write
+from tests.gateway.groups.share.speaking import WITHIN_S, Member, configured, topic, write
 from tests.gateway.launching import serving
 from tests.likeness.asking import Server
 
@@ -56,6 +58,37 @@ def begin_at(member: Member, start: int) -> set[int]:
         "AlterShareGroupOffsets", 0, topics=[{"topic_name": "t", "partitions": partitions}]
     )
     return {one["error_code"] for told in answer["responses"] for one in told["partitions"]}
+
+
+def test_a_group_begins_as_another_worker_was_told(tmp_path: Path) -> None:
+    """A group's config says where it begins, in every partition: also in one whose worker has not heard of it yet."""
+    with serving(tmp_path, *WORKERS) as gateway:
+        address = gateway.ready()["kafka"][0]
+        topic_id = topic(address, "t", PARTITIONS)
+        for partition in range(PARTITIONS):
+            write(address, "t", "a", partition=partition)
+        servers = [Server(one, own={}) for one in gateway.ready()["kafka"]]
+        gateway.process.send_signal(signal.SIGSTOP)  # it passes on what workers tell each other
+        try:
+            configured(servers[0], share_auto_offset_reset="earliest")
+            begun = [records_of(server, topic_id, number) for server in servers for number in range(PARTITIONS)]
+        finally:
+            gateway.process.send_signal(signal.SIGCONT)
+            for server in servers:
+                server.close()
+
+    assert sorted(begun) == [-1] * PARTITIONS + [1] * PARTITIONS, "each partition gives its record at one worker"
+
+
+def records_of(server: Server, topic_id: UUID, number: int) -> int:
+    """How many records a new member gets of a partition; -1 at a worker that has not got it."""
+    asked = {"topic_id": topic_id, "partitions": [{"partition_index": number, "acknowledgement_batches": []}]}
+    limits = {"max_wait": 0, "min_bytes": 1, "max_bytes": 1_000_000, "max_records": 100, "batch_size": 100}
+    said = {"group_id": "g", "member_id": f"m{number}", "share_session_epoch": 0, "topics": [asked], **limits}
+    ((partition,),) = [told["partitions"] for told in server.said("ShareFetch", 1, said)["responses"]]
+    if partition["error_code"]:
+        return -1
+    return sum(one["last_offset"] - one["first_offset"] + 1 for one in partition["acquired_records"] or ())
 
 
 def test_positions(member: Member) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,24 @@ def test_a_session(member: Member) -> None:
     assert acquired(member.fetch(3)) == [(8, 9, 1)]
     assert member.settle(-1)["error_code"] == ErrorCode.none
     assert acquired(member.fetch(0)) == [(6, 9, 2)], "the end of a session gave them back"
+
+
+def test_no_records_are_asked_for(member: Member) -> None:
+    """A member that asks for no records gets none, and no wait: it has come to begin its session, or to settle."""
+    began_s = time.monotonic()
+    assert acquired(member.fetch(0, most=0, wait_ms=10_000)) == []
+    assert time.monotonic() - began_s < 5
+    assert acquired(member.fetch(1, most=4)) == [(0, 3, 1)]
+
+
+def test_a_partition_that_comes_later(server: Server, address: str, member: Member) -> None:
+    """Each partition that a session has newly is in the answer once, though it may have no records."""
+    empty = topic(address, "empty")
+    assert len(acquired(member.fetch(0))) == 1
+    late = Member(server, empty)
+    (told,) = late.fetch(1)["responses"]
+    assert [one["records"] for one in told["partitions"]] == [""]
+    assert late.fetch(2)["responses"] == []
 
 
 def test_whole_batches(member: Member) -> None:

@@ -1,0 +1,229 @@
+"""What TLS costs: `python -m bench.tls`, with a Kafka beside unless `--without-kafka` is given.
+
+Every server has two listeners, one in the clear and one with TLS (1.3, the certificate's key is P-256), and one topic.
+
+produce    1 KB records by one librdkafka
+tail       the same, read over and over at the end by one librdkafka
+bare       the same, by a client that fetches a megabyte at a time and looks at nothing in it, so that servers show. The
+           server's own CPU is told, too
+handshakes connections a second that one client makes in sequence, each with a request: full ones and resumed ones. A
+           server that does not resume has no figure for these
+
+Keeps: samples of all systems are taken in turn, with the order turned each time; a ratio is the median of the pairs'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench import disk, loadgen
+from bench.results import Results
+from bench.servers import Kafka, Penstock
+from bench.workloads import KILOBYTE, TAIL_RECORDS, TAIL_ROUNDS
+from gateway.wire.codec import request_codec
+from gateway.wire.headers import RequestHeader, encode_request_header
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+RESULT: Final = ROOT / "bench" / "results" / "tls.json"
+MAKE_SECRETS: Final = ROOT / "deploy" / "compose" / "make-secrets"
+TOPIC: Final = "sealed"
+WRITTEN: Final = 150_000
+"""Records that a sample of producing writes."""
+FETCH_BYTES: Final = 1 << 20
+FETCHES: Final = 400
+HANDSHAKES: Final = 200
+WITHIN_S: Final = 30.0
+FETCH, API_VERSIONS = (1, 11), (18, 3)
+_LENGTH: Final = struct.Struct(">i")
+_ERROR_AT: Final = 4  # of ApiVersions, behind the correlation id
+WORKLOADS: Final = ("produce", "tail", "bare", "handshakes")
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A listener of a running server, and what a client needs for it."""
+
+    name: str
+    address: str
+    server: Penstock | Kafka
+    authority: Path | None  # with TLS
+
+    @property
+    def client(self) -> Mapping[str, object]:
+        """librdkafka's settings."""
+        if self.authority is None:
+            return {}
+        return {"security_protocol": "SSL", "ssl_ca_location": self.authority}
+
+    @contextmanager
+    def connected(
+        self, context: ssl.SSLContext | None, session: ssl.SSLSession | None = None
+    ) -> Iterator[socket.socket]:
+        host, port = self.address.rsplit(":", 1)
+        with socket.create_connection((host, int(port)), WITHIN_S) as raw:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if context is None:
+                yield raw
+                return
+            with context.wrap_socket(raw, server_hostname=host, session=session) as sealed:
+                yield sealed
+
+    def context(self) -> ssl.SSLContext | None:
+        return None if self.authority is None else ssl.create_default_context(cafile=str(self.authority))
+
+
+def frame(api: tuple[int, int], body: dict[str, Any]) -> bytes:
+    codec = request_codec(*api)
+    request = encode_request_header(RequestHeader(*api, 1, "bench"), codec.flexible) + bytes(codec.encode(body))
+    return _LENGTH.pack(len(request)) + request
+
+
+def receive(connection: socket.socket, buffer: memoryview, size: int) -> None:
+    at = 0
+    while at < size:
+        count = connection.recv_into(buffer[at:size])
+        if not count:
+            raise loadgen.LoadFailed("the server hung up")
+        at += count
+
+
+def answer(connection: socket.socket, buffer: memoryview) -> int:
+    """The size of an answer, which is in the buffer."""
+    receive(connection, buffer, _LENGTH.size)
+    (size,) = _LENGTH.unpack_from(buffer)
+    receive(connection, buffer, size)
+    return int(size)
+
+
+def produced(system: System) -> Iterator[tuple[str, str, float]]:
+    load = loadgen.run("produce", system.address, TOPIC, size=KILOBYTE, count=WRITTEN, **system.client)
+    yield "produce, 1 KB", "MB/s", load.mb_s(KILOBYTE)
+
+
+def read(system: System) -> Iterator[tuple[str, str, float]]:
+    load = loadgen.run(
+        "consume",
+        system.address,
+        TOPIC,
+        count=TAIL_RECORDS,
+        from_offset=WRITTEN - TAIL_RECORDS,
+        rounds=TAIL_ROUNDS,
+        **system.client,
+    )
+    yield "tail, 1 KB", "MB/s", load.mb_s(KILOBYTE)
+
+
+def fetched(system: System) -> Iterator[tuple[str, str, float]]:
+    wanted = {"partition": 0, "fetch_offset": WRITTEN - 4 * TAIL_RECORDS // 5, "current_leader_epoch": -1}
+    partitions = [{"topic": TOPIC, "partitions": [{**wanted, "partition_max_bytes": FETCH_BYTES}]}]
+    fetch = {"replica_id": -1, "max_wait": 0, "min_bytes": 1, "max_bytes": FETCH_BYTES, "session_epoch": -1}
+    request = frame(FETCH, {**fetch, "topics": partitions})
+    buffer = memoryview(bytearray(2 * FETCH_BYTES))
+    with system.connected(system.context()) as connection:
+        total, began, cpu_ns = 0, 0.0, 0
+        for number in range(FETCHES + FETCHES // 10):
+            if number == FETCHES // 10:  # those before find caches empty
+                total, began, cpu_ns = 0, time.perf_counter(), system.server.cpu_ns()
+            connection.sendall(request)
+            total += answer(connection, buffer)
+        seconds = time.perf_counter() - began
+    if total < FETCHES * FETCH_BYTES // 2:
+        raise loadgen.LoadFailed(f"{system.name}: {FETCHES} fetches gave {total} bytes")
+    yield "tail, bare client", "MB/s", total / 1e6 / seconds
+    yield "tail, bare client, server CPU", "s/GB", (system.server.cpu_ns() - cpu_ns) / total
+
+
+def shaken(system: System) -> Iterator[tuple[str, str, float]]:
+    request = frame(API_VERSIONS, {"client_software_name": "bench", "client_software_version": "1"})
+    buffer = memoryview(bytearray(1 << 16))
+    context = system.context()
+    if context is None:
+        return
+    session: ssl.SSLSession | None = None
+    for kind in ("full", "resumed"):
+        resumed = 0
+        began = time.perf_counter()
+        for _ in range(HANDSHAKES):
+            with system.connected(context, session) as connection:
+                connection.sendall(request)
+                answer(connection, buffer)
+                if _LENGTH.unpack_from(buffer, _ERROR_AT)[0] >> 16:
+                    raise loadgen.LoadFailed(f"{system.name} refuses ApiVersions")
+                assert isinstance(connection, ssl.SSLSocket)
+                resumed += bool(connection.session_reused)
+                last = connection.session
+                if kind == "resumed":
+                    session = last  # a ticket is for one time
+        if resumed == (HANDSHAKES if kind == "resumed" else 0):
+            yield f"handshakes, {kind}", "1/s", HANDSHAKES / (time.perf_counter() - began)
+        else:
+            print(f"{system.name}: {resumed} of {HANDSHAKES} were resumed", file=sys.stderr)
+        session = last
+
+
+MEASURES: Final = dict(zip(WORKLOADS, (produced, read, fetched, shaken), strict=True))
+
+
+def measure(results: Results, systems: list[System], chosen: list[str], rounds: int) -> None:
+    """One round more than is counted: the first warms up."""
+    for workload in chosen:
+        for number in range(rounds + 1):
+            print(f"{workload}, round {number} of {rounds}", file=sys.stderr, flush=True)
+            for system in reversed(systems) if number % 2 else systems:
+                for name, unit, value in MEASURES[workload](system):
+                    if number:
+                        results.add(system.name, name, unit, value)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.tls", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--without-kafka", action="store_true")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    options = parser.parse_args()
+    scratch = Path(os.environ.get("BENCH_DIR", loadgen.BUILD / "scratch")).resolve() / "tls"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    disk.require_disk(scratch)
+    loadgen.build()
+    secrets = scratch / "secrets"
+    subprocess.run([MAKE_SECRETS, secrets, "127.0.0.1"], check=True, stdout=subprocess.DEVNULL)
+    keys = {"ssl.keystore.location": str(secrets / "server.pem")}
+    results = Results(pairs={"penstock, TLS": ("penstock", "kafka, TLS"), "kafka, TLS": ("kafka",)})
+    with ExitStack() as running:
+        running.callback(shutil.rmtree, scratch, ignore_errors=True)
+        servers: list[Penstock | Kafka] = [Penstock(scratch / "penstock", {"tier2": "off"}, sealed=keys)]
+        running.callback(servers[0].stop)
+        if not options.without_kafka:
+            servers.append(Kafka(scratch / "kafka", {"ssl.keystore.type": "PEM", **keys}))
+            running.callback(servers[1].stop)
+        systems = []
+        for server in servers:
+            server.create_topic(TOPIC, 1)
+            loadgen.run("produce", server.bootstrap, TOPIC, size=KILOBYTE, count=WRITTEN)
+            systems += [
+                System(server.name, server.bootstrap, server, None),
+                System(f"{server.name}, TLS", server.sealed, server, secrets / "ca.pem"),
+            ]
+        measure(results, systems, options.only, options.rounds)
+    results.show()
+    results.write(options.result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
