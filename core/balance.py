@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from core.cluster.balancing import Balancer, Move, Scene
 from core.cluster.coordination import Life, Owner, Wish
+from core.cluster.levels import Feature, allows
 from core.cluster.loads import Load, Meter, Totals, weights_of
 from core.errors import StoreError
 from core.store import Store
@@ -39,6 +40,9 @@ class Cluster(Moves, Protocol):
 
     @property
     def node(self) -> int: ...
+
+    @property
+    def level(self) -> int: ...
 
     @property
     def containers(self) -> Sequence[int]: ...
@@ -103,7 +107,8 @@ class Balance:
         weights = weights_of(loads.values())
         scene = Scene(cluster.containers, cluster.owners(), cluster.lives(), cluster.wishes(), weights)
         move = self._balancer.look(scene, now_s)
-        if move is not None and self._moves and next(iter(loads), None) == cluster.node:
+        may_ask = self._moves and allows(cluster.level, Feature.WISHES)
+        if move is not None and may_ask and next(iter(loads), None) == cluster.node:
             await self._ask(move)
 
     async def _ask(self, move: Move) -> None:

@@ -23,9 +23,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from core.cluster.levels import FIRST
 from core.cluster.loads import Load
 from core.log.objects.protocol import Link
 
@@ -67,6 +68,7 @@ class Life:
     node: int
     life: str
     is_draining: bool = False  # it gives its containers away, and wants no others
+    level: int = field(default=FIRST, compare=False)  # the highest that it knows (`core.cluster.levels`)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,10 @@ class Coordination(Protocol):
     """The coordinator, as one node sees it. All methods are for the event loop."""
 
     # The mirror
+
+    @property
+    def level(self) -> int:
+        """The level of the cluster, see `core.cluster.levels`."""
 
     @property
     def node(self) -> int:
@@ -152,9 +158,6 @@ class Coordination(Protocol):
         """Ask that a container goes from whoever serves it to this node. False if that is not as the mirror shows it:
         the container is nobody's, or that node's, or was given away meanwhile, or the node does not live, or drains."""
 
-    async def tell_loads(self, loads: Mapping[int, Load]) -> None:
-        """Tell all how busy the containers of this node are, in this life."""
-
     async def tell_warm(self, container: int, wish: Wish) -> None:
         """Tell the owner that this node has fetched what it can of a container that is to come here."""
 
@@ -168,6 +171,9 @@ class Coordination(Protocol):
 
         False if either is gone. Then nothing was changed; a second call answers as the first.
         """
+
+    async def tell_loads(self, loads: Mapping[int, Load]) -> None:
+        """Tell all how busy the containers of this node are, in this life."""
 
     async def drain(self) -> None:
         """Tell all that this node gives its containers away. It stays so until its life ends."""

@@ -5,7 +5,8 @@ Format 1 of the values, JSON each, without spaces:
     ===================  =========================================================================================
     key                  value
     ===================  =========================================================================================
-    ``nodes/<id>``       ``v`` (1), ``life``, ``draining``, ``told`` (what the node tells of itself: any object)
+    ``nodes/<id>``       ``v`` (1), ``life``, ``draining``, ``told`` (what the node tells of itself: any object),
+                         ``level`` (the highest that it knows)
     ``containers/<id>``  ``v`` (1), ``node``, ``life``, ``epoch``, ``stage`` (`opening` or `serving`)
     ``assign/<id>``      ``v`` (1), ``epoch``, ``node``, ``life``: a wish of that name, gone with the next claim
     ``warm/<id>``        the same: that node is ready to take the container over
@@ -34,7 +35,21 @@ from core.cluster.etcd.lease import Lease
 from core.cluster.etcd.mirror import Change, Mirror
 from core.cluster.etcd.session import LeaseGone, Outcome, Session
 from core.cluster.etcd.wire import Compare, Delete, KeyValue, Put, Range, absent, end_of, same_life, unchanged
-from core.cluster.etcd_keys import ASSIGN, CONTAINERS, EPOCH, FORMAT, LINKS, LOADS, NODES, WARM, number_of
+from core.cluster.etcd_keys import (
+    ASSIGN,
+    CONTAINERS,
+    EPOCH,
+    FORMAT,
+    LINKS,
+    LOADS,
+    META,
+    NODES,
+    WARM,
+    Meta,
+    number_of,
+    refuse_unknown,
+)
+from core.cluster.levels import FIRST, NEWEST
 from core.cluster.loads import Load
 from core.cluster.loads import decode as decode_loads
 from core.cluster.loads import encode as encode_loads
@@ -51,7 +66,7 @@ JOIN_S: Final = 30.0
 """How long a node waits for the end of its id's former life, and for etcd."""
 RETRY_S: Final = 0.5
 
-_KNOWN: Final = (NODES, CONTAINERS, ASSIGN, WARM, LOADS)
+_KNOWN: Final = (META, NODES, CONTAINERS, ASSIGN, WARM, LOADS)
 _T = TypeVar("_T")
 
 
@@ -72,6 +87,7 @@ class EtcdCoordination(Coordination):
         self._lease: Lease | None = None
         self._said: dict[str, Any] = {}
         self._is_draining = False
+        self._meta: Meta | None = None
         self._owners: dict[int, Owner] = {}
         self._lives: dict[int, Life] = {}
         self._wishes: dict[int, Wish] = {}
@@ -124,6 +140,10 @@ class EtcdCoordination(Coordination):
     # The mirror
 
     @property
+    def level(self) -> int:
+        return FIRST if self._meta is None else self._meta.level
+
+    @property
     def node(self) -> int:
         return self._node
 
@@ -174,10 +194,12 @@ class EtcdCoordination(Coordination):
                 _put(self._owners, container, owner)
             elif key.startswith(ASSIGN) and (container := _id_of(key[len(ASSIGN) :])) is not None:
                 _put(self._wishes, container, None if row is None else _wish(row))
-            elif key.startswith(LOADS) and (node := _id_of(key[len(LOADS) :])) is not None:
-                _put(self._loads, node, None if row is None else _told_loads(row))
             elif key.startswith(WARM) and (container := _id_of(key[len(WARM) :])) is not None:
                 _put(self._warmed, container, None if row is None else _wish(row))
+            elif key == META:
+                self._meta = None if row is None else Meta.decode(row.value)
+            elif key.startswith(LOADS) and (node := _id_of(key[len(LOADS) :])) is not None:
+                _put(self._loads, node, None if row is None else _told_loads(row))
             elif key.startswith(NODES) and (node := _id_of(key[len(NODES) :])) is not None:
                 life = None if row is None else _life(node, row)
                 _put(self._lives, node, life)
@@ -215,14 +237,23 @@ class EtcdCoordination(Coordination):
             self._lease = None
 
     async def _begin_life(self) -> bool:
-        """Begin a life, unless this node's id has one: whoever has that is another process, or its end is near."""
+        """Begin a life, unless this node's id has one: whoever has that is another process, or its end is near.
+
+        One transaction with the level of the cluster, which is raised while no node lives that does not know it.
+        Raises CoordinatorAway, CoordinatorRefuses.
+        """
+        meta_key = self._mirror.prefix + META
+        meta_row = next(iter((await self._client.read(Range(meta_key))).keys), None)
+        if meta_row is not None:
+            refuse_unknown(Meta.decode(meta_row.value))
         life, key = uuid.uuid4().hex, self._key(NODES, self._node)
         if self._mirror.values.get(key[len(self._mirror.prefix) :]) is not None:
             return False
         lease = await Lease.grant(self._client, self._ttl_s)
         value = _node_value(life, False, self._said)
         try:
-            outcome = await self._session.change((absent(key),), (Put(key, value, lease.id),), (Range(key),))
+            compares = absent(key), unchanged(meta_row, meta_key)
+            outcome = await self._session.change(compares, (Put(key, value, lease.id),), (Range(key),))
             await self._shown(outcome)
         except LeaseGone as error:
             raise CoordinatorAway(str(error)) from error
@@ -231,7 +262,8 @@ class EtcdCoordination(Coordination):
             if row is None or row.lease != lease.id:
                 await lease.close()
         if row is None or row.lease != lease.id:
-            return False
+            is_level_another = not outcome.succeeded and not outcome.found[0]
+            return is_level_another and await self._begin_life()
         self._life, self._row, self._lease, self._is_draining = life, row, lease, False
         self._tell()
         return True
@@ -271,11 +303,8 @@ class EtcdCoordination(Coordination):
             value = {} if row is None else _decode(row)
             if row is None or value.get("life") != life.life or value.get("draining") is True:
                 return
-            outcome = await self._decide(
-                (unchanged(row, row.key),),
-                (Put(row.key, _node_value(life.life, True, value.get("told", {})), row.lease),),
-                (),
-            )
+            drained = _node_value(life.life, True, value.get("told", {}), life.level)
+            outcome = await self._decide((unchanged(row, row.key),), (Put(row.key, drained, row.lease),), ())
             if outcome is None or outcome.succeeded:
                 return
             await asyncio.sleep(RETRY_S)
@@ -440,8 +469,8 @@ def _encode(value: Mapping[str, Any]) -> bytes:
     return json.dumps({"v": FORMAT, **value}, separators=(",", ":")).encode()
 
 
-def _node_value(life: str, is_draining: bool, told: Mapping[str, Any]) -> bytes:
-    return _encode({"life": life, "draining": is_draining, "told": told})
+def _node_value(life: str, is_draining: bool, told: Mapping[str, Any], level: int = NEWEST) -> bytes:
+    return _encode({"life": life, "draining": is_draining, "level": level, "told": told})
 
 
 def _owner_value(node: int, life: str, epoch: int, stage: Stage) -> bytes:
@@ -474,7 +503,15 @@ def _is_life(value: Mapping[str, Any]) -> bool:
 
 def _life(node: int, row: KeyValue) -> Life | None:
     value = _decode(row)
-    return Life(node=node, life=value["life"], is_draining=value.get("draining") is True) if _is_life(value) else None
+    if not _is_life(value):
+        return None
+    level = value.get("level")
+    return Life(
+        node=node,
+        life=value["life"],
+        is_draining=value.get("draining") is True,
+        level=level if isinstance(level, int) else FIRST,
+    )
 
 
 def _owner(row: KeyValue) -> Owner | None:

@@ -6,7 +6,9 @@ hex digits, so that they are in order. Format 1:
     ==========================  =====================================================================================
     key                         value
     ==========================  =====================================================================================
-    ``meta``                    JSON: ``v`` (the format, 1), ``cluster`` (its id), ``containers`` (how many)
+    ``meta``                    JSON: ``v`` (the format, 1), ``cluster`` (its id), ``containers`` (how many),
+                                ``level`` (`core.cluster.levels`; 1 if it is left out)
+    ``rebuild``                 there is no ``meta`` yet: these keys are being made anew (`core.rebuilding`)
     ``authority``               by which nodes know one another, a secret; the gateway's (`gateway.cluster.authority`)
     ``epoch``                   the last epoch that was given to an owner, or for anything else
     ``ids/stream``              the next id of a stream
@@ -18,8 +20,8 @@ hex digits, so that they are in order. Format 1:
     ``nodes/<id>``              a node that lives; under its lease (`core.cluster.etcd_coordination`)
     ``containers/<id>``         the owner of a container; under its lease (there as well)
     ``assign/<id>``             the node that a container is to go to (there as well)
-    ``loads/<id>``              how busy a node's containers are; under its lease (`core.cluster.loads`)
     ``warm/<id>``               that this node is ready for it; under its lease (there as well)
+    ``loads/<id>``              how busy a node's containers are; under its lease (`core.cluster.loads`)
     ``links/<id>``              where the epochs of a container's log end (there as well)
     ``calls/<uuid>``            the number of a session's last change; under its lease (`core.cluster.etcd.session`)
     ==========================  =====================================================================================
@@ -30,11 +32,13 @@ hex digits, so that they are in order. Format 1:
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from core.cluster.etcd.session import Session
-from core.cluster.etcd.wire import KeyValue, Put, Range, absent
+from core.cluster.etcd.wire import Compare, KeyValue, Put, Range, absent
+from core.cluster.levels import FIRST, NEWEST
 from core.cluster.registry import common_form
 from core.errors import CoordinatorRefuses, CorruptState
 
@@ -54,6 +58,7 @@ CONTAINERS: Final = b"containers/"
 LINKS: Final = b"links/"
 ASSIGN: Final = b"assign/"
 LOADS: Final = b"loads/"
+REBUILD: Final = b"rebuild"
 WARM: Final = b"warm/"
 
 NAME_BYTES_MAX: Final = 200
@@ -65,9 +70,12 @@ class Meta:
 
     cluster: str
     containers: int
+    level: int = NEWEST
 
     def encode(self) -> bytes:
         value = {"v": FORMAT, "cluster": self.cluster, "containers": self.containers}
+        if self.level > FIRST:
+            value["level"] = self.level
         return json.dumps(value, separators=(",", ":")).encode()
 
     @classmethod
@@ -75,8 +83,9 @@ class Meta:
         """Raises CorruptState, CoordinatorRefuses."""
         try:
             found = json.loads(value)
-            version, meta = found["v"], cls(str(found["cluster"]), int(found["containers"]))
-        except (ValueError, TypeError, KeyError) as error:
+            level = int(found.get("level", FIRST))
+            version, meta = found["v"], cls(str(found["cluster"]), int(found["containers"]), level)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptState("key meta in etcd is not a cluster's: restore etcd, or name another cluster") from error
         if version != FORMAT:
             raise CoordinatorRefuses(f"the cluster in etcd has format {version}, this release reads {FORMAT}")
@@ -110,11 +119,34 @@ def number_of(counter: KeyValue | None, first: int) -> int:
 
 
 async def join(session: Session, prefix: bytes, wanted: Meta) -> Meta:
-    """What the cluster is; the first node decides. Raises CoordinatorAway, CoordinatorRefuses, CorruptState."""
-    return Meta.decode(await agreed(session, prefix + META, wanted.encode()))
+    """What the cluster is; the first node decides.
+
+    Raises CoordinatorAway, CorruptState, CoordinatorRefuses: also if the cluster has a level that is unknown here.
+    """
+    meta = Meta.decode(await agreed(session, prefix + META, wanted.encode(), (absent(prefix + REBUILD),)))
+    refuse_unknown(meta)
+    return meta
 
 
-async def agreed(session: Session, key: bytes, wanted: bytes) -> bytes:
-    """The value of a key that the first who wants one decides for ever. Raises CoordinatorAway, CoordinatorRefuses."""
-    outcome = await session.change((absent(key),), (Put(key, wanted),), (Range(key),))
-    return wanted if outcome.succeeded else outcome.found[0][0].value
+def refuse_unknown(meta: Meta) -> None:
+    """Raise CoordinatorRefuses if this release does not know the cluster's level."""
+    if meta.level > NEWEST:
+        raise CoordinatorRefuses(
+            f"cluster {meta.cluster} is at level {meta.level} since its upgrade was finished, and this release knows "
+            f"levels up to {NEWEST}: start a release that knows level {meta.level}, as its other nodes do"
+        )
+
+
+async def agreed(session: Session, key: bytes, wanted: bytes, compares: Sequence[Compare] = ()) -> bytes:
+    """The value of a key that the first who wants one decides for ever, where a cluster may begin.
+
+    Raises CoordinatorAway, CoordinatorRefuses.
+    """
+    outcome = await session.change((absent(key), *compares), (Put(key, wanted),), (Range(key),))
+    if outcome.succeeded:
+        return wanted
+    if not outcome.found[0]:
+        raise CoordinatorRefuses(
+            "a rebuild of this cluster's keys in etcd has begun and not ended: run `penstock cluster rebuild` again"
+        )
+    return outcome.found[0][0].value

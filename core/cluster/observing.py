@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from core.cluster import etcd_keys
 from core.cluster.etcd.client import EtcdClient, EtcdSettings
 from core.cluster.etcd.mirror import Mirror
 from core.cluster.etcd.session import Session
+from core.cluster.etcd.wire import Put, Range, end_of, none_newer, unchanged
 from core.cluster.etcd_coordination import EtcdCoordination
 from core.cluster.loads import weights_of
 from core.errors import CoordinatorRefuses
@@ -40,6 +41,7 @@ class Observer:
         """What nodes know. No call that needs a life is for an observer."""
         self._client = client
         self._mirror = mirror
+        self._session = session
 
     def __repr__(self) -> str:
         return f"<Observer of {self.meta.cluster}>"
@@ -52,6 +54,29 @@ class Observer:
     def weights(self) -> Mapping[int, float]:
         """How heavy containers are, as far as anybody tells."""
         return weights_of(self.coordination.loads().values())
+
+    async def raise_level(self) -> int:
+        """Raise the cluster's level to the highest that all nodes know, which live; returns it.
+
+        One transaction, which fails if a node has joined meanwhile. Raises CoordinatorAway, CoordinatorRefuses.
+        """
+        meta_key, nodes = self._mirror.prefix + etcd_keys.META, self._mirror.prefix + etcd_keys.NODES
+        meta_row = self._mirror.values.get(etcd_keys.META)
+        read = await self._client.read(Range(nodes, end_of(nodes)))
+        await self._mirror.reached(max((row.revision for row in read.keys), default=0))
+        lives = self.coordination.lives().values()
+        if meta_row is None or not lives or len(lives) != len(read.keys):
+            raise CoordinatorRefuses("no node lives, or some cannot be read: start all nodes, then try again")
+        level = min(life.level for life in lives)
+        if level <= self.coordination.level:
+            return self.coordination.level
+        raised = Put(meta_key, replace(etcd_keys.Meta.decode(meta_row.value), level=level).encode())
+        outcome = await self._session.change(
+            (unchanged(meta_row, meta_key), none_newer(nodes, read.revision)), (raised,)
+        )
+        if not outcome.succeeded:
+            raise CoordinatorRefuses("a node has come or changed meanwhile, and nothing was raised: try again")
+        return level
 
     async def renewals(self) -> Mapping[int, Renewal]:
         """The leases of the nodes that live. Raises CoordinatorAway, CoordinatorRefuses."""

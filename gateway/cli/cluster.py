@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,7 +29,34 @@ def rebalance(settings: Settings, yes: Yes = False, as_json: AsJson = False) -> 
     sys.exit(cluster_commands.run_rebalance(settings, yes=yes, as_json=as_json))
 
 
+@configured("cluster")
+def finalize(settings: Settings, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Finish an upgrade: let nodes use what the older release could not read. It cannot be taken back."""
+    from gateway.cli import cluster_commands
+
+    sys.exit(cluster_commands.run_finalize(settings, yes=yes, as_json=as_json))
+
+
+@configured("cluster", "tier2", "tier2_endpoint")
+def rebuild(
+    settings: Settings,
+    yes: Yes = False,
+    scratch: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where one container at a time is copied to. Default: as TMPDIR says."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a cluster's keys in etcd anew from the bucket, when etcd has lost its data for good.
+
+    Stop all nodes first. What etcd alone had is gone: dynamic settings, quotas, ACLs.
+    """
+    from gateway.cli import cluster_rebuild
+
+    sys.exit(cluster_rebuild.run_rebuild(settings, yes=yes, scratch=scratch, as_json=as_json))
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to `penstock cluster`."""
-    for command in (status, rebalance):
+    for command in (status, rebalance, finalize, rebuild):
         app.command()(command)

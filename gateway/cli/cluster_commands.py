@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from core.cluster.balancing import BUSY, GAIN, distribution, loads_of, next_move
 from core.cluster.coordination import Stage
+from core.cluster.levels import Feature, allows
 from core.cluster.loads import IDLE
 from core.cluster.observing import Observer, observed
 from gateway import logs
@@ -38,6 +39,11 @@ def run_status(settings: Settings, *, as_json: bool) -> ExitCode:
 def run_rebalance(settings: Settings, *, yes: bool, as_json: bool) -> ExitCode:
     """Ask for one move, if there is one to ask for."""
     return run(settings, Output(as_json=as_json), lambda seen, output: _rebalance(seen, output, yes=yes))
+
+
+def run_finalize(settings: Settings, *, yes: bool, as_json: bool) -> ExitCode:
+    """Raise the level of the cluster."""
+    return run(settings, Output(as_json=as_json), lambda seen, output: _finalize(seen, output, yes=yes))
 
 
 Command = Callable[[Observer, Output], Awaitable[ExitCode]]
@@ -148,6 +154,7 @@ async def _nodes(seen: Observer) -> list[dict[str, Any]]:
             "id": node,
             "addresses": _addresses(told.get(node, {})),
             "draining": life.is_draining,
+            "level": life.level,
             "lease_ttl_s": renewal.ttl_s if (renewal := renewals.get(node)) is not None else None,
             "lease_age_s": None if renewal is None else renewal.age_s,
             "containers": owned.count(node),
@@ -174,18 +181,20 @@ async def _status(seen: Observer, output: Output) -> ExitCode:
             }
             for row in rows
         ]
-        facts = {"cluster": seen.meta.cluster, "epoch": seen.epoch}
+        facts = {"cluster": seen.meta.cluster, "level": seen.coordination.level, "epoch": seen.epoch}
         output.result({**facts, "nodes": nodes, "containers": containers})
         return ExitCode.CLEAN
-    output.fields({"cluster": seen.meta.cluster, "containers": seen.meta.containers, "last epoch": seen.epoch})
+    facts = {"cluster": seen.meta.cluster, "level": seen.coordination.level}
+    output.fields({**facts, "containers": seen.meta.containers, "last epoch": seen.epoch})
     output.line("")
     output.table(
-        ("node", "addresses", "state", "lease renewed", "containers", "load"),
+        ("node", "addresses", "state", "level", "lease renewed", "containers", "load"),
         [
             (
                 one["id"],
                 " ".join(f"{name}={place}" for name, place in one["addresses"].items()),
                 "draining" if one["draining"] else "lives",
+                one["level"],
                 None if one["lease_age_s"] is None else f"{one['lease_age_s']} s ago, of {one['lease_ttl_s']} s",
                 one["containers"],
                 None if one["load"] is None else f"{one['load']:.2f}",
@@ -224,6 +233,11 @@ async def _rebalance(seen: Observer, output: Output, *, yes: bool) -> ExitCode:
         raise Refused(f"{len(nodes)} node takes containers, and a move needs two: start another one")
     loads = loads_of(nodes)
     move = next_move(nodes)
+    if move is not None and not allows(coordination.level, Feature.WISHES):
+        raise Refused(
+            f"the cluster is at level {coordination.level}, and moves are asked for from level {int(Feature.WISHES)} "
+            "on: finish its upgrade with `penstock cluster finalize`"
+        )
     asked = move is not None and yes and await coordination.ask(move.container, move.target)
     if output.as_json:
         moved = None if move is None else {"container": move.container, "from": move.source, "to": move.target}
@@ -265,3 +279,34 @@ def _refuse_unrest(seen: Observer) -> None:
         raise Refused(
             f"container {min(wishes)} is on its way to node {wishes[min(wishes)].node}: wait until it is there"
         )
+
+
+# finalize
+
+
+async def _finalize(seen: Observer, output: Output, *, yes: bool) -> ExitCode:
+    lives = seen.coordination.lives()
+    known = {node: life.level for node, life in lives.items()}
+    before, level = seen.coordination.level, min(known.values(), default=0)
+    if not known:
+        raise Refused("no node lives: start all nodes of the cluster, then finish its upgrade")
+    older = sorted(node for node, its in known.items() if its == level < max(known.values()))
+    if level <= before and older:
+        named = ", ".join(map(str, older[:NODES_NAMED]))
+        raise Refused(
+            f"the cluster stays at level {before}: nodes {named} know no higher one. Upgrade them first, or stop them"
+        )
+    if level > before:
+        output.confirm(
+            f"this raises cluster {seen.meta.cluster} from level {before} to {level}, for ever: no node of an older "
+            "release can join it then",
+            yes=yes,
+        )
+        level = await seen.raise_level()
+    if output.as_json:
+        output.result({"level": max(level, before), "was": before})
+    elif level > before:
+        output.line(f"the cluster is at level {level}")
+    else:
+        output.line(f"the cluster is at level {before}, the highest that its nodes know: nothing is left to finish")
+    return ExitCode.CLEAN

@@ -11,6 +11,7 @@ from core import balance
 from core.balance import Balance
 from core.cluster.balancing import APART_S
 from core.cluster.coordination import Owner, Stage
+from core.cluster.levels import FIRST, Feature
 from core.cluster.loads import Totals
 from tests.core.cluster.coordinator import Coordinator, Seat
 from tests.core.support import run, until
@@ -78,6 +79,24 @@ def test_switched_off_it_tells_and_asks_for_nothing() -> None:
             await node.step(now_s)
         assert coordinator.loads.keys() == {1}
         assert coordinator.wishes == {}
+
+    run(scenario())
+
+
+def test_nothing_is_asked_for_before_all_nodes_know_what_a_wish_is() -> None:
+    async def scenario() -> None:
+        coordinator = Coordinator(range(2))
+        coordinator.level = FIRST
+        node = Node(coordinator, 1)
+        Seat(coordinator, 2)
+        for container in range(2):
+            serve(coordinator, container, node.seat)
+        for now_s in (1_000, 1_002):
+            await node.step(now_s)
+        assert coordinator.wishes == {}
+        coordinator.level = Feature.WISHES
+        await node.step(1_003)
+        assert coordinator.wishes.keys() == {1}
 
     run(scenario())
 

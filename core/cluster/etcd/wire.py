@@ -89,11 +89,15 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """A condition of a transaction: a key's revision (`MOD`) or its creation's (`CREATE`); 0: there is no such key."""
+    """A condition of a transaction: a key's revision (`MOD`) or its creation's (`CREATE`); 0: there is no such key.
+
+    With `end` it is one of all keys from `key` to before that: each has a lower revision.
+    """
 
     key: bytes
     target: str
     revision: int
+    end: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,11 @@ def absent(key: bytes) -> Compare:
 def same_life(found: KeyValue) -> Compare:
     """The key was not deleted since it was found, whatever its value is now."""
     return Compare(found.key, "CREATE", found.created)
+
+
+def none_newer(prefix: bytes, revision: int) -> Compare:
+    """No key that begins so was made or changed after this revision."""
+    return Compare(prefix, "MOD", revision + 1, end_of(prefix))
 
 
 def end_of(prefix: bytes) -> bytes:
@@ -192,12 +201,13 @@ def _operation(operation: Put | Delete) -> dict[str, Any]:
 
 def _compare(condition: Compare) -> dict[str, Any]:
     name = "mod_revision" if condition.target == "MOD" else "create_revision"
-    return {
+    body = {
         "key": _text(condition.key),
         "target": condition.target,
         "result": "EQUAL",
         name: str(condition.revision),
     }
+    return body if condition.end is None else body | {"range_end": _text(condition.end), "result": "LESS"}
 
 
 def _text(data: bytes) -> str:

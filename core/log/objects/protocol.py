@@ -147,6 +147,11 @@ class Takeover:
         """What to do next."""
         return self._wanted
 
+    @property
+    def met(self) -> Owned:
+        """The log as far as the walk has come, for whoever only looks at it."""
+        return Owned(self._at, tuple(self._groups), tuple(self._links))
+
     def found_checkpoint(self, start: Place) -> None:
         """The newest checkpoint lets the log begin here; GENESIS if there is none."""
         if self._fenced is None or start.lsn > self._fenced.lsn:
@@ -155,7 +160,7 @@ class Takeover:
             self._links.clear()
             self._walk_to(start)
         else:
-            self._wanted = Owned(self._at, tuple(self._groups), tuple(self._links))
+            self._wanted = self.met
 
     def has_read(self, found: LogObject | None) -> None:
         """This lies at the place that was to be read; None if nothing does."""

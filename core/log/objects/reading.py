@@ -118,7 +118,7 @@ async def take_over(storage: Storage, container: int, takeover: Takeover, stretc
                         "restore the object from a copy of the bucket, then start again"
                     ) from error
                 if decoded is None:
-                    if not await _is_missing(storage, container, place):
+                    if not await is_missing(storage, container, place):
                         takeover.has_read(None)
                 else:
                     found, stretch = decoded
@@ -132,7 +132,7 @@ async def take_over(storage: Storage, container: int, takeover: Takeover, stretc
     return wanted
 
 
-async def _is_missing(storage: Storage, container: int, place: Place) -> bool:
+async def is_missing(storage: Storage, container: int, place: Place) -> bool:
     """Whether something that was there is not: False for the end of the log, True if it is there by now: read it again.
 
     Later objects lie there too while several puts are on their way, so they alone prove nothing. But a frame tells up

@@ -9,6 +9,7 @@ from typing import Final
 import typer
 
 from gateway.cli import cluster as by_etcd
+from gateway.cli import cluster_moves
 from gateway.cli.client.cluster import Broker, Partition, Topic, counted
 from gateway.cli.client.session import Session, connected
 from gateway.exits import ExitCode
@@ -20,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 by_etcd.register(app)
+cluster_moves.register(app)
 
 DIAL_S: Final = 3.0
 NAMED_MAX: Final = 20

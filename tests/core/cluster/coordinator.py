@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage, Wish
+from core.cluster.levels import NEWEST
 from core.cluster.loads import Load
 from core.errors import CoordinatorAway, CoordinatorRefuses
 from core.log.objects.protocol import Link
@@ -27,6 +28,7 @@ class Coordinator:
         self.warmed: dict[int, Wish] = {}
         self.said: dict[int, Mapping[str, Any]] = {}  # by nodes of themselves
         self.seats: list[Seat] = []
+        self.level = NEWEST
         self._names = itertools.count(1)
 
     def begin(self, node: int) -> Life:
@@ -127,6 +129,10 @@ class Seat(Coordination):
         self._life = coordinator.begin(node)
         self._told: list[Callable[[], None]] = []
         coordinator.seats.append(self)
+
+    @property
+    def level(self) -> int:
+        return self.coordinator.level
 
     @property
     def node(self) -> int:

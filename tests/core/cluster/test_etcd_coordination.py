@@ -128,6 +128,8 @@ def test_wishes_and_loads(etcd: EtcdServer) -> None:
                 assert not await two.ask(3, 9), "no such node"
                 assert await two.ask(3, 2)
                 assert two.wishes() == {3: Wish(epoch=claim.epoch, node=2, life=two.life)}
+                row = two._mirror.values[b"assign/3"]
+                assert row.value == b'{"v":1,"epoch":%d,"node":2,"life":"%s"}' % (claim.epoch, two.life.encode())
                 await until(one.wishes)
                 await one.give_up(claim)
                 assert two.wishes().keys() == {3}
@@ -403,6 +405,12 @@ GOLDEN = {
     b"epoch": b"1",
 }
 """Format 1, as it was first released, for the life L: a later release reads it."""
+WRITTEN = {
+    b"nodes/1": b'{"v":1,"life":"L","draining":false,"level":2,"told":'
+    b'{"listeners":{"PLAINTEXT":["127.0.0.1",9001]},"host":"h1","load":0}}',
+    b"loads/1": b'{"v":1,"containers":{"2":[1000,0,500,4100]}}',
+}
+"""What is written besides, or in place of that."""
 
 
 def test_the_keys(etcd: EtcdServer) -> None:
@@ -413,11 +421,13 @@ def test_the_keys(etcd: EtcdServer) -> None:
         async with connected(etcd.settings()) as client, joined(etcd.settings(), prefix, 1) as one:
             claim = await claimed(one, 2)
             await one.confirm(claim, (Link(0, 17, claim.epoch),))
+            await one.tell_loads({2: Load(1_000, 0, 0.5, 4_096)})
             found = (await client.read(Range(prefix, end_of(prefix)))).keys
             rows = {row.key[len(prefix) :]: row for row in found if not row.key.startswith(prefix + CALLS)}
-            assert {key: row.value.replace(one.life.encode(), b"L") for key, row in rows.items()} == GOLDEN
-            assert {key for key, row in rows.items() if row.lease} == {b"nodes/1", b"containers/2"}
-            assert rows[b"nodes/1"].lease == rows[b"containers/2"].lease
+            assert {key: row.value.replace(one.life.encode(), b"L") for key, row in rows.items()} == GOLDEN | WRITTEN
+            under_lease = {b"nodes/1", b"containers/2", b"loads/1"}
+            assert {key for key, row in rows.items() if row.lease} == under_lease
+            assert len({rows[key].lease for key in under_lease}) == 1
 
     run(test())
 

@@ -13,6 +13,7 @@ from core.cluster.etcd.session import CALLS, Session
 from core.cluster.etcd.wire import Put, Range, end_of
 from core.cluster.etcd_keys import META, Meta, join, prefix_of
 from core.cluster.etcd_registry import EtcdRegistry
+from core.cluster.levels import FIRST
 from core.cluster.registry import NewStream
 from core.errors import CoordinatorRefuses, CorruptState, Stale, StreamExists, UnknownStream
 from tests.core.cluster.etcd.proxy import CuttingProxy
@@ -41,7 +42,8 @@ def test_the_keys(etcd: EtcdServer) -> None:
     async def test() -> None:
         prefix = new_prefix()
         async with connected(etcd.settings()) as client, etcd_registry(etcd.settings(), prefix) as registry:
-            assert await join(Session(client, prefix), prefix, Meta("c-1", 16)) == Meta("c-1", 16)
+            wanted = Meta("c-1", 16, FIRST)
+            assert await join(Session(client, prefix), prefix, wanted) == wanted
             await registry.create(
                 NewStream(
                     name="or.ders",
@@ -65,6 +67,12 @@ def test_the_keys(etcd: EtcdServer) -> None:
     run(test())
 
 
+def test_a_clusters_key_has_its_level() -> None:
+    value = b'{"v":1,"cluster":"c-1","containers":16,"level":2}'
+    assert Meta("c-1", 16, 2).encode() == value
+    assert Meta.decode(value) == Meta("c-1", 16, 2)
+
+
 def test_golden_keys_are_read(etcd: EtcdServer) -> None:
     """What a release has written is read, from its bytes."""
 
@@ -72,7 +80,7 @@ def test_golden_keys_are_read(etcd: EtcdServer) -> None:
         prefix = new_prefix()
         async with connected(etcd.settings()) as client:
             await client.decide((), [Put(prefix + key, value) for key, value in GOLDEN.items()])
-            assert await join(Session(client, prefix), prefix, Meta("other", 4)) == Meta("c-1", 16)
+            assert await join(Session(client, prefix), prefix, Meta("other", 4)) == Meta("c-1", 16, FIRST)
             async with etcd_registry(etcd.settings(), prefix) as registry:
                 (state,) = registry.streams()
                 assert (state.id, state.name, state.slots, state.config) == (1, "or.ders", 2, {"retention.ms": "1"})

@@ -13,8 +13,10 @@ from core.cluster import etcd_keys
 from core.cluster.coordination import Coordination, Wish
 from core.cluster.etcd.client import EtcdClient
 from core.cluster.etcd.mirror import Mirror
-from core.cluster.etcd.session import Session
+from core.cluster.etcd.session import Outcome, Session
+from core.cluster.etcd.wire import Delete, Put
 from core.cluster.etcd_coordination import EtcdCoordination
+from core.cluster.levels import FIRST, NEWEST
 from core.cluster.loads import Load
 from core.cluster.observing import Observer, observed
 from core.errors import CoordinatorRefuses
@@ -47,18 +49,31 @@ class Cluster:
         self.name = prefix.split(b"/")[1].decode()
         self._undo = undo
 
-    async def join(self, node: int, **told: object) -> EtcdCoordination:
+    async def join(self, node: int, level: int = NEWEST, **told: object) -> EtcdCoordination:
+        """`level`: of the cluster, if this node begins it."""
         client = EtcdClient(self.etcd.settings())
         self._undo.push_async_callback(client.close)
         mirror = await Mirror.open(client, self.prefix)
         self._undo.push_async_callback(mirror.close)
         session = Session(client, self.prefix)
-        await etcd_keys.join(session, self.prefix, etcd_keys.Meta("an-id", CONTAINERS))
+        await etcd_keys.join(session, self.prefix, etcd_keys.Meta("an-id", CONTAINERS, level))
         joined = await EtcdCoordination.join(
             client, mirror, session, node=node, containers=CONTAINERS, ttl_s=30, told=told
         )
         self._undo.push_async_callback(joined.leave)
         return joined
+
+    async def plant_older(self, node: int) -> Callable[[], Awaitable[None]]:
+        """A node of the first release, which tells no level; the result ends it."""
+        client = EtcdClient(self.etcd.settings())
+        self._undo.push_async_callback(client.close)
+        session, key = Session(client, self.prefix), self.prefix + b"nodes/%d" % node
+        await session.change((), (Put(key, b'{"v":1,"life":"old","draining":false,"told":{}}'),))
+
+        async def end() -> None:
+            await session.change((), (Delete(key),))
+
+        return end
 
     @asynccontextmanager
     async def observed(self) -> AsyncIterator[Observer]:
@@ -100,7 +115,8 @@ def test_status_shows_nodes_and_containers(etcd: EtcdServer, capsys: pytest.Capt
             assert await cluster_commands._status(seen, Output(as_json=True)) == ExitCode.CLEAN
             shown = told(capsys)
             assert await cluster_commands._status(seen, Output(as_json=False)) == ExitCode.CLEAN
-        assert (shown["cluster"], shown["epoch"]) == ("an-id", 3)
+        assert (shown["cluster"], shown["level"], shown["epoch"]) == ("an-id", NEWEST, 3)
+        assert {node["level"] for node in shown["nodes"]} == {NEWEST}
         assert [(n["id"], n["addresses"], n["draining"], n["containers"], n["load"]) for n in shown["nodes"]] == [
             (1, {"PLAINTEXT": "broker1:9092"}, False, 2, 0.37),
             (2, {"PLAINTEXT": "broker2:9092"}, True, 1, None),
@@ -187,3 +203,76 @@ def test_a_cluster_that_is_not_there(etcd: EtcdServer, capsys: pytest.CaptureFix
     over(etcd, test)
     assert cluster_commands.run_status(Settings(None, (), {}), as_json=False) == ExitCode.CONFIGURATION
     assert "name the cluster: --cluster etcd://" in capsys.readouterr().err
+
+
+# Levels
+
+
+def test_an_upgrade_is_finished_once_no_older_node_lives(etcd: EtcdServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Until then nothing is written that the older one could not read; and it says which node holds it up."""
+
+    async def finalized(seen: Observer, *, yes: bool = True) -> ExitCode:
+        return await cluster_commands._finalize(seen, Output(as_json=True), yes=yes)
+
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.join(1, FIRST)
+        end_older = await cluster.plant_older(2)
+        await serve(first, dict.fromkeys(range(CONTAINERS), BUSY))
+        async with cluster.observed() as seen:
+            await until(lambda: len(seen.weights()) == CONTAINERS and 2 in seen.coordination.lives())
+            assert seen.coordination.lives()[2].level == FIRST
+            with pytest.raises(Refused, match=r"nodes 2 know no higher one\. Upgrade them first"):
+                await finalized(seen)
+            with pytest.raises(Refused, match="finish its upgrade with `penstock cluster finalize`"):
+                await cluster_commands._rebalance(seen, Output(as_json=False), yes=True)
+            await end_older()
+            await until(lambda: 2 not in seen.coordination.lives())
+            with pytest.raises(Refused, match="say --yes"):
+                await finalized(seen, yes=False)
+            assert first.level == FIRST
+            capsys.readouterr()
+            assert await finalized(seen) == ExitCode.CLEAN
+            assert told(capsys) == {"level": NEWEST, "was": FIRST}
+            await until(lambda: first.level == seen.coordination.level == NEWEST)
+            assert await finalized(seen) == ExitCode.CLEAN
+            assert told(capsys) == {"level": NEWEST, "was": NEWEST}
+
+    over(etcd, test)
+
+
+def test_a_release_that_does_not_know_the_level_cannot_join(etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at its start, nor with a next life, if the level was raised while it had none."""
+
+    async def test(cluster: Cluster) -> None:
+        await cluster.join(1)
+        monkeypatch.setattr(etcd_keys, "NEWEST", FIRST)
+        says = f"cluster an-id is at level {NEWEST} .* this release knows levels up to {FIRST}: start a release"
+        with pytest.raises(CoordinatorRefuses, match=says):
+            await cluster.join(2)
+        monkeypatch.setattr(etcd_keys, "join", not_asked)
+        with pytest.raises(CoordinatorRefuses, match=says):
+            await cluster.join(2)
+
+    over(etcd, test)
+
+
+async def not_asked(*_: object) -> None:
+    """In place of the look that a start has at the cluster."""
+
+
+def test_the_level_is_not_raised_when_a_node_comes_meanwhile(etcd: EtcdServer) -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.join(1, FIRST)
+        async with cluster.observed() as seen:
+            change = seen._session.change
+
+            async def late(*given: Any) -> Outcome:
+                await cluster.plant_older(2)
+                return await change(*given)
+
+            seen._session.change = late  # type: ignore[method-assign, assignment]
+            with pytest.raises(CoordinatorRefuses, match="a node has come or changed meanwhile"):
+                await seen.raise_level()
+        assert first.level == FIRST
+
+    over(etcd, test)

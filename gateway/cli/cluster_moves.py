@@ -1,0 +1,148 @@
+"""`penstock cluster move|drain`: containers that are handed over because an operator wishes so.
+
+Keeps: a command asks, and the nodes do it; it ends when that is done, and what it has asked for goes on without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from gateway.cli.options import Settings, configured
+
+if TYPE_CHECKING:
+    from core.cluster.etcd_coordination import EtcdCoordination
+    from gateway.config.loading import Config
+    from gateway.exits import ExitCode
+
+UNUSED: Final = "s3://unused/unused"
+LOOK_S: Final = 0.02
+ASK_AGAIN_S: Final = 2.0
+"""A wish is void when the container has another owner, or the node another life: then it is asked for again."""
+
+Timeout = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=1, max=86_400, help="How long it is waited for.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to those of `penstock cluster`."""
+    app.command()(configured("cluster")(move))
+    app.command()(configured("cluster")(drain))
+
+
+def move(
+    settings: Settings,
+    container: Annotated[int, typer.Argument(metavar="CONTAINER", min=0, help="The container's number.")],
+    node: Annotated[int, typer.Argument(metavar="NODE", min=0, help="The id of the node that is to serve it.")],
+    timeout: Timeout = 60.0,
+) -> None:
+    """Have a container served by another node, which reads ahead before its owner lets go.
+
+    Producers and consumers of its partitions are told of the new leader; groups and transactions go on.
+    """
+    _run(_loaded(settings), lambda cluster: _move(cluster, container, node, timeout))
+
+
+def drain(
+    settings: Settings,
+    node: Annotated[int, typer.Argument(metavar="NODE", min=0, help="The id of the node.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    timeout: Timeout = 300.0,
+) -> None:
+    """Have all containers of a node handed over to others. It gets none until it is started again."""
+    loaded = _loaded(settings)
+    if not yes:
+        typer.confirm(f"Hand over all containers of node {node}?", abort=True)
+    _run(loaded, lambda cluster: _drain(cluster, node, timeout))
+
+
+def _loaded(settings: Settings) -> Config:
+    """The way to etcd. A node's configuration says as well where its log lies, which is not asked for here."""
+    return replace(settings, flags={**settings.flags, "tier2": UNUSED}).load()
+
+
+def _run(config: Config, do: Callable[[EtcdCoordination], Awaitable[ExitCode]]) -> None:
+    from gateway import logs
+    from gateway.cluster.onlooking import looked_at
+    from gateway.process.outcome import outcome
+
+    async def main() -> ExitCode:
+        async with looked_at(config) as cluster:
+            return await do(cluster)
+
+    logs.setup(config.logging_format, "WARNING")
+    sys.exit(outcome(lambda: asyncio.run(main())))
+
+
+async def _move(cluster: EtcdCoordination, container: int, node: int, timeout_s: float) -> ExitCode:
+    from core.cluster.coordination import Stage
+    from gateway.exits import ExitCode
+
+    if container not in cluster.containers:
+        return _refused(f"there is no container {container}: they are 0 to {len(cluster.containers) - 1}")
+    if node not in cluster.lives():
+        return _refused(f"node {node} is not running: these are: {_named(cluster.lives())}")
+    if cluster.lives()[node].is_draining:
+        return _refused(f"node {node} drains: start it again before it is given anything")
+    before, began, asked_at = cluster.owners().get(container), time.monotonic(), -ASK_AGAIN_S
+    if before is not None and before.node == node:
+        typer.echo(f"container {container} is with node {node}")
+        return ExitCode.CLEAN
+    while (spent := time.monotonic() - began) < timeout_s:
+        owner = cluster.owners().get(container)
+        if owner is not None and owner.node == node and owner.stage is Stage.SERVING:
+            former = "nobody" if before is None else f"node {before.node}"
+            typer.echo(f"container {container}: {former} -> node {node}, {spent:.1f} s")
+            return ExitCode.CLEAN
+        if container not in cluster.wishes() and time.monotonic() > asked_at + ASK_AGAIN_S:
+            asked_at = time.monotonic()
+            await cluster.ask(container, node)
+        await asyncio.sleep(LOOK_S)
+    return _late(f"container {container} is not with node {node} after {timeout_s:g} s: it may come there yet")
+
+
+async def _drain(cluster: EtcdCoordination, node: int, timeout_s: float) -> ExitCode:
+    from gateway.exits import ExitCode
+
+    life, began = cluster.lives().get(node), time.monotonic()
+    if life is None:
+        return _refused(f"node {node} is not running: these are: {_named(cluster.lives())}")
+    if all(other.is_draining for other in cluster.lives().values() if other.node != node):
+        return _refused(f"there is no other node that could take the containers of node {node}")
+    await cluster.ask_to_drain(life)
+    left: set[int] | None = None
+    while (spent := time.monotonic() - began) < timeout_s:
+        now = {container for container, owner in cluster.owners().items() if owner.life == life.life}
+        if now != left:
+            typer.echo(f"node {node} has {len(now)} containers")
+            left = now
+        if not now:
+            typer.echo(f"node {node} is empty after {spent:.1f} s, and gets nothing until it is started again")
+            return ExitCode.CLEAN
+        await asyncio.sleep(LOOK_S)
+    return _late(f"node {node} has {len(left or ())} containers after {timeout_s:g} s: it goes on handing them over")
+
+
+def _named(nodes: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(nodes)))
+
+
+def _refused(why: str) -> ExitCode:
+    from gateway.exits import ExitCode
+
+    typer.echo(f"penstock: {why}", err=True)
+    return ExitCode.CONFIGURATION
+
+
+def _late(why: str) -> ExitCode:
+    from gateway.exits import ExitCode
+
+    typer.echo(f"penstock: {why}", err=True)
+    return ExitCode.UNEXPECTED
