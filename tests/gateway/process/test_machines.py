@@ -52,7 +52,7 @@ class Cluster:
         self._settings = (
             *("--cluster", f"etcd://{etcd.endpoint}/{bucket}"),
             *("--tier2", f"s3://{bucket}/a/prefix", "--tier2-endpoint", minio.endpoint),
-            *("--listen", "127.0.0.1:0", "--http", "off"),
+            *("--http", "off"),
             *("--set", f"cluster.containers={CONTAINERS}"),
             *("--set", "log.file.bytes=1MiB", "--set", "log.max.bytes=64MiB", "--set", "checkpoint.interval.ms=500"),
         )
@@ -60,7 +60,9 @@ class Cluster:
         self.addresses: dict[int, str] = {}
 
     def start(self, node: int, lease_s: float = LEASE_S) -> None:
+        """A node that was started before has the same port again."""
         own = ("--node-id", str(node), "--set", f"cluster.lease.ms={int(lease_s * 1000)}")
+        own += ("--listen", self.addresses.get(node, "127.0.0.1:0"))
         running = Running(self._directory / f"node-{node}", *self._settings, *own)
         self.nodes[node] = running
         self.addresses[node] = running.ready()["kafka"][0].rpartition("//")[2]
