@@ -6,7 +6,8 @@ sends all the time; a run in which a record was lost, doubled or put out of orde
 killed      one of three nodes gets SIGKILL, and is started again: the gap of each partition that it had
 handed over a container is moved from one node to the next, and back: the gap of its partition
 
-Writes `results/failover.json`: each gap, with their quantiles and a histogram.
+Writes `results/failover.json`: each gap, with their quantiles and a histogram, and how many processes of the machine
+wanted to run before and behind it (`machine_load`): beyond the number of its cores, figures are of the machine.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import random
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -33,7 +35,7 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.core.cluster.etcd.servers import EtcdServer
-from tests.gateway.launching import PENSTOCK, Running, run
+from tests.gateway.launching import PENSTOCK, Running
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 
 RESULT: Final = Path(__file__).resolve().parent / "results" / "failover.json"
@@ -165,9 +167,10 @@ def spread(nodes: Nodes) -> None:
 
 def move(nodes: Nodes, partition: int, node: int) -> None:
     """Have the container of a partition, which has its number, served by a node."""
-    done = run("cluster", "move", str(partition), str(node), "--cluster", nodes.cluster)
+    command = [PENSTOCK, "cluster", "move", str(partition), str(node), "--cluster", nodes.cluster]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * WAIT_S, check=False)
     if done.returncode != 0:
-        raise SystemExit(f"{PENSTOCK} cluster move: {done.stderr[-500:]}")
+        raise SystemExit(f"{' '.join(command)}: {done.stderr[-500:]}")
 
 
 def handed_over(nodes: Nodes, load: Load, runs: int, gaps: list[float]) -> None:
@@ -228,8 +231,10 @@ def running(directory: Path) -> Iterator[Nodes]:
 
 def main() -> int:
     """Measure, check, and write."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # and end all that was started
     options = _options()
     found: dict[str, list[float]] = {"killed": [], "handed over": []}
+    machine = [round(os.getloadavg()[0], 1)]
     directory = Path(tempfile.mkdtemp(prefix="failover-", dir=os.environ.get("BENCH_DIR")))
     try:
         with running(directory) as nodes:
@@ -241,6 +246,7 @@ def main() -> int:
                 time.sleep(REST_S)
                 load.until_all_go_on(time.monotonic())
                 handed_over(nodes, load, options.runs, found["handed over"])
+                print("handed over, ms:", [round(gap * 1000) for gap in found["handed over"]], flush=True)
                 killed(nodes, load, options.kills, found["killed"])
             finally:
                 load.end()
@@ -252,7 +258,8 @@ def main() -> int:
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     told = {name: summary(gaps) for name, gaps in found.items() if gaps}
-    options.out.write_text(json.dumps({"load_records_s": RATE, **told}, indent=1) + "\n")
+    machine.append(round(os.getloadavg()[0], 1))
+    options.out.write_text(json.dumps({"records_s": RATE, "machine_load": machine, **told}, indent=1) + "\n")
     for name, one in told.items():
         print(f"{name}: {one['count']} gaps, p50 {one['p50_ms']} ms, p90 {one['p90_ms']} ms, max {one['max_ms']} ms")
     return 0

@@ -120,9 +120,6 @@ RELEASE_S: Final = 2.0
 """Longest wait of a stop to release its prefix in long-term storage; if it fails, the next start of a copy must check
 whether this gateway lives."""
 
-DRAIN_S: Final = 20.0
-"""Longest time in which a node that stops gives its containers to others."""
-
 CONCERNS_MAX: Final = 20
 CONCERN_CHARS_MAX: Final = 500
 
@@ -565,7 +562,7 @@ class Broker:
         if self._balance is not None:
             await self._balance.stop()
         if self._membership is not None:  # clients find the next owners while this node still answers
-            await self._membership.drain(DRAIN_S)
+            await self._membership.drain(self.config.shutdown_drain_ms / 1000)
             await self._membership.stop()
         if self._mourning is not None:
             await self._mourning.close()

@@ -12,6 +12,7 @@ from gateway.config.addresses import ListenAddress, check_dialable
 
 CLUSTER_CONTAINERS_MAX: Final = 256
 LEASE_MS_MIN: Final = 2_000
+DRAIN_MS: Final = 20_000
 ENDPOINTS_MAX: Final = 16
 ETCD_PORT: Final = 2379
 ETCD_USER_CHARS_MAX: Final = 200
@@ -93,6 +94,13 @@ class ClusterKeys(BaseModel):
         "auto",
         description="auto: containers go from busy nodes to others, and to those that join. off: only a node that "
         "stops gives some away.",
+    )
+    shutdown_drain_ms: int = Field(
+        DRAIN_MS,
+        ge=0,
+        le=600_000,
+        description="How long a node of a cluster that stops hands its containers over; what is left is taken by "
+        "others as from a node that died.",
     )
     etcd_ca_file: Path | None = Field(
         None, description="Certificates that vouch for etcd's, PEM. Not set: the system's."

@@ -20,7 +20,7 @@ import yaml
 from confluent_kafka.admin import AdminClient
 
 from gateway import __version__
-from gateway.broker import DRAIN_S
+from gateway.config.cluster import DRAIN_MS
 from tests.core.cluster.etcd.servers import EtcdServer
 from tests.deploy.composing import CREDENTIALS
 from tests.gateway.launching import PENSTOCK, Running, http_get, serving
@@ -195,7 +195,7 @@ def test_nodes_of_a_cluster() -> None:
     assert stateful["replicas"] == 3
     assert "updateStrategy" not in stateful, "Kubernetes' default is one after the other"
     assert objects["PodDisruptionBudget", "kafka-penstock"]["spec"]["maxUnavailable"] == 1
-    assert pod["spec"]["terminationGracePeriodSeconds"] >= int(seconds) + 2 * DRAIN_S
+    assert pod["spec"]["terminationGracePeriodSeconds"] >= int(seconds) + 2 * DRAIN_MS / 1000
     assert spread["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
 
 

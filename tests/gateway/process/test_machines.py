@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.core.cluster.etcd.servers import EtcdServer
 from tests.gateway.harness import Client, batch, values
-from tests.gateway.launching import Running
+from tests.gateway.launching import Running, run
 from tests.tier2.conftest import bucket, minio
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 
@@ -49,8 +49,9 @@ class Cluster:
 
     def __init__(self, directory: Path, etcd: EtcdServer, minio: MinioServer, bucket: str) -> None:
         self._directory = directory
+        self.name = f"etcd://{etcd.endpoint}/{bucket}"
         self._settings = (
-            *("--cluster", f"etcd://{etcd.endpoint}/{bucket}"),
+            *("--cluster", self.name),
             *("--tier2", f"s3://{bucket}/a/prefix", "--tier2-endpoint", minio.endpoint),
             *("--http", "off"),
             *("--set", f"cluster.containers={CONTAINERS}"),
@@ -59,9 +60,9 @@ class Cluster:
         self.nodes: dict[int, Running] = {}
         self.addresses: dict[int, str] = {}
 
-    def start(self, node: int, lease_s: float = LEASE_S) -> None:
+    def start(self, node: int, lease_s: float = LEASE_S, *more: str) -> None:
         """A node that was started before has the same port again."""
-        own = ("--node-id", str(node), "--set", f"cluster.lease.ms={int(lease_s * 1000)}")
+        own = ("--node-id", str(node), "--set", f"cluster.lease.ms={int(lease_s * 1000)}", *more)
         own += ("--listen", self.addresses.get(node, "127.0.0.1:0"))
         running = Running(self._directory / f"node-{node}", *self._settings, *own)
         self.nodes[node] = running
@@ -253,3 +254,101 @@ def test_a_stopped_node_hands_over(cluster: Cluster) -> None:
     assert not load.failed
     for partition in range(PARTITIONS):
         assert read_partition(cluster.addresses[2], partition) == load.acknowledged[partition]
+
+
+class Group:
+    """A member of a consumer group that reads all the time, and what it saw of its group."""
+
+    def __init__(self, address: str) -> None:
+        self.found: defaultdict[int, list[int]] = defaultdict(list)
+        self.rebalances = 0
+        self.lost = 0
+        self.errors: list[str] = []
+        self._over = threading.Event()
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": address,
+                "group.id": "readers",
+                "auto.offset.reset": "earliest",
+                "auto.commit.interval.ms": 200,
+                "session.timeout.ms": 10_000,
+                "log_level": 0,
+            }
+        )
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._consumer.subscribe(["t"], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        while not self._over.is_set():
+            message = self._consumer.poll(0.05)
+            if message is None:
+                continue
+            if (error := message.error()) is not None:
+                self.errors.append(str(error))
+                continue
+            partition, value = message.partition(), message.value()
+            assert partition is not None
+            assert value is not None
+            self.found[partition].append(int(value))
+        self._consumer.close()
+
+    def _assigned(self, *_: object) -> None:
+        self.rebalances += 1
+
+    def _revoked(self, *_: object) -> None:
+        if not self._over.is_set():
+            self.rebalances += 1
+
+    def _lost(self, *_: object) -> None:
+        self.lost += 1
+
+    def until_read(self, wanted: Mapping[int, list[int]]) -> None:
+        deadline = time.monotonic() + REST_S
+        while any(len(self.found[partition]) < len(values) for partition, values in wanted.items()):
+            assert time.monotonic() < deadline, "not all is read"
+            time.sleep(0.02)
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+@pytest.mark.slow
+def test_containers_move_to_and_fro_and_a_node_is_emptied(cluster: Cluster) -> None:
+    """By commands, under an idempotent producer and a group: the producer hears of no error, the group is not
+    rebalanced, and each record is read once and in order. The emptied node lives on, and gets nothing back."""
+    for node in (1, 2):
+        cluster.start(node, LONG_LEASE_S, "--set", "cluster.rebalance=off")
+    for container in (0, 2, 4):
+        command("move", str(container), "2", cluster=cluster)
+    cluster.make_topic(1)
+    cluster.until_led_by(1, {1, 2})
+    load, group = Load(cluster.addresses), Group(",".join(cluster.addresses.values()))
+    try:
+        load.until_all_go_on(time.monotonic(), REST_S)
+        for container in (0, 1):
+            here = 2 - container % 2
+            for node in (3 - here, here):
+                command("move", str(container), str(node), cluster=cluster)
+        command("drain", "2", "--yes", cluster=cluster)
+        assert set(cluster.until_led_by(1, {1}).values()) == {1}
+        load.until_all_go_on(time.monotonic(), REST_S)
+        assert set(cluster.until_led_by(2, {1}).values()) == {1}
+    finally:
+        load.end()
+        try:
+            group.until_read(load.acknowledged)
+        finally:
+            group.end()
+    assert not load.failed
+    assert (group.rebalances, group.lost, group.errors) == (1, 0, [])
+    for partition in range(PARTITIONS):
+        assert group.found[partition] == load.acknowledged[partition]
+
+
+def command(*arguments: str, cluster: Cluster) -> str:
+    """Run a command about the cluster, which must go well."""
+    done = run("cluster", *arguments, "--cluster", cluster.name)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

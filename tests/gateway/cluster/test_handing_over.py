@@ -1,0 +1,57 @@
+"""Clients of a broker that hands its containers over: groups and transactions go on at the next one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from tests.core.support import run, until
+from tests.gateway.cluster.test_machines import CONTAINERS, NOT_COORDINATOR, heartbeat, joined, machines_in
+from tests.gateway.harness import Client, batch, produce_body, values
+
+PRODUCE, INIT_PRODUCER_ID, END_TXN = 0, 22, 26
+READ_COMMITTED: Final = 1
+
+
+def test_a_group_and_a_transaction_go_on_at_the_heir(tmp_path: Path) -> None:
+    """The member keeps its generation, and what was written before and after the hand-over is committed together."""
+
+    async def scenario() -> None:
+        async with machines_in(tmp_path) as machines:
+            first = await machines.join()
+            await machines.at_rest([CONTAINERS])
+            client = await Client.connect(first)
+            await client.create("t", 1)
+            member = await joined(client)
+            asked = {"transactional_id": "x", "transaction_timeout": 60_000, "producer_id": -1, "producer_epoch": -1}
+            producer = await client.ask(INIT_PRODUCER_ID, 4, asked)
+            assert producer.error_code == 0
+            await written(client, producer.producer_id, 0, b"a")
+
+            second = await machines.join()
+            assert first._membership is not None
+            await first._membership.drain(20)
+            assert not first.store.containers
+            await until(lambda: len(second.store.containers) == CONTAINERS and second.groups.is_here("g"))
+            assert (await heartbeat(client, member)).error_code == NOT_COORDINATOR
+            other = await Client.connect(second)
+            assert (await heartbeat(other, member)).error_code == 0
+            await until(lambda: second.transactions.is_here("x"))
+            await written(other, producer.producer_id, 1, b"b")
+            ended = {"transactional_id": "x", "producer_id": producer.producer_id, "producer_epoch": 0}
+            assert (await other.ask(END_TXN, 3, {**ended, "committed": True})).error_code == 0
+            found: list[tuple[int, bytes | None]] = []
+            while len(found) < 2:
+                asked_for = ("t", 0, len(found))
+                (answer,) = (await other.fetch(asked_for, isolation_level=READ_COMMITTED)).responses[0].partitions
+                assert (answer.error_code, answer.last_stable_offset) == (0, 3), "a marker is behind them"
+                found += values(answer.records)
+            assert found[:2] == [(0, b"a"), (1, b"b")]
+
+    run(scenario())
+
+
+async def written(client: Client, producer_id: int, sequence: int, value: bytes) -> None:
+    record = batch(value, producer_id=producer_id, producer_epoch=0, base_sequence=sequence, transactional=True)
+    answer = await client.ask(PRODUCE, 12, {**produce_body("t", [(0, record)]), "transactional_id": "x"})
+    assert answer.responses[0].partition_responses[0].error_code == 0
