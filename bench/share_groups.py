@@ -1,10 +1,10 @@
 """How fast members of a share group take records: `python -m bench.share_groups`.
 
-The same records are read by four members of a share group (KIP-932), and then by four of a consumer group: processes
-with librdkafka, which accept what they have read with the next poll. A Kafka stands beside if `--kafka` is given.
+Four members of a consumer group read a topic to its end, then four of a share group (KIP-932) read the same records.
+Each is a process with librdkafka, and accepts what a poll gave it with the next poll. `--kafka` measures Kafka as well.
 
-Keeps: the clock runs from the first record that any member gets to the last one; every record is counted once, so a
-record that is delivered twice ends the run too early only by itself, and is told.
+Keeps: time is taken from the first record that any member gets to the last one. A run ends when as many records have
+come as were written; if records come twice, it ends too early, and says so.
 """
 
 from __future__ import annotations

@@ -65,6 +65,18 @@ def test_features(tools: Tools, java: Client) -> None:
     assert level(tools, "transaction.version") == "2"
 
 
+def test_features_of_groups(tools: Tools) -> None:
+    """kafka-features turns streams and share groups off, and on again."""
+    features = ("streams.version", "share.version")
+    assert [level(tools, feature) for feature in features] == ["1", "1"]
+    try:
+        tools.run(FEATURES, *SERVER, "downgrade", *(f"--feature={feature}=0" for feature in features))
+        assert [level(tools, feature) for feature in features] == ["0", "0"]
+    finally:
+        tools.run(FEATURES, *SERVER, "upgrade", *(f"--feature={feature}=1" for feature in features))
+    assert [level(tools, feature) for feature in features] == ["1", "1"]
+
+
 def test_quorum(tools: Tools) -> None:
     """kafka-metadata-quorum describes a quorum of one."""
     status = tools.run(QUORUM, *SERVER, "describe", "--status")

@@ -218,6 +218,24 @@ def test_lowered_feature(client: Client) -> None:
     assert client.describe()["error_code"] == ErrorCode.unsupported_version
 
 
+def test_another_worker_keeps_the_group(tmp_path: Path) -> None:
+    """Of two workers one has the group; the other says so of every request, and makes no group of that name."""
+    with serving(tmp_path, "--set", "workers=2", "--set", "containers=2", "--set", "log.file.bytes=4194304") as gateway:
+        addresses = gateway.ready()["kafka"]
+        admin = AdminClient({"bootstrap.servers": addresses[0]})
+        admin.create_topics([NewTopic("in", 2)])["in"].result(WITHIN_S)
+        servers = [Server(address, own={}) for address in addresses]
+        clients = [Client(server) for server in servers]
+        joined = [client.beat(0)["error_code"] for client in clients]
+        shown = [client.describe()["error_code"] for client in clients]
+        alive = [client.beat(1)["error_code"] for client in clients]
+        for server in servers:
+            server.close()
+
+    assert sorted(joined) == sorted(shown) == sorted(alive) == [ErrorCode.none, ErrorCode.not_coordinator]
+    assert joined == shown == alive
+
+
 def test_rights(tmp_path: Path) -> None:
     """A member needs READ for the group and DESCRIBE for every topic; internal topics are made with its CREATE."""
 
