@@ -9,7 +9,6 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -18,10 +17,8 @@ from gateway.cli.options import Settings, configured
 
 if TYPE_CHECKING:
     from core.cluster.etcd_coordination import EtcdCoordination
-    from gateway.config.loading import Config
     from gateway.exits import ExitCode
 
-UNUSED: Final = "s3://unused/unused"
 LOOK_S: Final = 0.02
 ASK_AGAIN_S: Final = 2.0
 """A wish is void when the container has another owner, or the node another life: then it is asked for again."""
@@ -47,7 +44,7 @@ def move(
 
     Producers and consumers of its partitions are told of the new leader; groups and transactions go on.
     """
-    _run(_loaded(settings), lambda cluster: _move(cluster, container, node, timeout))
+    _run(settings, lambda cluster: _move(cluster, container, node, timeout))
 
 
 def drain(
@@ -57,28 +54,16 @@ def drain(
     timeout: Timeout = 300.0,
 ) -> None:
     """Have all containers of a node handed over to others. It gets none until it is started again."""
-    loaded = _loaded(settings)
     if not yes:
         typer.confirm(f"Hand over all containers of node {node}?", abort=True)
-    _run(loaded, lambda cluster: _drain(cluster, node, timeout))
+    _run(settings, lambda cluster: _drain(cluster, node, timeout))
 
 
-def _loaded(settings: Settings) -> Config:
-    """The way to etcd. A node's configuration says as well where its log lies, which is not asked for here."""
-    return replace(settings, flags={**settings.flags, "tier2": UNUSED}).load()
+def _run(settings: Settings, do: Callable[[EtcdCoordination], Awaitable[ExitCode]]) -> None:
+    from gateway.cli.cluster_commands import run
+    from gateway.cli.output import Output
 
-
-def _run(config: Config, do: Callable[[EtcdCoordination], Awaitable[ExitCode]]) -> None:
-    from gateway import logs
-    from gateway.cluster.onlooking import looked_at
-    from gateway.process.outcome import outcome
-
-    async def main() -> ExitCode:
-        async with looked_at(config) as cluster:
-            return await do(cluster)
-
-    logs.setup(config.logging_format, "WARNING")
-    sys.exit(outcome(lambda: asyncio.run(main())))
+    sys.exit(run(settings, Output(as_json=False), lambda seen, _: do(seen.coordination)))
 
 
 async def _move(cluster: EtcdCoordination, container: int, node: int, timeout_s: float) -> ExitCode:
