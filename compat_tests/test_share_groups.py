@@ -1,4 +1,4 @@
-"""Share groups (KIP-932) with librdkafka's share consumer and Kafka's own tools, over kills of the gateway."""
+"""Share groups (KIP-932) with librdkafka's share consumer, Kafka's own and Kafka's tools, over kills of the gateway."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ import itertools
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import AcknowledgeType, Producer, ShareConsumer
 
-from compat_tests.harness.system import Penstock, java_command
+from compat_tests.harness.system import Penstock, compile_runner, java_command
+from compat_tests.harness.waiting import until
 
 SHARE_GROUPS = "org.apache.kafka.tools.consumer.group.ShareGroupCommand"
 SHARE_CONSUMER = "org.apache.kafka.tools.consumer.ConsoleShareConsumer"
 GROUPS = "org.apache.kafka.tools.GroupsCommand"
 CONFIGS = "kafka.admin.ConfigCommand"
 TOPICS = "org.apache.kafka.tools.TopicCommand"
+JAVA_MEMBER = "penstock.compat.ShareMember"
+ONE: dict[str, str] = {}
+WORKERS = {"containers": "4", "workers": "2"}
+STARTS_WITHIN_S = 90.0
 WITHIN_S = 30.0
 DELIVERIES = 2
 
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module", params=[{}, {"containers": "4", "workers": "2"}], ids=["one", "workers"])
+@pytest.fixture(scope="module", params=[ONE, WORKERS], ids=["one", "workers"])
 def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Penstock]:
     server = Penstock(tmp_path_factory.mktemp("share"), {"log.file.bytes": "16777216", **request.param})
     server.start()
@@ -92,6 +98,52 @@ def messages(member: ShareConsumer, within_s: float = WITHIN_S) -> Iterator[Any]
 def text(message: Any) -> str:
     value: bytes = message.value()
     return value.decode()
+
+
+class JavaMember:
+    """Kafka's own share consumer in a process of its own, which tells what it gets and what it has settled."""
+
+    def __init__(self, stage: Stage, output: Path, acquire: str, acknowledge: str) -> None:
+        compile_runner()
+        self._output = output
+        said = (stage.gateway.address, stage.group, stage.topic, acquire, acknowledge)
+        with output.open("wb") as told, output.with_suffix(".err").open("wb") as errors:
+            self._process = subprocess.Popen(
+                [*java_command(JAVA_MEMBER), *said], stdin=subprocess.PIPE, stdout=told, stderr=errors
+            )
+
+    def told(self, word: str) -> list[str]:
+        """What it has told with this word, without it."""
+        whole, _, _ = self._output.read_text().rpartition("\n")
+        return [line.removeprefix(f"{word} ") for line in whole.splitlines() if line.startswith(f"{word} ")]
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> None:
+        """Have it leave its group."""
+        self._process.communicate(b"end", timeout=WITHIN_S)
+        assert self._process.returncode == 0, self._output.with_suffix(".err").read_text()[-2_000:]
+
+
+@pytest.mark.parametrize("gateway", [ONE], ids=["one"], indirect=True, scope="module")
+def test_kafkas_share_consumer_is_explicit(gateway: Penstock, tmp_path: Path) -> None:
+    """Kafka's own consumer accepts, releases, rejects and renews each record by itself."""
+    stage = Stage(gateway, **{"share.delivery.count.limit": str(DELIVERIES)})
+    stage.write("accept-1", "release-1", "reject-1", "renew-1")
+    wanted = sorted(["accept-1", "reject-1", *["release-1"] * DELIVERIES, "renew-1", "renew-1"])
+    member = JavaMember(stage, tmp_path / "told", "record_limit", "explicit")
+    try:
+        until(lambda: len(member.told("done")) >= len(wanted), within_s=STARTS_WITHIN_S, what="all is settled")
+        member.end()
+    finally:
+        member.kill()
+
+    assert sorted(member.told("done")) == wanted
+    got = ["accept-1 1", "reject-1 1", "release-1 1", "release-1 2", "renew-1 1", "renew-1 1"]
+    assert sorted(member.told("got")) == got, "a renewal is no delivery"
+    assert stage.read(1, within_s=3) == [], "nothing is left for others"
 
 
 def test_accepted_records_never_come_again(gateway: Penstock) -> None:
@@ -167,7 +219,7 @@ def test_aborted_transactions(gateway: Penstock) -> None:
     assert stage.read(3, within_s=6) == ["committed"] * 2
 
 
-@pytest.mark.parametrize("gateway", [{}], ids=["one"], indirect=True, scope="module")
+@pytest.mark.parametrize("gateway", [ONE], ids=["one"], indirect=True, scope="module")
 def test_kafkas_tools(gateway: Penstock) -> None:
     """Kafka's tools read, list, describe, reset and delete a share group."""
     stage = Stage(gateway)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from kio.schema.errors import ErrorCode
 
 from gateway.apis.shared.new_groups import NOT_SERVED, refused
-from gateway.apis.shared.sharing import acknowledged, by_topic, check_member, serves_share_groups
+from gateway.apis.shared.sharing import by_topic, check_member, serves_share_groups, settle
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.share.sessions import FINAL_EPOCH, INITIAL_EPOCH
@@ -31,7 +31,8 @@ async def share_acknowledge(ctx: RequestContext, request: Message) -> Mapping[st
         session = sessions.take(group_id, member_id, epoch, ctx.connection)
     except Refusal as refusal:
         return refused(refusal)
-    outcome = await acknowledged(ctx, group_id, member_id, request.topics)
+    settled = await settle(ctx, group_id, member_id, request.topics)
+    outcome = await settled.stored()
     if epoch == FINAL_EPOCH:
         sessions.end(session)
     answers = {

@@ -18,7 +18,7 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from core.streams.live import Slot
 from gateway.apis.shared.new_groups import NOT_SERVED, refused
-from gateway.apis.shared.sharing import acknowledged, by_topic, check_member, place, serves_share_groups
+from gateway.apis.shared.sharing import Settled, by_topic, check_member, place, serves_share_groups, settle
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.share.delivery import NOTHING, Delivery, Wanted, deliver
@@ -46,18 +46,13 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
     if not serves_share_groups(ctx):
         return {"error_code": NOT_SERVED}
     ctx.require(Operation.READ, ResourceType.GROUP, request.group_id or "")
-    epoch = request.share_session_epoch
     try:
         group_id, member_id = check_member(request)
         session, added = _session(ctx, request, group_id, member_id)
     except Refusal as refusal:
         return refused(refusal)
-    outcome = await acknowledged(ctx, group_id, member_id, request.topics)
-    answers: dict[PlaceKey, dict[str, Any]] = {}
-    if epoch == FINAL_EPOCH:
-        ctx.services.share.sessions.end(session)
-    elif not request.is_renew_ack:
-        answers = await _Fetch(ctx, request, session).run(is_urgent=bool(outcome) or request.max_records <= 0)
+    settled = await settle(ctx, group_id, member_id, request.topics)
+    outcome, answers = await asyncio.gather(settled.stored(), _fetched(ctx, request, session, settled))
     for key, why in outcome.items():
         answer = answers.setdefault(key, {"records": b""})
         if why is not None:
@@ -69,6 +64,18 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
         "responses": by_topic(answers),
         "acquisition_lock_timeout": ctx.services.share.settings(group_id).lock_ms,
     }
+
+
+async def _fetched(
+    ctx: RequestContext, request: Message, session: ShareSession, settled: Settled
+) -> dict[PlaceKey, dict[str, Any]]:
+    """Records for the member, while what it has settled is being stored; a last request or a renewal asks for none."""
+    if request.share_session_epoch == FINAL_EPOCH:
+        ctx.services.share.sessions.end(session)
+        return {}
+    if request.is_renew_ack:
+        return {}
+    return await _Fetch(ctx, request, session).run(is_urgent=bool(settled.outcome) or request.max_records <= 0)
 
 
 def _counted(ctx: RequestContext, size: int) -> int:

@@ -1,13 +1,13 @@
 """What ShareFetch and ShareAcknowledge have in common: a session, partitions by topic id, acknowledgements.
 
-Keeps: an acknowledgement without an error is durable.
+Keeps: an acknowledgement is answered without an error only when it is durable.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
@@ -70,12 +70,23 @@ async def place(ctx: RequestContext, key: PlaceKey) -> tuple[LivePartition, Slot
         raise Refusal(code_of(error, Asked.READ)) from error
 
 
-async def acknowledged(
-    ctx: RequestContext, group_id: str, member_id: str, topics: Iterable[Message]
-) -> dict[PlaceKey, Refusal | None]:
-    """Carry out the acknowledgements of a request; for each partition that has some, why they were refused, or None."""
-    outcome: dict[PlaceKey, Refusal | None] = {}
-    landing: dict[PlaceKey, LivePartition] = {}
+class Settled(NamedTuple):
+    """What acknowledgements came to: for each partition that has some, why they were refused, or None; and the
+    partitions that must be stored before a member is told so."""
+
+    outcome: dict[PlaceKey, Refusal | None]
+    landing: dict[PlaceKey, LivePartition]
+
+    async def stored(self) -> dict[PlaceKey, Refusal | None]:
+        """The outcome, when it will survive."""
+        errors = await asyncio.gather(*(live.stored() for live in self.landing.values()))
+        failed = {key: Refusal(error) for key, error in zip(self.landing, errors, strict=True) if error}
+        return self.outcome | failed
+
+
+async def settle(ctx: RequestContext, group_id: str, member_id: str, topics: Iterable[Message]) -> Settled:
+    """Carry out the acknowledgements of a request."""
+    settled = Settled({}, {})
     for topic in topics:
         async for partition in ctx.paced(topic.partitions):
             if not partition.acknowledgement_batches:
@@ -84,15 +95,11 @@ async def acknowledged(
             try:
                 live, _ = await place(ctx, key)
                 live.acknowledge(member_id, _judgements(ctx, live, partition.acknowledgement_batches))
-                landing[key] = live
-                outcome[key] = None
+                settled.landing[key] = live
+                settled.outcome[key] = None
             except Refusal as refused:
-                outcome[key] = refused
-    errors = await asyncio.gather(*(live.stored() for live in landing.values()))
-    for key, error in zip(landing, errors, strict=True):
-        if error:
-            outcome[key] = Refusal(error)
-    return outcome
+                settled.outcome[key] = refused
+    return settled
 
 
 def _judgements(ctx: RequestContext, live: LivePartition, batches: Sequence[Message]) -> list[Judgement]:

@@ -15,6 +15,8 @@ from gateway.groups.share.group import Settings
 from gateway.groups.share.partition import Limits
 from gateway.kafka_configs.resource_keys import BY_KEY, COPY_DEAD, DEAD_LETTER_TOPIC, GROUP_KEYS
 
+KNOWN_MAX: Final = 1_000
+"""Groups whose settings are kept as they were read from their configs."""
 _OF_BROKER: Final = frozenset(f"share.{what}" for what in BOUNDED_GROUP_KEYS["share"])
 """Keys of which the broker has a value for all groups."""
 _OF_GROUPS: Final = {key.name: str(key.default) for key in GROUP_KEYS if key.name not in _OF_BROKER}
@@ -40,14 +42,24 @@ class ShareSettings(NamedTuple):
 
 
 def share_settings(config: Config, own: Callable[[str], Mapping[str, str]]) -> Callable[[str], ShareSettings]:
-    """A function from a group's id to its settings; `own` has the configs that were set for it."""
+    """A function from a group's id to its settings; `own` has the configs that were set for it, a new mapping after
+    each change: a fetch asks several times for each of its partitions, and reading the texts takes 20 µs."""
     of_broker = {name: str(getattr(config, f"group.{name}".replace(".", "_"))) for name in _OF_BROKER}
     defaults = _OF_GROUPS | of_broker
     usual = _settings(defaults, config)
 
+    known: dict[str, tuple[Mapping[str, str], ShareSettings]] = {}  # with the configs that they were made of
+
     def settings(group_id: str) -> ShareSettings:
         said = own(group_id)
-        return _settings({**defaults, **said}, config) if said else usual
+        if not said:
+            return usual
+        found = known.get(group_id)
+        if found is None or found[0] is not said:
+            if len(known) >= KNOWN_MAX:
+                known.clear()
+            found = known[group_id] = said, _settings({**defaults, **said}, config)
+        return found[1]
 
     return settings
 
