@@ -1,5 +1,5 @@
-"""The REST API: streams and their segments, groups, scale events, totals; the changes scale and
-seal; and records, read and added.
+"""The REST API: streams and their segments, scale events, totals; the changes scale and seal; and records, read and
+added.
 
 Keeps: every refusal is a problem document; a change passes the `Guard` before its body is read, and so does whoever
 reads records, which a token may protect.
@@ -23,16 +23,12 @@ from starlette.routing import Route
 from core.errors import StoreError, UnknownStream
 from core.streams.live import Stream
 from core.turns import in_turns
-from gateway.groups.lag import GroupLag
 from gateway.http.access import Access
 from gateway.http.console import SECURITY
 from gateway.http.desk import INT_MAX, LISTED_MAX, TOPIC, Desk, answered, number, wanted_by
 from gateway.http.models import (
     Added,
     EventList,
-    GroupList,
-    GroupTopic,
-    GroupView,
     LimitView,
     NewRecords,
     Overview,
@@ -57,15 +53,13 @@ SEGMENTS_TOLD_MAX: Final = 100
 """Segments of one scale that the audit log names, of each kind."""
 STREAMS_AT_ONCE: Final = 50
 """Streams that are read before other work runs."""
-TOPICS_MAX: Final = 20
-"""Topics of a group that are listed one by one; its lag counts all."""
 EVENTS_MAX: Final = 1_000
 EVENTS_DEFAULT: Final = 50
 COMMITTED, UNCOMMITTED = "read_committed", "read_uncommitted"
 
 
 class Api:
-    """The operations on streams, groups and records; the document and its page tell of the `others` too."""
+    """The operations on streams and records; the document and its page tell of the `others` too."""
 
     def __init__(self, desk: Desk, others: Sequence[Endpoint] = ()) -> None:
         self._desk = desk
@@ -117,19 +111,6 @@ class Api:
         sources, stream = self._desk.stream(request, Operation.DESCRIBE)
         since_ms = number(request, "since_ms", 0, INT_MAX)
         return answered(stream_map(stream, sources.activity, since_ms or 0, sources.clock.wall_ms()))
-
-    async def _groups(self, request: Request) -> Response:
-        sources = self._desk.ready()
-        lags, access = sources.lags, Access(sources.authorizer, request)
-        most = number(request, "limit", LISTED_MAX, LISTED_MAX)
-        topic = request.query_params.get("topic")
-        every = in_turns(list(await lags.refresh()))
-        seen = [
-            g async for g in every if (topic is None or topic in g.topics) and access.sees(ResourceType.GROUP, g.name)
-        ]
-        found = sorted(seen, key=lambda group: (-group.lag, group.name))
-        listed = [_group(group, topic) for group in found[:most]]
-        return answered(GroupList(groups=listed, total=len(found), measured_ms=lags.measured_ms))
 
     async def _events(self, request: Request) -> Response:
         sources = self._desk.ready()
@@ -220,7 +201,6 @@ class _Operation:
 
 
 _AFTER: Final = Parameter("after", "Only streams whose names come after this one", "string")
-_OF_TOPIC: Final = Parameter("topic", "Only groups with a committed offset in this topic", "string")
 _LIMIT: Final = Parameter("limit", f"Maximum number of entries. Default: {LISTED_MAX}")
 
 _PARTITION: Final = Parameter("partition", "Its number; needed", example="0")
@@ -300,7 +280,6 @@ _OPERATIONS: Final = (
         query=(_PARTITION,),
         problems=(400, 401, 403, 404, 409, 413, 415, 503),
     ),
-    _Operation("GET", "/api/v1/groups", "Consumer groups with lag", Api._groups, GroupList, query=(_LIMIT, _OF_TOPIC)),
     _Operation(
         "GET",
         "/api/v1/events",
@@ -331,20 +310,6 @@ def _wanted(request: Request) -> Wanted:
         committed=isolation == COMMITTED,
         until=number(request, "until", None, INT_MAX),
         key=None if key is None else key.encode(errors="surrogateescape"),
-    )
-
-
-def _group(group: GroupLag, topic: str | None) -> GroupView:
-    """With the topics in which it lags most, or one topic alone."""
-    topics = sorted(group.topics.items(), key=lambda item: (item[0] != topic, -item[1].lag, item[0]))
-    topics = topics[: TOPICS_MAX if topic is None else 1]
-    return GroupView(
-        name=group.name,
-        type=group.kind,
-        state=group.state,
-        members=group.members,
-        lag=group.lag,
-        topics=[GroupTopic(topic=name, partitions=topic.partitions, lag=topic.lag) for name, topic in topics],
     )
 
 

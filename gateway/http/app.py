@@ -18,6 +18,7 @@ from gateway.http.access import Access
 from gateway.http.api import Api
 from gateway.http.console import Console
 from gateway.http.desk import ApiSources, Desk
+from gateway.http.group_list import GroupListPage
 from gateway.http.groups import GroupPages
 from gateway.http.guard import Guard
 from gateway.http.health import HealthPages
@@ -118,7 +119,7 @@ def build(
         ),
     )
     desk = Desk(lambda: services() if health.ready else None, lambda: health.phase, guard)
-    pages = (TopicPages(desk), GroupPages(desk), HealthPages(desk, lambda: health.concerns))
+    pages = (TopicPages(desk), GroupListPage(desk), GroupPages(desk), HealthPages(desk, lambda: health.concerns))
     api = Api(desk, (*operations, *(each for page in pages for each in page.endpoints())))
     application = Starlette(
         routes=[*api.routes(), Route("/", console.index), Route("/console/{name}", console.file)],

@@ -38,19 +38,22 @@ class Page:
     title: str
     begins: str
     what: str
+    file: str
     listed: bool = True
     """Every page links to it."""
 
 
 INDEX: Final = "index"
 PAGES: Final[Mapping[str, Page]] = {
-    INDEX: Page("Overview", "map-heading", "the map"),
-    "topics": Page("Topics", "topics-heading", "the topics"),
-    "health": Page("Health", "logs-heading", "the logs"),
-    "topic": Page("Topic", "name", "the topic", listed=False),
-    "messages": Page("Messages", "messages-heading", "the messages", listed=False),
-    "group": Page("Group", "name", "the group", listed=False),
+    INDEX: Page("Overview", "map-heading", "the map", "index.html"),
+    "topics": Page("Topics", "list-heading", "the topics", "list.html"),
+    "groups": Page("Groups", "list-heading", "the groups", "list.html"),
+    "health": Page("Health", "logs-heading", "the logs", "health.html"),
+    "topic": Page("Topic", "name", "the topic", "topic.html", listed=False),
+    "messages": Page("Messages", "messages-heading", "the messages", "messages.html", listed=False),
+    "group": Page("Group", "name", "the group", "group.html", listed=False),
 }
+FRAME: Final = "frame.html"
 STREAM_MAP: Final = "stream-map.html"
 """What two pages have."""
 
@@ -95,19 +98,20 @@ def _static() -> Iterator[tuple[str, bytes]]:
 def _pages() -> Iterator[tuple[str, bytes]]:
     """Each page in the frame, with links that are relative: a proxy may have put all of it below a path of its own."""
     directory = files("gateway.http").joinpath("pages")
-    frame = Template(directory.joinpath("frame.html").read_text())
-    stream_map = directory.joinpath(STREAM_MAP).read_text()
+    read = {
+        name: directory.joinpath(name).read_text() for name in {FRAME, STREAM_MAP, *(p.file for p in PAGES.values())}
+    }
     for name, page in PAGES.items():
-        content = directory.joinpath(f"{name}.html").read_text()
+        content = read[page.file].replace(f"<!-- {STREAM_MAP} -->\n", read[STREAM_MAP])
         root = "" if name == INDEX else "../"
-        text = frame.substitute(
+        text = Template(read[FRAME]).substitute(
             title="Penstock" if name == INDEX else f"{page.title} - Penstock",
             root=root,
             module=f"{name}.js",
             begins=page.begins,
             what=page.what,
             links="".join(_link(other, root, is_here=other == name) for other in PAGES if PAGES[other].listed),
-            content=content.replace(f"<!-- {STREAM_MAP} -->\n", stream_map),
+            content=Template(content).substitute(title=page.title),
         )
         yield f"{name}.html", text.encode()
 

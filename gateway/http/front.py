@@ -19,7 +19,6 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
@@ -53,13 +52,24 @@ from gateway.http.exchange import (
     tell_silent,
     unanswered,
 )
+from gateway.http.group_list import VIEW_ORDER
 from gateway.http.guard import Guard
 from gateway.http.health import WARNINGS_DEFAULT
 from gateway.http.health_models import HealthReport, ThroughputHistory, WarningList
-from gateway.http.models import EventList, GroupList, Overview, ScaleRequest, StreamList, StreamMap, StreamView
+from gateway.http.models import (
+    EventList,
+    GroupList,
+    GroupView,
+    Overview,
+    ScaleRequest,
+    StreamList,
+    StreamMap,
+    StreamView,
+)
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
+from gateway.http.sorting import BY_NAME, in_order
 from gateway.http.topic_models import PartitionList, TopicList, TopicRow
-from gateway.http.topics import TopicsAsked
+from gateway.http.topics import ORDER
 from gateway.logs import RECENT_MAX
 from gateway.metrics.exposition import CONTENT_TYPE
 
@@ -71,7 +81,7 @@ RECORD_CALLS_AT_ONCE: Final = 16
 LARGE_BYTES: Final = 64 << 10
 """Answers of more than this are merged in a thread."""
 SORTED_MAX: Final = 20_000
-"""Topics that are sorted together; some 10 MB while they are."""
+"""Topics, or groups, that are sorted together; some 10 MB while they are."""
 CONCERNS_MAX: Final = 100
 LINES: Final = "application/x-ndjson"
 
@@ -200,24 +210,19 @@ class _Front:
 
     async def topics(self, request: Request) -> Response:
         """A page in another order than that of names is cut from all that the workers find."""
-        asked = TopicsAsked.of(request)
+        asked = ORDER.asked(request)
         if asked.order == "name" and not asked.descending:
             return await self._merged(request, TopicList, merging.topics)
         async with self._place():
             found, truncated = await self._all_topics(request)
-            page = await asked.page(found.topics)
+            page = await ORDER.page_of(found.topics, asked)
         return answered(found.model_copy(update={"topics": list(page), "truncated": truncated}))
 
     async def _all_topics(self, request: Request) -> tuple[TopicList, bool]:
         """What the workers find, up to `SORTED_MAX` topics, by name; and whether there are more."""
-        whole, asked = asked_by(request), {"search": request.query_params.get("search", ""), "limit": str(LISTED_MAX)}
         topics: list[TopicRow] = []
         while True:
-            query = urlencode(asked | {"offset": str(len(topics))}).encode()
-            target = whole.target.partition(b"?")[0] + b"?" + query
-            answers = self._usable(await self._all(replace(whole, target=target)))
-            size = sum(len(answer.body) for answer in answers)
-            page = await _bounded(size, partial(_page_of, answers))
+            page = await self._told(_another_page(request, len(topics), sort="name"), TopicList, merging.topics)
             topics += page.topics
             if not page.topics or len(topics) >= min(page.found, SORTED_MAX):
                 return page.model_copy(update={"topics": topics}), page.found > len(topics)
@@ -226,8 +231,25 @@ class _Front:
         return await self._merged(request, PartitionList, merging.partitions)
 
     async def groups(self, request: Request) -> Response:
-        limit = _limit(request, LISTED_MAX, LISTED_MAX)
-        return await self._merged(request, GroupList, lambda answers: merging.groups(answers, limit))
+        """A page is cut from as many as each worker has before the page's end, in the wanted order."""
+        asked = VIEW_ORDER.asked(request)
+        if asked.end > SORTED_MAX:
+            raise Problem(400, "Too far", f"only the first {SORTED_MAX} groups are told of: search for fewer")
+        async with self._place():
+            found = await self._groups_until(request, asked.end)
+            page = await VIEW_ORDER.page_of(found.groups, asked)
+        return answered(found.model_copy(update={"groups": list(page)}))
+
+    async def _groups_until(self, request: Request, end: int) -> GroupList:
+        """The first groups of every worker, by name."""
+        groups: list[GroupView] = []
+        for first in range(0, max(end, 1), LISTED_MAX):
+            asked = _another_page(request, first, min(LISTED_MAX, end - first))
+            told = await self._told(asked, GroupList, merging.groups)
+            groups += told.groups
+            if not told.groups:
+                break
+        return told.model_copy(update={"groups": await in_order(groups, BY_NAME)})
 
     async def events(self, request: Request) -> Response:
         limit = _limit(request, EVENTS_DEFAULT, EVENTS_MAX)
@@ -330,6 +352,15 @@ class _Front:
             raise Refused(found[0])
         raise unanswered()
 
+    async def _told(self, asked: Asked, model: type[_M], merge: Callable[[Sequence[_M]], _M]) -> _M:
+        """What all workers tell, as one. Raises Problem, or Refused for a worker's refusal."""
+        answers = self._usable(await self._all(asked))
+
+        def whole() -> _M:
+            return merge([model.model_validate_json(answer.body) for answer in answers])
+
+        return await _bounded(sum(len(answer.body) for answer in answers), whole)
+
     async def _merged(self, request: Request, model: type[_M], merge: Callable[[Sequence[_M]], _M]) -> Response:
         async with self._place():
             found = self._usable(await self._all(asked_by(request)))
@@ -416,8 +447,11 @@ class _Front:
                 yield COMPLETE
 
 
-def _page_of(answers: Sequence[Answer]) -> TopicList:
-    return merging.topics([TopicList.model_validate_json(answer.body) for answer in answers])
+def _another_page(request: Request, offset: int, limit: int = LISTED_MAX, **others: str) -> Asked:
+    """The request for another page of the same list."""
+    whole = asked_by(request)
+    query = {**request.query_params, **others, "offset": str(offset), "limit": str(limit)}
+    return replace(whole, target=whole.target.partition(b"?")[0] + b"?" + urlencode(query).encode())
 
 
 async def _bounded(size: int, work: Callable[[], _T]) -> _T:

@@ -38,8 +38,9 @@ class GroupDetail(ApiModel):
     """One group."""
 
     name: str
-    type: str = Field(description="classic, consumer or share")
+    type: str = Field(description="classic, consumer, streams or share")
     state: str
+    coordinator: int = Field(description="The node that coordinates it")
     epoch: int = Field(description="Of a classic group: its generation")
     protocol: str = Field(description="By which partitions are assigned; empty while there is none")
     lag: int

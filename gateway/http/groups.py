@@ -89,6 +89,7 @@ class GroupPages:
             name=group.group_id,
             type=_kind(group),
             state=str(group.state),
+            coordinator=sources.lags.nodes.me,
             epoch=group.generation if isinstance(group, Group) else group.epoch,
             protocol=_protocol(group),
             lag=sum(one.lag for one in places),

@@ -132,14 +132,13 @@ def partitions(answers: Sequence[PartitionList]) -> PartitionList:
     return newest.model_copy(update={"partitions": rows})
 
 
-def groups(answers: Sequence[GroupList], limit: int) -> GroupList:
-    """All groups, those that lag most first. A group lives in one worker."""
-    found = sorted(
-        (group for one in answers for group in one.groups),
-        key=lambda group: (-group.lag, group.name, group.state, group.members),
-    )
+def groups(answers: Sequence[GroupList]) -> GroupList:
+    """All groups by name. A group lives in one worker."""
     return GroupList(
-        groups=found[:limit],
+        groups=sorted(
+            (group for one in answers for group in one.groups), key=lambda one: (one.name, one.model_dump_json())
+        ),
+        found=sum(one.found for one in answers),
         total=sum(one.total for one in answers),
         measured_ms=min(one.measured_ms for one in answers),
     )

@@ -224,18 +224,21 @@ class GroupView(ApiModel):
     """A group of consumers."""
 
     name: str
-    type: str = Field("classic", description="classic, consumer or share")
+    type: str = Field("classic", description="classic, consumer, streams or share")
     state: str
     members: int
     lag: int
-    topics: list[GroupTopic]
+    topics: list[GroupTopic] = Field(description="Those in which it lags most")
+    topics_total: int
+    coordinator: int = Field(description="The node that coordinates it")
 
 
 class GroupList(ApiModel):
-    """Consumer groups, those that lag most first."""
+    """A page of the groups of all kinds."""
 
     groups: list[GroupView]
-    total: int
+    found: int = Field(description="Number of those that the search and the topic fit")
+    total: int = Field(description="Number of all groups")
     measured_ms: int = Field(description="Time of the count")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
 from starlette.requests import Request
@@ -18,8 +19,10 @@ from core.turns import in_turns
 from gateway.groups.elsewhere import Bounds
 from gateway.http.access import Access
 from gateway.http.desk import INT_MAX, LISTED_MAX, TOPIC, ApiSources, Desk, answered, number, problem_of, wanted_by
+from gateway.http.lists import Order
 from gateway.http.openapi import Endpoint, Parameter
 from gateway.http.problems import Problem
+from gateway.http.sorting import BY_NAME
 from gateway.http.topic_models import (
     ConfigChange,
     ConfigList,
@@ -29,14 +32,24 @@ from gateway.http.topic_models import (
     TopicList,
     TopicRow,
 )
-from gateway.http.topic_table import ORDERS, in_order
 from gateway.kafka_configs.keys import ResourceType as ConfigResource
 from gateway.security.acls import Operation, ResourceType
 from gateway.security.audit import clipped
 
-PAGE: Final = 50
-SEARCH_CHARS_MAX: Final = 249
-"""As long as a topic's name."""
+ORDER: Final[Order[TopicRow]] = Order(
+    of={
+        "name": BY_NAME,
+        "partitions": attrgetter("partitions"),
+        "segments": attrgetter("segments"),
+        "bytes": attrgetter("bytes"),
+        "rate_bytes": attrgetter("rate_bytes"),
+        "rate_events": attrgetter("rate_events"),
+        "retention_ms": lambda row: row.retention_ms if row.retention_ms >= 0 else float("inf"),
+        "groups": attrgetter("groups"),
+    },
+    default="name",
+    page=50,
+)
 
 
 class TopicPages:
@@ -46,12 +59,6 @@ class TopicPages:
         self._desk = desk
 
     def endpoints(self) -> Sequence[Endpoint]:
-        page = (
-            Parameter("search", "Only topics whose names contain this", "string"),
-            Parameter("sort", f"{', '.join(ORDERS)}; with - in front: largest first. Default: name", "string"),
-            Parameter("offset", "Number of topics to leave out. Default: 0"),
-            Parameter("limit", f"Maximum number of topics. Default: {PAGE}, at most {LISTED_MAX}"),
-        )
         partitions = (
             Parameter("offset", "The first partition. Default: 0"),
             Parameter("limit", f"Maximum number of partitions. Default and most: {LISTED_MAX}"),
@@ -63,14 +70,14 @@ class TopicPages:
         told = ("Topics, searched and sorted", "A topic's partitions with their offsets", "A topic's configuration")
         alter = "Change a topic's configuration"
         return (
-            Endpoint("GET", list_, told[0], self._list, TopicList, None, page, (400, 503)),
+            Endpoint("GET", list_, told[0], self._list, TopicList, None, ORDER.parameters("topics"), (400, 503)),
             Endpoint("GET", numbers, told[1], self._partitions, PartitionList, None, partitions, seen),
             Endpoint("GET", configs, told[2], self._configs, ConfigList, None, (), looked),
             Endpoint("PATCH", configs, alter, self._configure, ConfigList, ConfigChange, (), changed),
         )
 
     async def _list(self, request: Request) -> Response:
-        asked = TopicsAsked.of(request)
+        asked = ORDER.asked(request)
         sources = self._desk.ready()
         access = self._desk.access(request)
         rows = await sources.topics.rows()
@@ -79,7 +86,7 @@ class TopicPages:
         readers = await self._readers(sources, access)
         if asked.order == "groups":
             fitting = [_with_groups(row, readers) async for row in in_turns(fitting)]
-        page = await asked.page(fitting)
+        page = await ORDER.page_of(fitting, asked)
         topics = [_with_groups(row, readers) for row in page]
         return answered(TopicList(topics=topics, found=len(fitting), total=len(seen), truncated=False))
 
@@ -122,38 +129,6 @@ class TopicPages:
             names = [clipped(name) for name in (*wanted.set, *wanted.reset)]
             self._desk.access(request).tell("configs changed", resource="TOPIC", name=stream.name, configs=names)
         return answered(_configs(sources, stream))
-
-
-class TopicsAsked:
-    """What a request for a list of topics asks for."""
-
-    def __init__(self, search: str, order: str, descending: bool, offset: int, limit: int) -> None:
-        self.search = search.lower()
-        self.order = order
-        self.descending = descending
-        self.offset = offset
-        self.limit = limit
-
-    @classmethod
-    def of(cls, request: Request) -> TopicsAsked:
-        """Raises Problem."""
-        sort = request.query_params.get("sort", "name")
-        order = sort.removeprefix("-")
-        if order not in ORDERS:
-            raise Problem(400, "Not understood", f"sort takes one of {', '.join(ORDERS)}, not {sort[:100]!r}")
-        search = request.query_params.get("search", "")[:SEARCH_CHARS_MAX]
-        offset = number(request, "offset", 0, INT_MAX) or 0
-        return cls(search, order, sort != order, offset, number(request, "limit", PAGE, LISTED_MAX) or 0)
-
-    def fits(self, name: str) -> bool:
-        return self.search in name.lower()
-
-    async def page(self, rows: Sequence[TopicRow]) -> Sequence[TopicRow]:
-        """The part of these rows, which are sorted by name, that is asked for."""
-        in_this_order = rows
-        if self.order != "name" or self.descending:
-            in_this_order = await in_order(rows, self.order, descending=self.descending)
-        return in_this_order[self.offset : self.offset + self.limit]
 
 
 def _with_groups(row: TopicRow, readers: Mapping[str, int]) -> TopicRow:

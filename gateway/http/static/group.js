@@ -8,6 +8,7 @@ const PERIOD_MS = 2000;
 const HISTORY_MS = 10_000;
 const SAMPLES = 360;
 const EVERY = "";
+const NAMES = 3;
 const group = new URLSearchParams(location.search).get("group") ?? "";
 const path = `groups/${encodeURIComponent(group)}`;
 
@@ -47,10 +48,16 @@ async function showHistory(spark, note, of) {
 
 function show(told) {
   $("lag").textContent = format.whole(told.lag);
-  $("facts").textContent = `${told.type} group, ${told.state}, epoch ${told.epoch}${told.protocol ? `, ${told.protocol}` : ""}, ${format.plural(told.members_total, "member")}`;
+  $("facts").textContent = `${told.type} group, ${told.state}, epoch ${told.epoch}${told.protocol ? `, ${told.protocol}` : ""}, ${format.plural(told.members_total, "member")}, coordinated by node ${told.coordinator}`;
+  // A share group has no place: the records from its start offset on are lent one by one, and settled in any order.
+  const isShared = told.type === "share";
+  $("offset-name").textContent = isShared ? "Start offset" : "Offset";
+  $("lag-name").textContent = isShared ? "records not settled" : "records behind";
   const owners = new Map();
   for (const member of told.members) {
-    for (const [topic, numbers] of Object.entries(member.partitions)) for (const number of numbers) owners.set(`${number}/${topic}`, member);
+    for (const [topic, numbers] of Object.entries(member.partitions)) {
+      for (const place of numbers.map((number) => `${number}/${topic}`)) owners.set(place, [...(owners.get(place) ?? []), member.client_id]);
+    }
   }
   rows(
     $("partitions"),
@@ -61,7 +68,7 @@ function show(told) {
       format.whole(one.lag),
       format.whole(one.offset),
       one.end_offset === null ? "–" : format.whole(one.end_offset),
-      owners.get(`${one.partition}/${one.topic}`)?.client_id ?? "–",
+      named(owners.get(`${one.partition}/${one.topic}`)),
     ],
     { 0: "name", 1: "n", 2: "n", 3: "n", 4: "n" },
   );
@@ -82,6 +89,12 @@ function show(told) {
     { 0: "name", 2: "n" },
   );
   topics([...new Set(told.partitions.map((one) => one.topic))].sort());
+}
+
+// The partitions of a share group have several members.
+function named(clients = []) {
+  const names = [...new Set(clients)];
+  return names.slice(0, NAMES).join(", ") + (names.length > NAMES ? ` and ${names.length - NAMES} more` : "") || "–";
 }
 
 function topics(names) {

@@ -12,11 +12,12 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
+WIDTH, HEIGHT = 1280, 1000
 SERIOUS = ("serious", "critical")
 
 
 @contextlib.contextmanager
-def chromium(width: int = 1280, height: int = 1000, *, dark: bool = False, phone: bool = False) -> Iterator[Chrome]:
+def chromium() -> Iterator[Chrome]:
     """A browser; ends with the block."""
     options = ChromeOptions()
     options.binary_location = which("chromium") or "chromium"
@@ -27,20 +28,32 @@ def chromium(width: int = 1280, height: int = 1000, *, dark: bool = False, phone
         "disable-dev-shm-usage",
         "hide-scrollbars",
         "lang=en-GB",
-        f"window-size={width},{height}",
+        f"window-size={WIDTH},{HEIGHT}",
     ):
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = Chrome(options, Service(which("chromedriver")))
     try:
-        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        if phone:
-            metrics = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True}
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         yield browser
     finally:
         browser.quit()
+
+
+def look(browser: Chrome, width: int = WIDTH, height: int = HEIGHT, *, dark: bool = False, phone: bool = False) -> None:
+    """Whose screen it is, and what colours they want."""
+    features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def fresh(browser: Chrome) -> None:
+    """As if it had just been started: no page, nothing that a page has stored, nothing that it has complained of."""
+    if browser.current_url.startswith("http"):
+        browser.execute_script("localStorage.clear(); sessionStorage.clear();")
+    browser.get("about:blank")
+    complaints(browser)
+    look(browser)
 
 
 def complaints(browser: Chrome) -> list[str]:

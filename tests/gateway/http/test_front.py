@@ -31,6 +31,7 @@ from gateway.http.desk import BODY_BYTES_MAX
 from gateway.http.entrance import Entrance
 from gateway.http.exchange import Asked, Silent, ask
 from gateway.http.front import front
+from gateway.http.group_list import VIEW_ORDER
 from gateway.http.guard import Guard
 from gateway.http.models import (
     EpochView,
@@ -129,9 +130,19 @@ class FakeWorker:
         summary = self._summary(name).model_dump()
         return _json(StreamView(**summary, created_ms=1, sealed_ms=None, scaling=scaling, limits=[], epochs=[epoch]))
 
-    async def groups(self, _: Request) -> Response:
-        group = GroupView(name=f"group-{self.number}", state="Stable", members=1, lag=self.lag, topics=[])
-        return _json(GroupList(groups=[group], total=1, measured_ms=self.number))
+    async def groups(self, request: Request) -> Response:
+        """One more than its number; each lags ten more than the one before."""
+        groups = [
+            GroupView(
+                name=f"group-{self.number}{'x' * n}", state="Stable", members=1, lag=self.lag + 10 * n, topics=[],
+                topics_total=0, coordinator=self.number,
+            )
+            for n in range(self.number + 1)
+        ]  # fmt: skip
+        asked = VIEW_ORDER.asked(request)
+        fitting = [group for group in groups if asked.fits(group.name)]
+        page = list(await VIEW_ORDER.page_of(fitting, asked))
+        return _json(GroupList(groups=page, found=len(fitting), total=len(groups), measured_ms=self.number))
 
     async def scale(self, request: Request) -> Response:
         GUARD.check_write(request.headers)
@@ -249,10 +260,31 @@ def test_one_address_tells_of_all(tmp_path: Path) -> None:
         assert [one["name"] for one in (await gateway.get("/api/v1/streams?after=audit"))["streams"]] == ["orders"]
         assert len((await gateway.get("/api/v1/streams?limit=1"))["streams"]) == 1
         groups = await gateway.get("/api/v1/groups")
-        assert [one["name"] for one in groups["groups"]] == ["group-1", "group-0"]
+        assert [one["name"] for one in groups["groups"]] == ["group-1x", "group-1", "group-0"]
         assert "<title>" in await gateway.get("/")
         status, headers, _ = await gateway.ask("GET", "/api")
         assert (status, headers["Content-Security-Policy"]) == (200, "x")
+
+    run(tmp_path, steps, *two())
+
+
+def test_pages_of_all_workers_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is cut from the groups of all, in any order, wherever it begins; a worker tells of one at a time."""
+    monkeypatch.setattr(front_module, "LISTED_MAX", 1)
+
+    async def steps(gateway: Gateway) -> None:
+        async def listed(query: str) -> list[str]:
+            told = await gateway.get(f"/api/v1/groups?{query}")
+            assert (told["found"], told["total"]) == (2 if "search" in query else 3, 3)
+            return [group["name"] for group in told["groups"]]
+
+        assert await listed("sort=lag") == ["group-0", "group-1", "group-1x"]
+        assert await listed("sort=-coordinator&limit=2") == ["group-1", "group-1x"]
+        assert await listed("sort=name&offset=1&limit=1") == ["group-1"]
+        assert await listed("sort=name&offset=2&limit=5") == ["group-1x"]
+        assert await listed("search=UP-1&limit=1") == ["group-1x"]
+        assert (await gateway.ask("GET", "/api/v1/groups?sort=size"))[0] == 400
+        assert (await gateway.ask("GET", "/api/v1/groups?offset=20000&limit=1"))[0] == 400
 
     run(tmp_path, steps, *two())
 
