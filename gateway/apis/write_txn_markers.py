@@ -130,7 +130,7 @@ def _refused(ctx: RequestContext, slot: Slot, marker: Message) -> ErrorCode:
             coordinator.participant.check_coordinator(marker.producer_id, marker.coordinator_epoch)
         except Refusal as refused:
             return refused.code
-        coordinator.participant.break_guards(marker.producer_id)
+        coordinator.participant.break_guards(marker.producer_id, marker.producer_epoch)
     return ErrorCode.none
 
 

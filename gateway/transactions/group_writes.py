@@ -47,7 +47,7 @@ class GroupWrites:
             return self._together.has_group(name, identity, group_id) or adds
         if self._participant.pending_offsets.has_group(*identity, group_id):
             return True
-        self._guard = self._participant.guard(identity.producer_id)
+        self._guard = self._participant.guard(identity)
         if adds:
             await self._coordinator.add_elsewhere(name, identity, (), (group_id,))
             return True

@@ -55,10 +55,10 @@ OFFSETS_AT_ONCE: Final = 2_000
 class Guard:
     """Whether a producer's transaction may still begin in a container, since its coordinator was asked."""
 
-    __slots__ = ("__weakref__", "is_broken", "producer_id")
+    __slots__ = ("__weakref__", "identity", "is_broken")
 
-    def __init__(self, producer_id: int) -> None:
-        self.producer_id = producer_id
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
         self.is_broken = False
 
 
@@ -99,9 +99,9 @@ class Participant:
 
     # --- A transaction grows ------------------------------------------------------------------
 
-    def guard(self, producer_id: int) -> Guard:
+    def guard(self, identity: Identity) -> Guard:
         """Watch over the time between a question to the coordinator and what is appended at its answer."""
-        guard = Guard(producer_id)
+        guard = Guard(identity)
         self._guards.add(guard)
         return guard
 
@@ -121,17 +121,18 @@ class Participant:
     async def end(self, outcome: Outcome, places: Sequence[Place]) -> None:
         """See `EndsTransactions`, whose local implementation this is."""
         self.check_coordinator(outcome.producer_id, outcome.coordinator_epoch)
-        self.break_guards(outcome.producer_id)
+        self.break_guards(outcome.producer_id, outcome.epoch)
         last = max(0, len(places) - PLACES_AT_ONCE)  # these go with the last offsets
         async for first in in_turns(range(0, last, PLACES_AT_ONCE)):
             some = places[first : min(first + PLACES_AT_ONCE, last)]
             await asyncio.shield(self._step(outcome, self._ends(outcome, some), ()))
-        pending = list(self.pending_offsets.of(outcome.producer_id))
+        pending = list(self.pending_offsets.of(outcome.producer_id, outcome.epoch))
         async for first in in_turns(range(0, len(pending) - OFFSETS_AT_ONCE, OFFSETS_AT_ONCE)):
             keys = pending[first : first + OFFSETS_AT_ONCE]
-            held = self.pending_offsets.of(outcome.producer_id)  # less, where a topic or group was deleted meanwhile
+            # Less, where a topic or group was deleted meanwhile.
+            held = self.pending_offsets.of(outcome.producer_id, outcome.epoch)
             await asyncio.shield(self._apply(outcome, {key: held[key] for key in keys if key in held}, (), ()))
-        held = self.pending_offsets.of(outcome.producer_id)
+        held = self.pending_offsets.of(outcome.producer_id, outcome.epoch)
         await asyncio.shield(self._apply(outcome, held, self._ends(outcome, places[last:]), ()))
         await self._container.synced()
 
@@ -142,12 +143,12 @@ class Participant:
 
         The future is done when that is durable. Raises StoreError: then nothing has changed.
         """
-        pending = self.pending_offsets.of(outcome.producer_id)
+        pending = self.pending_offsets.of(outcome.producer_id, outcome.epoch)
         return self._apply(outcome, pending, self._ends(outcome, places), further)
 
     def is_small(self, producer_id: int, places: int) -> bool:
         """Whether `end_at_once` holds the loop for a moment only."""
-        return places <= PLACES_AT_ONCE and len(self.pending_offsets.of(producer_id)) <= OFFSETS_AT_ONCE
+        return places <= PLACES_AT_ONCE and self.pending_offsets.count_of(producer_id) <= OFFSETS_AT_ONCE
 
     def _apply(
         self,
@@ -210,10 +211,14 @@ class Participant:
         """The epoch of the newest coordinator elsewhere that has ended a transaction of this producer here."""
         return self._epochs.get(producer_id)
 
-    def break_guards(self, producer_id: int) -> None:
-        """A transaction of this producer ends here: what was asked of its coordinator before does not count."""
+    def break_guards(self, producer_id: int, epoch: int) -> None:
+        """A transaction ends here: what was asked about it before does not count.
+
+        With a new epoch for each transaction (KIP-890) a question about the next one can be under way by then, if this
+        end is late or sent again. It stands.
+        """
         for guard in self._guards:
-            if guard.producer_id == producer_id:
+            if guard.identity.producer_id == producer_id and guard.identity.epoch <= epoch:
                 guard.is_broken = True
 
     # --- Offsets of what is deleted -----------------------------------------------------------

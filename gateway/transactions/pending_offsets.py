@@ -78,8 +78,15 @@ class PendingOffsets:
         found = ((producer, list(filter(wanted, known))) for producer, known in self._by_producer.items())
         return {producer_id: keys for producer_id, keys in found if keys}
 
-    def of(self, producer_id: int) -> Mapping[OffsetKey, CommittedOffset]:
-        return self._by_producer.get(producer_id, _NONE)
+    def of(self, producer_id: int, epoch: int) -> Mapping[OffsetKey, CommittedOffset]:
+        """Those that end with the producer's transaction of this epoch: none, if what came since the start is a later
+        transaction's, whose epoch is higher (KIP-890)."""
+        known_epoch, _ = self._asked.get(producer_id, (epoch, ()))
+        return _NONE if known_epoch > epoch else self._by_producer.get(producer_id, _NONE)
+
+    def count_of(self, producer_id: int) -> int:
+        """Offsets of a producer."""
+        return len(self._by_producer.get(producer_id, _NONE))
 
     def has_group(self, producer_id: int, epoch: int, group_id: str) -> bool:
         """Whether a producer is known to have offsets of a group here, in its transaction with this epoch."""

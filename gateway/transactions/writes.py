@@ -145,7 +145,7 @@ class TransactionalWrites:
             for slot in elsewhere:
                 if slot.container_id not in guards:
                     participant = self._transactions.participant_in(slot.container_id)
-                    guards[slot.container_id] = participant.guard(identity.producer_id)
+                    guards[slot.container_id] = participant.guard(identity)
                 asked[Place(slot.stream.id, slot.number)] = guards[slot.container_id]
             if self._adds:
                 await coordinator.add_elsewhere(self._transactional_id, identity, [*places, *asked])

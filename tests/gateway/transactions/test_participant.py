@@ -138,6 +138,57 @@ def test_an_end_between_question_and_batch(tmp_path: Path, version: int) -> None
     run(scenario())
 
 
+def test_the_end_of_the_one_before_between_question_and_batch(tmp_path: Path) -> None:
+    """It was late, or is sent again: the next transaction has an epoch of its own, and goes on."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create("t")
+            await services.create_elsewhere("u")
+            group = services.name_in(ELSEWHERE, "g")
+            who = await services.init()
+            await services.write(who, "u", b"a")
+            first, places = outcome_of(services, who), [services.place("u")]
+            following = await services.end(who)
+            real = services.transactions.add_elsewhere
+
+            async def overtaken(*arguments: object) -> None:
+                await real(*arguments)  # type: ignore[arg-type]
+                await part(services).end(first, places)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(services.transactions, "add_elsewhere", overtaken)
+                await services.write(following, "u", b"b")
+                await services.commit_offset(following, 7, group=group)
+            await services.end(following)
+            assert await services.committed("u") == [b"a", b"b"]
+            assert services.offset(group) == 7
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("was_committed", [True, False])
+def test_a_late_end_touches_no_offsets_of_the_next_transaction(tmp_path: Path, was_committed: bool) -> None:
+    """It would apply what may be aborted yet, or drop what will be committed."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create("t")
+            group = services.name_in(ELSEWHERE, "g")
+            who = await services.init()
+            await services.commit_offset(who, 1, group=group)
+            first = outcome_of(services, who, committed=was_committed)
+            following = await services.end(who, committed=was_committed)
+            before = services.offset(group)
+            await services.commit_offset(following, 7, group=group)
+            await part(services).end(first, [])
+            assert (services.offset(group), services.is_unstable(group)) == (before, True)
+            await services.end(following, committed=not was_committed)
+            assert services.offset(group) == (before if was_committed else 7)
+
+    run(scenario())
+
+
 def test_asked_once(tmp_path: Path) -> None:
     """The coordinator is asked once for a transaction and partition, and again in the next transaction."""
 
