@@ -273,7 +273,7 @@ class LogObjects:
 async def remove_before(storage: Storage, container: int, manifest: Manifest) -> None:
     """Remove what no start reads any more behind a stored manifest: older ones and their files, and groups.
 
-    Fences stay. Raises StorageError.
+    Fences stay, and so do files of former owners that may still store a manifest newer than ours. Raises StorageError.
     """
     gone: list[str] = []
     key = manifest_key(container, manifest)
@@ -281,9 +281,10 @@ async def remove_before(storage: Storage, container: int, manifest: Manifest) ->
         if info.key < key:
             gone.append(info.key)
     named = {file.key for file in manifest.files}
-    own = f"{files_prefix(container)}{manifest.epoch + 1:020d}"
+    below = len(files_prefix(container))
     async for info in storage.list(files_prefix(container)):
-        if info.key < own and info.key not in named:
+        epoch = int(info.key[below:].partition("/")[0])
+        if (epoch < manifest.start.epoch or epoch == manifest.epoch) and info.key not in named:
             gone.append(info.key)
     async for info in storage.list(log_prefix(container)):
         if int(info.key.rpartition("/")[2]) < manifest.start.lsn and info.size > HEADER_SIZE:
