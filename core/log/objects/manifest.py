@@ -1,6 +1,6 @@
 """A checkpoint in the object store: the applied state's files, and the place from which the log goes on behind them.
 
-The manifest is JSON, put last and only if absent; it names the files, each with size and CRC-32C. The keys of a
+The manifest is JSON, put last; it names the files, each with size and CRC-32C. The keys of a
 container's manifests sort by the place where the log begins: the last one is the newest.
 
 **Invariants**
