@@ -22,6 +22,7 @@ from typing import Final, Protocol, TypeVar
 
 from core.cluster.coordination import Claim, Coordination, Stage, Wish
 from core.cluster.guard import Guard
+from core.cluster.levels import Feature, allows
 from core.cluster.ownership import (
     Action,
     Ask,
@@ -191,6 +192,7 @@ class Membership:
             seen.wishes(),
             seen.warmed(),
             self._weights(),
+            allows(seen.level, Feature.WISHES),
         )
 
     def _lost(self, container_id: int, _: StorageFailure) -> None:

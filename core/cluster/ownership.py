@@ -175,7 +175,8 @@ Action: TypeAlias = TakeClaim | Open | Confirm | Serve | Warm | Ask | Prepare | 
 @dataclass(frozen=True, slots=True)
 class View:
     """What the coordinator's mirror shows. `is_fresh`: our lease is certainly there. `wishes`: those that stand;
-    `warmed`: those whose nodes are warm. `weights`: of containers that were measured."""
+    `warmed`: those whose nodes are warm. `weights`: of containers that were measured. `has_wishes`: the cluster's level
+    lets nodes wish, so all of them know what a claim is that was handed over."""
 
     node: int
     life: str
@@ -185,6 +186,7 @@ class View:
     wishes: Mapping[int, Wish] = field(default_factory=dict)
     warmed: Mapping[int, Wish] = field(default_factory=dict)
     weights: Mapping[int, float] = field(default_factory=dict)
+    has_wishes: bool = True
 
 
 @dataclass(slots=True)
@@ -380,9 +382,9 @@ class Ownership:
         return due + (self._empties(view, alone) if self.is_draining else [])
 
     def _empties(self, view: View, alone: Sequence[_Container]) -> list[Action]:
-        """Ask for heirs of some containers. Without another node they are let go of."""
+        """Ask for heirs of some containers. Without another node that can be one they are let go of."""
         under_way = sum(one.wish is not None or one.phase is Phase.ASKING for one in self._containers.values())
-        others = {node: life for node, life in view.lives.items() if node != view.node}
+        others = {node: life for node, life in view.lives.items() if node != view.node and view.has_wishes}
         expected = {
             one: Owner(node=wish.node, life=wish.life, epoch=wish.epoch, stage=Stage.SERVING)
             for one, wish in view.wishes.items()

@@ -7,6 +7,8 @@ the newest checkpoint and the log behind it. So there is one path, and it is gon
 
 - The directory is made from what is stored, after the fence: nothing of it can be outdated.
 - A checkpoint is stored before the log is cut behind it, and the manifest after its files.
+- A manifest whose put had no answer is put again, the same bytes, before anything else is stored or removed. So a late
+  put never brings one back whose files are gone in place of another of its name.
 """
 
 from __future__ import annotations
@@ -86,6 +88,14 @@ class _Reached(NamedTuple):
     bytes: int
 
 
+class _Pending(NamedTuple):
+    """A checkpoint whose files are stored, and whose manifest is on its way or had no answer."""
+
+    manifest: Manifest
+    first_lsn: int
+    reached: _Reached
+
+
 class LogObjects:
     """The log of one container in the object store, owned. Make it with `take`."""
 
@@ -109,6 +119,7 @@ class LogObjects:
         self._uploads = Uploads(storage, f"{files_prefix(container)}{owned.place.epoch:020d}/")
         self._stored_lsn = min(files, default=0)  # where the log of the newest checkpoint begins
         self._checkpointed = _Reached(0, 0, 0)  # by our last checkpoint
+        self._pending: _Pending | None = None
 
     def __repr__(self) -> str:
         return f"<LogObjects {self._container} owned from {self._owned.place}>"
@@ -250,6 +261,7 @@ class LogObjects:
         `first_lsn` is that of the oldest log file, taken before the snapshot; `lsn` is P. With `is_due` anything new is
         enough. Raises StorageError.
         """
+        await self._store_pending()
         first_lsn = max(first_lsn, self._stored_lsn)
         if not self._is_due(first_lsn, lsn) and not (is_due and lsn > self._checkpointed.lsn):
             return
@@ -263,9 +275,16 @@ class LogObjects:
             files = await self._uploads.upload(scratch)
         finally:
             await _ended_in_thread(_removed, scratch)
-        manifest = Manifest(start, self._owned.place.epoch, lsn, files)
+        self._pending = _Pending(Manifest(start, self._owned.place.epoch, lsn, files), first_lsn, reached)
+        await self._store_pending()
+
+    async def _store_pending(self) -> None:
+        """Put the manifest that is to be put, and remove what it makes needless. Raises StorageError."""
+        if self._pending is None:
+            return
+        manifest, first_lsn, reached = self._pending
         await self._storage.put(manifest_key(self._container, manifest), manifest.encode())
-        self._stored_lsn, self._checkpointed = first_lsn, reached
+        self._pending, self._stored_lsn, self._checkpointed = None, first_lsn, reached
         await remove_before(self._storage, self._container, manifest)
         self._places = {lsn: place for lsn, place in self._places.items() if lsn >= manifest.start.lsn}
 
@@ -273,7 +292,7 @@ class LogObjects:
 async def remove_before(storage: Storage, container: int, manifest: Manifest) -> None:
     """Remove what no start reads any more behind a stored manifest: older ones and their files, and groups.
 
-    Fences stay. Raises StorageError.
+    Fences stay, and so do files of former owners that may still store a manifest newer than ours. Raises StorageError.
     """
     gone: list[str] = []
     key = manifest_key(container, manifest)
@@ -281,9 +300,10 @@ async def remove_before(storage: Storage, container: int, manifest: Manifest) ->
         if info.key < key:
             gone.append(info.key)
     named = {file.key for file in manifest.files}
-    own = f"{files_prefix(container)}{manifest.epoch + 1:020d}"
+    below = len(files_prefix(container))
     async for info in storage.list(files_prefix(container)):
-        if info.key < own and info.key not in named:
+        epoch = int(info.key[below:].partition("/")[0])
+        if (epoch < manifest.start.epoch or epoch == manifest.epoch) and info.key not in named:
             gone.append(info.key)
     async for info in storage.list(log_prefix(container)):
         if int(info.key.rpartition("/")[2]) < manifest.start.lsn and info.size > HEADER_SIZE:

@@ -1,6 +1,6 @@
 """A checkpoint in the object store: the applied state's files, and the place from which the log goes on behind them.
 
-The manifest is JSON, put last and only if absent; it names the files, each with size and CRC-32C. The keys of a
+The manifest is JSON, put last; it names the files, each with size and CRC-32C. The keys of a
 container's manifests sort by the place where the log begins: the last one is the newest.
 
 **Invariants**
@@ -9,6 +9,9 @@ container's manifests sort by the place where the log begins: the last one is th
   whole, and an older one's may be cut at any time: whoever meets a missing object begins anew with the newest.
 - Files lie below their owner's epoch, and a manifest names files of its own epoch only. So an owner that was deposed
   can remove no file that a later one counts on.
+- Nor the other way round: a deposed owner may store a manifest late, which is then the newest, and cut the log by it.
+  Its log ended where a later epoch began. So its manifest cannot be newer than one whose log begins in a later epoch,
+  and only behind such a one are its files removed by others.
 """
 
 from __future__ import annotations

@@ -264,3 +264,12 @@ def test_a_node_that_drains_asks_for_heirs_of_some_at_a_time() -> None:
         break
     assert len([c for c in CONTAINERS if machine.phase(c) is Phase.ASKING]) == HANDOVERS_MAX
     assert len(downs(machine.look(view(owners, lives[0]), 3))) == len(CONTAINERS) - 1 - HANDOVERS_MAX
+
+
+def test_a_node_that_drains_lets_go_while_a_node_of_an_older_release_may_be_there() -> None:
+    """Such a node would never open a claim that it has not asked for."""
+    machine = serving()
+    machine.drain()
+    owners = {container: owner(1) for container in CONTAINERS}
+    seen = replace(view(owners, life(1, is_draining=True), life(2)), has_wishes=False)
+    assert downs(machine.look(seen, 0)) == [(container, False) for container in CONTAINERS]

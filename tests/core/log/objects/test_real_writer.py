@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -24,7 +24,7 @@ from core.log.log_file import LogFile, LogPosition
 from core.log.objects import writer as writing
 from core.log.objects.format import Stretch, log_prefix
 from core.log.objects.home import remove_before
-from core.log.objects.manifest import Manifest, manifest_key
+from core.log.objects.manifest import Manifest, StateFile, files_prefix, manifest_key, newest_manifest
 from core.log.objects.protocol import Outcome, Owned, Place, Takeover
 from core.log.objects.reading import read_bytes, take_over
 from core.log.objects.writer import ObjectLog, ObjectWriter
@@ -64,6 +64,7 @@ class Objects:
 
     def __init__(self) -> None:
         self.stored: dict[str, bytes] = {}
+        self.states: dict[str, dict[int, bytes]] = {}  # what a checkpoint's file stands for, by its key
 
     def put_new(self, key: str, data: bytes) -> bool:
         return self.stored.setdefault(key, data) is data
@@ -175,6 +176,8 @@ class Owner:
     starts: dict[int, Place] = field(default_factory=dict)  # of files, by first LSN
     failed: StorageFailure | None = None
     manifest: Manifest | None = None
+    pending: Manifest | None = None  # its files are stored, and itself is on its way
+    checkpoints: int = 0
 
     # LogReports
 
@@ -202,6 +205,10 @@ class Owner:
         """Serve what was taken over."""
         assert self.taking is not None
         owned = self.taking.result()
+        manifest = await newest_manifest(self.storage, CONTAINER)
+        for file in () if manifest is None else manifest.files:
+            await self.storage.get_range(file.key, 0, file.size)
+            self.written |= self.objects.states[file.key]
         for group in owned.groups:
             stretch = self.stretches[group.place]
             data = memoryview(await read_bytes(self.storage, CONTAINER, group, stretch))
@@ -249,6 +256,7 @@ class Schedules(RuleBasedStateMachine):
     sequence_only: ClassVar[bool] = False
     deletes_fences: ClassVar[bool] = False
     replaced: ClassVar[dict[str, object]] = {}  # in the writer's module
+    removes: ClassVar[Callable[[Storage, int, Manifest], Coroutine[Any, Any, None]]] = staticmethod(remove_before)
 
     def __init__(self) -> None:
         super().__init__()
@@ -259,7 +267,6 @@ class Schedules(RuleBasedStateMachine):
         self.objects = Objects()
         self.owners: list[Owner] = []
         self.late: list[Put] = []
-        self.below: dict[int, bytes] = {}
         self.finish(self.new_owner())
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
@@ -398,26 +405,57 @@ class Schedules(RuleBasedStateMachine):
         put = self.late.pop(which % len(self.late))
         self.objects.put_new(put.key, put.data)
 
-    @rule(number=NUMBER, which=NUMBER)
-    def a_checkpoint_is_stored(self, number: int, which: int) -> None:
-        """One lets the log begin with a file, before which all is stored."""
+    @rule(number=NUMBER, which=NUMBER, is_late=st.booleans())
+    def a_checkpoint_is_stored(self, number: int, which: int, is_late: bool) -> None:
+        """One lets the log begin with a file, before which all is stored. It may come late, and find others."""
         owner = self.one(number, serving=True)
-        if owner is None:
+        if owner is None or owner.pending is not None:
             return
         begun = 0 if owner.manifest is None else owner.manifest.start.lsn
         starts = [place for lsn, place in sorted(owner.starts.items()) if begun < lsn <= owner.stored_lsn + 1]
         if starts:
-            start = starts[which % len(starts)]
-            owner.manifest = Manifest(start, owner.epoch, owner.stored_lsn, ())
-            self.below |= {lsn: data for lsn, data in owner.written.items() if lsn < start.lsn}
+            owner.checkpoints += 1
+            key = f"{files_prefix(CONTAINER)}{owner.epoch:020d}/{owner.checkpoints:010d}/state"
+            start, state = starts[which % len(starts)], StateFile("state", key, 1, 0)
+            self.objects.stored[key] = b"."
+            self.objects.states[key] = {lsn: data for lsn, data in owner.written.items() if lsn < start.lsn}
+            owner.pending = Manifest(start, owner.epoch, owner.stored_lsn, (state,))
+            if not is_late:
+                self.a_checkpoint_comes(owner)
+
+    def a_checkpoint_comes(self, owner: Owner) -> None:
+        if owner.pending is not None:
+            owner.manifest, owner.pending = owner.pending, None
             self.objects.stored[manifest_key(CONTAINER, owner.manifest)] = owner.manifest.encode()
+
+    @rule(number=NUMBER)
+    def a_late_checkpoint_comes(self, number: int) -> None:
+        """Also of an owner that knows that it was deposed."""
+        self.a_checkpoint_comes(self.owners[number % len(self.owners)])
+
+    @rule(which=NUMBER, other=NUMBER)
+    def a_checkpoint_comes_when_another_has_stored_one(self, which: int, other: int) -> None:
+        """The former owner's log begins later than its successor's next one, and is cut there by both."""
+        owner = self.one(0, serving=True)
+        if owner is None or len(self.owners) >= OWNERS_MAX:
+            return
+        for _ in range(2):
+            self.groups_are_written_and_arrive(0, 1, 0)
+            self.a_file_begins(0)
+        self.a_checkpoint_is_stored(0, which, True)
+        self.another_takes_over(True)
+        self.groups_are_written_and_arrive(0, 1, 0)
+        self.a_checkpoint_is_stored(0, other, False)
+        self.the_log_is_cut(0)
+        self.a_checkpoint_comes(owner)
+        self.the_log_is_cut(1)
 
     @rule(number=NUMBER)
     def the_log_is_cut(self, number: int) -> None:
         owner = self.one(number, serving=True)
-        if owner is None or owner.manifest is None:
+        if owner is None or owner.manifest is None or owner.pending is not None:
             return
-        self.do(remove_before(owner.storage, CONTAINER, owner.manifest))
+        self.do(self.removes(owner.storage, CONTAINER, owner.manifest))
         if self.deletes_fences:
             for key in [one for one in self.objects.stored if one.startswith(log_prefix(CONTAINER))]:
                 if int(key.rpartition("/")[2]) < owner.manifest.start.lsn:
@@ -428,14 +466,14 @@ class Schedules(RuleBasedStateMachine):
         owner = self.one(number, serving=True)
         if owner is not None and owner.next_lsn > owner.file_lsn:
             owner.roll()
-        self.a_checkpoint_is_stored(number, -1 - which)
+        self.a_checkpoint_is_stored(number, -1 - which, False)
         self.the_log_is_cut(number)
 
     def teardown(self) -> None:
         try:
             last = self.new_owner()
             self.finish(last)
-            found = self.below | {lsn: data for lsn, data in last.written.items() if lsn not in self.below}
+            found = last.written
             told: dict[int, bytes] = {}
             for owner in self.owners:
                 twice = told.keys() & owner.acknowledged.keys()
@@ -474,6 +512,15 @@ def believes_every_refusal(found: object, token: str) -> Outcome:
     return Outcome.STORED
 
 
+async def remove_of_all_former_owners(storage: Storage, container: int, manifest: Manifest) -> None:
+    """As if nobody who was deposed could store a checkpoint any more."""
+    named, own = {file.key for file in manifest.files}, f"{files_prefix(container)}{manifest.epoch + 1:020d}"
+    for key in [info.key async for info in storage.list(files_prefix(container)) if info.key < own]:
+        if key not in named:
+            await storage.delete(key)
+    await remove_before(storage, container, manifest)
+
+
 def test_no_schedule_loses_or_doubles_what_was_acknowledged() -> None:
     searched(Schedules, scaled(400, 40_000))  # type: ignore[arg-type]
 
@@ -485,8 +532,9 @@ def test_no_schedule_loses_or_doubles_what_was_acknowledged() -> None:
         ({"sequence_only": True}, "cannot go on|lost|twice"),
         ({"replaced": {"Window": AcknowledgesAtOnce}}, "lost|twice|cannot go on"),
         ({"replaced": {"outcome": believes_every_refusal}}, "lost|twice|cannot go on"),
+        ({"removes": staticmethod(remove_of_all_former_owners)}, "cannot go on"),
     ],
-    ids=["deletes fences", "names by sequence", "acknowledges out of order", "believes every refusal"],
+    ids=["deletes fences", "names by sequence", "acknowledges out of order", "believes every refusal", "removes files"],
 )
 def test_a_planted_mistake_is_found(planted: dict[str, object], what: str) -> None:
     with pytest.raises(AssertionError, match=what):
