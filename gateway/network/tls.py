@@ -257,7 +257,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             return at  # an answer is being encrypted: `_go_on` comes back here
         if self._leaving.pending:  # the answer to a change of keys
             self._raw.write(self._leaving.read())
-        if self._said_goodbye and not self._ended():
+        if self._said_goodbye and not self._is_paused and not self._ended():  # it comes behind requests that wait above
             self.close()
         return at
 

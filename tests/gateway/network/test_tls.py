@@ -222,6 +222,28 @@ def test_answers_before_a_goodbye_arrive(files: Files) -> None:
     run(scenario())
 
 
+def test_requests_before_a_goodbye_are_handled(files: Files) -> None:
+    """A client says goodbye right behind requests that ask for no answer, as producers with acks=0 do when they end.
+    The first takes all of the client's share of the loop; the others, which have to wait, come to their turn."""
+    gate = Gate()
+    names = ["hold030-a", "hold030-b", "c"]
+
+    async def scenario() -> None:
+        async with serving(gate, secured=security(files)) as (server, port):
+            loop = asyncio.get_running_loop()
+            with socket.create_connection(("127.0.0.1", port)) as plain:
+                session, outgoing = await loop.run_in_executor(None, shaken, files, plain)
+                session.write(b"".join(produce(name, acks=0) for name in names))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    session.unwrap()
+                plain.sendall(outgoing.read())
+                plain.shutdown(socket.SHUT_WR)
+                await until(lambda: not server.connections, "it has ended")
+            assert gate.begun == names
+
+    run(scenario())
+
+
 def test_sessions_are_resumed(files: Files) -> None:
     """A client that comes again with its session's ticket needs no whole handshake."""
 
