@@ -435,32 +435,6 @@ def test_records_of_any_size_that_arrive_in_any_pieces(files: Files, seed: int) 
     run(scenario())
 
 
-def test_renegotiation_is_refused(files: Files) -> None:
-    """A client of TLS 1.2 that asks for another handshake in its session, each of which would cost the server ten times
-    what it costs the client, gets none."""
-
-    async def scenario() -> None:
-        secured = security(files, ssl_enabled_protocols=["TLSv1.2"])
-        async with serving(Gate(), secured=secured) as (server, port):
-            command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_2", "-no_ign_eof"]
-            client = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-            )
-            assert client.stdin is not None
-            await until(lambda: server.tls.handshakes == 1, "the first")
-            client.stdin.write(b"R\n")
-            await client.stdin.drain()
-            told, _ = await asyncio.wait_for(client.communicate(), 10)
-            assert b"RENEGOTIATING" in told
-            assert b"no renegotiation" in told
-            assert server.tls.handshakes == 1
-
-    run(scenario())
-
-
 # --- Certificates of clients --------------------------------------------------------------------
 
 
