@@ -229,6 +229,9 @@ class EtcdRegistry:
             (),
             [Delete(below + key) if value is None else Put(below + key, value) for key, value in changes.items()],
         )
+        # A look meanwhile may have reported this change and later ones of others, before which the caller comes late.
+        self._unreported.kinds.add(kind)
+        self.changed.set()
 
     async def take_writer_ids(self, count: int) -> range:
         first = await self._count(NEXT_WRITER, count, 0)

@@ -2,7 +2,8 @@
 
 Invariants: a connection beyond a bound holds a descriptor only until it is closed, at once. When connections come too
 fast, or this process has no descriptor, they wait in the kernel's queue and none is refused; if they come too fast for
-one listener, the others go on. A turn takes at most `TURN_MAX` connections, then gives way.
+one listener, the others go on. Other nodes wait only for descriptors, as in Kafka: rates are for clients. A turn takes
+at most `TURN_MAX` connections, then gives way.
 """
 
 from __future__ import annotations
@@ -87,9 +88,21 @@ class Acceptor:
                 self._loop.remove_reader(bound)
 
     def _wait(self, seconds: float) -> None:
+        """Take no connection for a while."""
         self._unwatch()
+        if self._pause is not None:
+            self._pause.cancel()
         self.waiting_s += seconds
         self._pause = self._loop.call_later(seconds, self._watch)
+
+    def _hold_up(self, seconds: float) -> None:
+        """Take no client's connection for a while."""
+        for bound, binding in self._sockets:
+            if not binding.inner:
+                self._loop.remove_reader(bound)
+        if self._pause is None:
+            self.waiting_s += seconds
+            self._pause = self._loop.call_later(seconds, self._watch)
 
     def _rest(self, name: str, seconds: float) -> None:
         """Take no connection of one listener for a while."""
@@ -110,8 +123,8 @@ class Acceptor:
         for _ in range(TURN_MAX):
             if not self._watching or binding.name in self._resting:
                 return
-            if (wait_s := self._pace()) > 0:
-                self._wait(wait_s)
+            if not binding.inner and (wait_s := self._pace()) > 0:
+                self._hold_up(wait_s)
                 return
             if (wait_s := self._pace_at(binding.name)) > 0:
                 self._rest(binding.name, wait_s)

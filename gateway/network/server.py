@@ -141,7 +141,8 @@ class Server:
             accepted.close()
             self._refused("connection_creation_rate", "its address' connection_creation_rate is exceeded", address)
             return
-        self._rate.count()
+        if not binding.inner:
+            self._rate.count()
         if (rate := self._rates_at.get(binding.name)) is not None:
             rate.count()
         counts.add(host, binding.name)

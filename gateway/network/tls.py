@@ -255,9 +255,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 upper.buffer_updated(size)
         if self._is_busy or self._is_closing:
             return at  # an answer is being encrypted: `_go_on` comes back here
-        if self._leaving.pending:  # the answer to a change of keys
+        if self._leaving.pending:  # the answer to a change of keys, or to a handshake that is refused
             self._raw.write(self._leaving.read())
-        if self._said_goodbye and not self._ended():
+            if self._raw.get_write_buffer_size():
+                upper.pause_writing()  # each of these counts: whoever does not take them is not read for long
+        if self._said_goodbye and not self._is_paused and not self._ended():  # it comes behind requests that wait above
             self.close()
         return at
 

@@ -126,6 +126,40 @@ def test_a_stream_that_cannot_be_read(etcd: EtcdServer, caplog: pytest.LogCaptur
     run(test())
 
 
+def test_a_callers_copy_is_as_new_as_the_registry(etcd: EtcdServer) -> None:
+    """Whoever has a copy of settings, as of users and ACLs, changes it behind its own change, and takes all over when a
+    look reports the kind. Another node may be faster than the former: the copy must not stay without its change."""
+
+    async def test() -> None:
+        prefix, name = new_prefix(), b"a"
+        async with (
+            etcd_registry(etcd.settings(), prefix) as own,
+            etcd_registry(etcd.settings(), prefix) as other,
+        ):
+            copy: dict[bytes, bytes] = {}
+
+            async def change() -> None:
+                await own.change_settings("acls", {name: b"own"})
+                copy[name] = b"own"
+
+            async def look() -> None:
+                if "acls" in (await own.look()).kinds:
+                    copy.clear()
+                    copy.update(own.settings("acls"))
+
+            for _ in range(20):
+                changing = asyncio.create_task(change())
+                await asyncio.sleep(0)
+                await asyncio.gather(other.change_settings("acls", {name: None}), look())
+                await changing
+                while own.changed.is_set():
+                    await look()
+                await look()
+                assert copy == own.settings("acls")
+
+    run(test())
+
+
 def test_two_that_race_over_cut_ways(etcd: EtcdServer) -> None:
     """Two registries change the same few streams, numbers and settings at random while their ways to etcd are cut: both
     end with the same, no name is there twice, and no number was given twice or left out."""

@@ -148,6 +148,25 @@ def test_clients_keep_no_node_out() -> None:
     run(test())
 
 
+def test_the_rate_of_new_connections_is_for_clients() -> None:
+    """Clients wait for as long as the rate says, here for ever; a node's connection is made at once."""
+
+    async def test() -> None:
+        authority, limits = Authority.make(), ServerLimits(connections_per_s_max=0)
+        async with door(Gate(), authority.node(SERVING), limits) as (server, port):
+            clients = bind(ListenAddress("127.0.0.1", 0))
+            server.acceptor.start([clients])
+            waiting = await Client.connect(clients.port)
+            waiting.send(heartbeat("abc"))
+            await until(lambda: server.acceptor.waiting_s > 0, "it has to wait")
+            async with asking(port, authority.node(ASKING)) as peer:
+                assert (await peer.ask(HEARTBEAT, 4, ASKED, ANSWER_S)).error_code == 3
+            assert server.counts.count == 0
+            waiting.close()
+
+    run(test())
+
+
 def test_a_node_tells_nothing_to_who_is_not_the_node_it_asks() -> None:
     """Another cluster's node at that address, another node of this one, or whoever took the port: no request goes."""
 
