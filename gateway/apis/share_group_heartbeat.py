@@ -55,7 +55,7 @@ def _check(request: Message) -> None:
     if not request.group_id.strip():
         raise invalid_request("GroupId can't be empty.")
     if request.member_epoch < LEAVING_EPOCH:
-        raise invalid_request(f"MemberEpoch is invalid: {request.member_epoch}.")
+        raise invalid_request("MemberEpoch is invalid.")
     if request.member_epoch == JOINING_EPOCH and not request.subscribed_topic_names:
         raise invalid_request("SubscribedTopicNames must be set in first request.")
 

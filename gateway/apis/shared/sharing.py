@@ -44,7 +44,7 @@ def empty_group(ctx: RequestContext, group_id: str) -> None:
     if group is None:
         raise Refusal(ErrorCode.group_id_not_found, f"Group {group_id} not found.")
     if not group.is_empty:
-        raise Refusal(ErrorCode.non_empty_group)
+        raise Refusal(ErrorCode.non_empty_group, "The group is not empty.")
 
 
 def check_member(request: Message) -> tuple[str, str]:

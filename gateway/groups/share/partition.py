@@ -88,6 +88,13 @@ class Judgement(NamedTuple):
     last: int
     verdicts: Sequence[int]
 
+    def since(self, start: int) -> Judgement:
+        """What it says of records from an offset on."""
+        if self.first >= start:
+            return self
+        verdicts = self.verdicts if len(self.verdicts) == 1 else self.verdicts[start - self.first :]
+        return Judgement(start, self.last, verdicts)
+
 
 class Limits(NamedTuple):
     """A group's settings, as they are now."""
@@ -128,7 +135,7 @@ class Run:
         return same and self.until_s == before.until_s
 
 
-INVALID_STATE: Final = "The record state is invalid. The acknowledgement of delivery could not be completed."
+NOT_ACQUIRED: Final = "The offset cannot be acknowledged. The offset is not acquired."
 """Kafka's words."""
 
 
@@ -228,8 +235,9 @@ class SharePartition:
     # Acknowledgement
 
     def acknowledge(self, member_id: str, judgements: Sequence[Judgement], limits: Limits, now_s: float) -> None:
-        """Carry out what a member says of records that it holds: all of it, or, if any is not held by it, nothing.
-        Raises Refusal."""
+        """Carry out what a member says of records that it holds: all of it, or, if any is not held by it, nothing. What
+        it says of records below the start changes nothing and is no error, as in Kafka: a member whose answer was lost
+        says it again. Raises Refusal."""
         before = -1
         for judgement in judgements:
             if judgement.first <= before or judgement.last < judgement.first:
@@ -238,6 +246,9 @@ class SharePartition:
             size = judgement.last - judgement.first + 1
             if len(judgement.verdicts) not in (1, size) or not all(v in _VERDICTS for v in judgement.verdicts):
                 raise Refusal(ErrorCode.invalid_request, "Invalid acknowledge type.")
+        judgements = [one.since(self.start) for one in judgements if one.last >= self.start]
+        if not judgements:
+            return
         self._require_held(member_id, judgements, now_s)
         self._judge(itertools.chain.from_iterable(map(_pieces, judgements)), limits, now_s)
         self._tidy()
@@ -254,7 +265,7 @@ class SharePartition:
                 if at > judgement.last:
                     break
             if at <= judgement.last:
-                raise Refusal(ErrorCode.invalid_record_state, INVALID_STATE)
+                raise Refusal(ErrorCode.invalid_record_state, NOT_ACQUIRED)
 
     def _judge(self, pieces: Iterable[tuple[int, int, Verdict]], limits: Limits, now_s: float) -> None:
         """Cut the runs where the verdict changes, and carry it out. The pieces are in order, and covered by runs."""

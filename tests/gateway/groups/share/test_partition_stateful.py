@@ -105,8 +105,9 @@ class Model(RuleBasedStateMachine):
         verdicts = data.draw(
             st.one_of(st.lists(verdict, min_size=1, max_size=1), st.lists(verdict, min_size=size, max_size=size))
         )
-        wanted = [self.records.get(offset) for offset in range(first, last + 1)]
-        is_held = all(one is not None and one.holder == member and one.until_s > self.now_s for one in wanted)
+        start = self.partition.start  # what is said of records below it is passed over
+        wanted = {offset: self.records.get(offset) for offset in range(max(first, start), last + 1)}
+        is_held = all(one is not None and one.holder == member and one.until_s > self.now_s for one in wanted.values())
         judgement = [Judgement(first, last, verdicts)]
         if not is_held:
             before = encode_partition(self.partition)
@@ -115,9 +116,9 @@ class Model(RuleBasedStateMachine):
             assert encode_partition(self.partition) == before
             return
         self.partition.acknowledge(member, judgement, LIMITS, self.now_s)
-        for index, record in enumerate(wanted):
+        for offset, record in wanted.items():
             assert record is not None
-            said = verdicts[index if len(verdicts) > 1 else 0]
+            said = verdicts[offset - first if len(verdicts) > 1 else 0]
             if said is Verdict.RENEW:
                 record.until_s = self.now_s + LIMITS.lock_s
             elif said is Verdict.RELEASE:
