@@ -53,7 +53,8 @@ def test_a_manifest_that_comes_late_names_files_that_are_there(tmp_path: Path) -
         await owner.checkpoint(1, 8, snapshot, is_due=True)
         await storage.late()
         manifest = await newest_manifest(storage, 0)
-        assert manifest is not None and manifest.lsn == 8
+        assert manifest is not None
+        assert manifest.lsn == 8
         await download(storage, manifest.files, tmp_path / "taker")
         await storage.close()
 
