@@ -4,6 +4,8 @@
 
 - The machine looks after each change of the coordinator's mirror, and each second; it never waits for an action.
 - Between a put's answer and its acknowledgement the coordinator is asked (`Fence`), if it is to be.
+- Whoever serves a container waits for no answer of the coordinator longer than its claim is certainly there, and for no
+  end of its log longer than `CLOSE_S`: then others may have it.
 - A read is answered only while the lease is certainly there under which the container was claimed: whoever woke from a
   long sleep answers nothing, and neither does its next life for what the former one has not closed yet.
 - What serves clients beside the log (`Services`) is begun after the container, and ends before it.
@@ -53,6 +55,8 @@ LOOK_S: Final = 1.0
 PAUSE_S: Final = 0.2
 """Before the coordinator is asked again that was away, or has refused; twice as long each time, up to `PAUSE_S_MAX`."""
 PAUSE_S_MAX: Final = 3.2
+CLOSE_S: Final = 30.0
+"""How long the end of a log that is handed over waits for the object store: another node may reach it."""
 
 _T = TypeVar("_T")
 
@@ -226,7 +230,7 @@ class Membership:
             case Warm(container, wish):
                 await self._warm(container, wish)
             case Ask(claim, node):
-                await self._until_answered(partial(coordination.ask, claim.container, node))
+                await self._while_ours(claim, partial(coordination.ask, claim.container, node))
                 self._carry_out(ownership.asked(claim))
             case Prepare(claim):
                 next_epoch = await self._prepare(claim)
@@ -279,21 +283,23 @@ class Membership:
         (found,) = await asyncio.gather(warming, return_exceptions=True)
         return found if isinstance(found, Prefetched) else None
 
-    async def _prepare(self, claim: Claim) -> int:
+    async def _prepare(self, claim: Claim) -> int | None:
         try:
             await self._store.joining.prepare(claim.container)
         except (StoreError, StorageError, OSError) as error:  # the heir has more to read
             logger.warning("no last checkpoint", extra={"container": claim.container, "reason": str(error)})
-        return await self._until_answered(self._coordination.reserve_epoch)
+        return await self._while_ours(claim, self._coordination.reserve_epoch)
 
     async def _close(self, claim: Claim, next_epoch: int) -> Link | None:
         container, joining = claim.container, self._store.joining
         try:
             joining.stop_appends(container)
             await self._services.end(container)
-            return await joining.seal(container, next_epoch)
+            async with asyncio.timeout(CLOSE_S):
+                return await joining.seal(container, next_epoch)
         except Exception as error:  # whatever it is, the container goes to another node
-            logger.warning("a container was not handed over", extra={"container": container, "reason": str(error)})
+            reason = str(error) or f"the object store has not taken the end of its log within {CLOSE_S:g} s"
+            logger.warning("a container was not handed over", extra={"container": container, "reason": reason})
             return None
 
     async def _hand_over(self, claim: Claim, wish: Wish, link: Link) -> None:
@@ -352,6 +358,16 @@ class Membership:
 
         await self._until_answered(given_up)
 
+    async def _while_ours(self, claim: Claim, call: Callable[[], Awaitable[_T]]) -> _T | None:
+        """The answer, if it comes while the claim is certainly ours: then its container is left at once."""
+        pause_s = PAUSE_S
+        while self._is_ours(claim.container):
+            try:
+                return await call()
+            except StoreError as error:
+                pause_s = await _paused(pause_s, error)
+        return None
+
     async def _until_answered(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """A container waits for the outcome of its action: a refusal, too, may pass, as of rights or of a full disk."""
         pause_s = PAUSE_S
@@ -359,9 +375,14 @@ class Membership:
             try:
                 return await call()
             except StoreError as error:
-                logger.warning("the coordinator is asked again", extra={"reason": str(error)})
-            await asyncio.sleep(pause_s)
-            pause_s = min(PAUSE_S_MAX, 2 * pause_s)
+                pause_s = await _paused(pause_s, error)
+
+
+async def _paused(seconds: float, error: StoreError) -> float:
+    """Wait for so long after a refusal; returns how long to wait after the next one."""
+    logger.warning("the coordinator is asked again", extra={"reason": str(error)})
+    await asyncio.sleep(seconds)
+    return min(PAUSE_S_MAX, 2 * seconds)
 
 
 def _now_s() -> float:

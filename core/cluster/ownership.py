@@ -263,11 +263,8 @@ class Ownership:
         one = self._containers[claim.container]
         if one.claim != claim:
             return []
-        one.is_lost = True
-        if one.phase is not Phase.SERVING:
-            return []
-        one.not_before_s = now_s + RETRY_S
-        return [one.leave()]
+        one.is_lost, one.not_before_s = True, now_s + RETRY_S
+        return [one.leave()] if one.phase is Phase.SERVING else []
 
     # What came of actions
 
@@ -313,15 +310,19 @@ class Ownership:
         return [] if well and not one.is_lost else [one.leave()]
 
     def asked(self, claim: Claim) -> list[Action]:
-        """The coordinator has heard the wish, or it was void already, and the next look decides."""
+        """The coordinator has heard the wish, or it was void already, or the claim was not certainly ours any more; the
+        next look decides."""
         one = self._its(claim, Phase.ASKING)
         one.phase = Phase.SERVING
         return [one.leave()] if one.is_lost else []
 
-    def prepared(self, claim: Claim, next_epoch: int, now_s: float) -> list[Action]:
-        """A last checkpoint is stored, or could not be, and this epoch is reserved."""
+    def prepared(self, claim: Claim, next_epoch: int | None, now_s: float) -> list[Action]:
+        """A last checkpoint is stored, or could not be, and this epoch is reserved; None: it could not be, as the
+        claim was not certainly ours any more."""
         one = self._its(claim, Phase.PREPARING)
-        one.phase, one.next_epoch, one.prepared_at_s = Phase.SERVING, next_epoch, now_s
+        one.phase, one.next_epoch, one.prepared_at_s = Phase.SERVING, next_epoch or 0, now_s
+        if next_epoch is None:
+            one.wish = None  # if the claim stands after all, it is prepared anew
         return [one.leave()] if one.is_lost else []
 
     def closed(self, claim: Claim, link: Link | None) -> list[Action]:

@@ -8,6 +8,7 @@ reads thousands of small objects; `fetch` reads each whole, many at a time, befo
 - Only groups of the log and files of checkpoints are kept: their keys are never used for other bytes. Listings, fences
   and whatever is not there are always asked of the store. So a takeover decides by the store, whatever is kept here.
 - At most `BYTES_MAX` are kept. The file has no name: it is gone with its process.
+- The file is closed when no thread uses it any more: its number may be another file's from then on.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -39,13 +41,66 @@ class _Kept(NamedTuple):
     size: int
 
 
+class _Scratch:
+    """A file without a name, for several threads. Its reads and writes block."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._fd, name = tempfile.mkstemp(prefix="prefetched-", dir=directory)
+        os.unlink(name)
+        self._lock = threading.Lock()  # guards the two below
+        self._users = 0
+        self._is_forgotten = False
+
+    def forget(self) -> None:
+        """Close it, at once or when the last one who uses it is done."""
+        with self._lock:
+            was_forgotten, self._is_forgotten = self._is_forgotten, True
+            if not was_forgotten and not self._users:
+                os.close(self._fd)
+
+    def _begin(self) -> bool:
+        with self._lock:
+            if self._is_forgotten:
+                return False
+            self._users += 1
+            return True
+
+    def _end(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._is_forgotten and not self._users:
+                os.close(self._fd)
+
+    def read(self, position: int, length: int) -> bytes | None:
+        """None if it was forgotten."""
+        if not self._begin():
+            return None
+        try:
+            return os.pread(self._fd, length, position)
+        finally:
+            self._end()
+
+    def write(self, data: bytes, position: int) -> None:
+        """Nothing happens if it was forgotten."""
+        if not self._begin():
+            return
+        try:
+            view = memoryview(data)
+            while view:
+                count = os.pwrite(self._fd, view, position)
+                position, view = position + count, view[count:]
+        finally:
+            self._end()
+
+
 class Prefetched(Storage):
     """See the module. For the event loop; close it with `forget`."""
 
     def __init__(self, storage: Storage, container: int, directory: Path) -> None:
         self._storage = storage
         self._container = container
-        self._fd = _scratch(directory)
+        self._scratch = _Scratch(directory)
         self._kept: dict[str, _Kept] = {}
         self._bytes = 0
 
@@ -83,28 +138,27 @@ class Prefetched(Storage):
     async def _fetch(self, key: str, size: int) -> None:
         if self._bytes + size > BYTES_MAX:
             return
+        position, self._bytes = self._bytes, self._bytes + size  # of what fails, the room stays empty
         try:
             data = await self._storage.get_range(key, 0, size)
         except (Corrupt, ObjectNotFound):
             return  # the takeover decides what that means, if it comes there
-        position, self._bytes = self._bytes, self._bytes + size
-        await asyncio.to_thread(_write_all, self._fd, data, position)
+        await asyncio.to_thread(self._scratch.write, data, position)
         self._kept[key] = _Kept(position, size)
 
     def forget(self) -> None:
         """Give up what is kept."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-            self._kept.clear()
+        self._scratch.forget()
+        self._kept.clear()
 
     # The store
 
     async def get_range(self, key: str, start: int, length: int) -> bytes:
         kept = self._kept.get(key)
-        if kept is None or start + length > kept.size:
-            return await self._storage.get_range(key, start, length)
-        return await asyncio.to_thread(os.pread, self._fd, length, kept.position + start)
+        data = None
+        if kept is not None and start + length <= kept.size:
+            data = await asyncio.to_thread(self._scratch.read, kept.position + start, length)
+        return await self._storage.get_range(key, start, length) if data is None else data
 
     async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int, came: Came) -> None:
         await self._storage.get_pieces(key, start, length, piece_bytes, came)
@@ -132,20 +186,6 @@ class Prefetched(Storage):
         self.forget()
 
 
-def _scratch(directory: Path) -> int:
-    directory.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix="prefetched-", dir=directory)
-    os.unlink(name)
-    return fd
-
-
 def _place_of(key: str) -> Place:
     epoch, lsn = key.split("/")[-2:]
     return Place(int(epoch), int(lsn))
-
-
-def _write_all(fd: int, data: bytes, position: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, position)
-        position, view = position + count, view[count:]

@@ -197,7 +197,7 @@ class Seat(Coordination):
         return self.coordinator.confirm(claim, links)
 
     async def read_epochs(self) -> Mapping[int, int]:
-        self._reach()
+        self._reach("read_epochs")
         return {container: owner.epoch for container, owner in self.coordinator.owners.items()}
 
     async def give_up(self, claim: Claim) -> None:
@@ -205,7 +205,7 @@ class Seat(Coordination):
         self.coordinator.give_up(claim)
 
     async def ask(self, container: int, node: int) -> bool:
-        self._reach()
+        self._reach("ask")
         return self.coordinator.ask(container, node)
 
     async def tell_loads(self, loads: Mapping[int, Load]) -> None:
@@ -217,7 +217,7 @@ class Seat(Coordination):
         self.coordinator.tell_warm(container, wish)
 
     async def reserve_epoch(self) -> int:
-        self._reach()
+        self._reach("reserve_epoch")
         return self.coordinator.reserve_epoch()
 
     async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:

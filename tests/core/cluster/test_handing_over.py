@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import NotHosted
+from core import membership
+from core.errors import NotHosted, StorageFailure
 from core.streams.live import Slot
 from core.streams.writers import Duplicate
 from tests.core.cluster.test_membership import CONTAINERS, Cluster, Node, cluster_in, contents
@@ -131,5 +132,55 @@ def test_an_owner_waits_for_puts_before_it_lets_go(tmp_path: Path) -> None:
             await told.future
             await until(lambda: second.membership.serving == {slot.container_id})
             assert await contents([second]) == {0: [text(1)]}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("call", ["ask", "reserve_epoch"])
+def test_an_owner_that_gets_no_answer_serves_no_longer_than_its_lease(tmp_path: Path, call: str) -> None:
+    """What it has begun to give away is left at once when the lease ends: who waits for it hears of that."""
+
+    async def scenario() -> None:
+        async with cluster_in(tmp_path) as cluster:
+            first, second = await two_nodes(cluster)
+            first.seat.is_away_for = {call, "read_epochs"}
+            _, waiting = begin_append(slot_in(first, 2), text(1))
+            if call == "ask":
+                first.membership._ownership.drain()
+                first.seat.hear()
+            else:
+                cluster.coordinator.ask(2, 1)
+            await until(lambda: call in first.seat.refused)
+            assert 2 in first.membership.serving
+            assert not waiting.future.done()
+            first.seat.lose_lease()
+            await until(lambda: not first.store.containers)
+            with pytest.raises(StorageFailure):
+                await waiting.future
+            await cluster.at_rest(second)
+
+    run(scenario())
+
+
+def test_an_owner_whose_log_does_not_end_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not reach the store, and others may: what it has acknowledged is there, and they go on."""
+    monkeypatch.setattr(membership, "CLOSE_S", 0.3)
+
+    async def scenario() -> None:
+        async with cluster_in(tmp_path) as cluster:
+            faulty = Faulty(cluster.storage)
+            first = await cluster.join(faulty)  # type: ignore[arg-type]
+            await cluster.at_rest(first)
+            slot = (await first.store.create_stream("s", slots=1)).slot(0)
+            await append(slot, text(0))
+            second = await cluster.join()
+            await second.store.catch_up()
+            faulty.gate.clear()
+            _, told = begin_append(slot, text(1))
+            cluster.coordinator.ask(slot.container_id, 1)
+            await until(lambda: second.membership.serving == {slot.container_id})
+            with pytest.raises(StorageFailure):
+                await told.future
+            assert await contents([second]) == {0: [text(0)]}
 
     run(scenario())

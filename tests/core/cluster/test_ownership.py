@@ -124,6 +124,7 @@ class Node:
     known: list[Group] = field(default_factory=list)
     checkpoint: int = 0
     takes_groups: bool = False  # no hand-over has stopped it
+    fence: Fence | None = None  # given up, and on its way yet
 
 
 class LooksOnce(Takeover):
@@ -248,6 +249,32 @@ class Schedules(RuleBasedStateMachine):
             link = None
         self.done(node, node.ownership.closed(claim, link))
 
+    @rule(number=NODE, is_sent=st.booleans())
+    def a_log_does_not_end(self, number: int, is_sent: bool) -> None:
+        """For too long: the container is let go of, and the fence may come late."""
+        node = self.nodes[number]
+        match node.actions:
+            case [Close(claim, next_epoch), *_]:
+                assert node.window is not None
+                if is_sent and not node.waiting:
+                    node.fence = Fence(Place(node.epoch, node.window.stored_lsn + 1), next_epoch, self.token())
+                self.done(node, node.ownership.closed(claim, None))
+
+    @rule(number=NODE)
+    def a_late_fence_comes(self, number: int) -> None:
+        node = self.nodes[number]
+        if node.fence is not None:
+            self.store.put_new(node.fence)
+            node.fence = None
+
+    @rule(number=NODE)
+    def no_epoch_is_reserved(self, number: int) -> None:
+        """The coordinator does not answer until the lease is not certainly there."""
+        node = self.nodes[number]
+        match node.actions:
+            case [Prepare(claim), *_]:
+                self.done(node, node.ownership.prepared(claim, None, self.now_s))
+
     def done(self, node: Node, following: Sequence[Action]) -> None:
         node.actions[:1] = following
 
@@ -354,8 +381,11 @@ class Schedules(RuleBasedStateMachine):
         steps=st.integers(0, 5),
         dies=st.sampled_from(("", "owner", "heir")),
         taken=st.booleans(),
+        ends=st.sampled_from((True, True, False)),
     )
-    def one_is_handed_over(self, number: int, heir: int, before: int, steps: int, dies: str, taken: bool) -> None:
+    def one_is_handed_over(
+        self, number: int, heir: int, before: int, steps: int, dies: str, taken: bool, ends: bool
+    ) -> None:
         """The owner gets so far; then one of them dies, or a third takes over; and the rest of it follows."""
         owners = [n for n in range(NODES) if self.nodes[n].window is not None and self.is_fresh(self.nodes[n])]
         owner = owners[0] if owners else number
@@ -371,6 +401,9 @@ class Schedules(RuleBasedStateMachine):
             self.a_node_acts(owner, 1)
             self.time_passes(WARM_S)
         self.a_node_sees_and_looks(owner)
+        if not ends:
+            self.groups_are_acknowledged(owner)
+            self.a_log_does_not_end(owner, True)
         self.a_node_acts(owner, steps)
         self.a_group_is_sent(owner, 1)
         if dies:
@@ -379,6 +412,7 @@ class Schedules(RuleBasedStateMachine):
             self.another_takes_over(owner, third)
             for _ in range(2):
                 self.groups_are_acknowledged(third)
+        self.a_late_fence_comes(owner)
         for _ in range(4):
             self.a_put_arrives(owner, 0, True)
             self.the_guard_reads(owner, 0)

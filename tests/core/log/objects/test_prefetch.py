@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from core.log.objects.format import log_key
+from core.log.objects.format import HEADER_SIZE, log_key
 from core.log.objects.manifest import newest_manifest
 from core.log.objects.prefetch import Prefetched
-from core.log.objects.protocol import GENESIS
+from core.log.objects.protocol import GENESIS, Place
 from tests.core.log.objects.test_store import store_on, text
 from tests.core.support import append, make, run
 from tests.core.tiering.support import storage_in
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
-from tier2.storage import ObjectNotFound
+from tier2.storage import ObjectNotFound, Unavailable
 
 
 class Counting(FilesystemStorage):
@@ -62,6 +65,42 @@ def test_groups_and_files_are_read_once_and_all_else_is_asked_of_the_store(tmp_p
         found.forget()
         assert await found.get_range(kept[0][0], 0, kept[0][1]) == await storage.get_range(kept[0][0], 0, kept[0][1])
         await counting.close()
+        await storage.close()
+
+    run(scenario())
+
+
+class GoesAway(FilesystemStorage):
+    """Answers a first read, and no other; both have begun by then."""
+
+    async def get_range(self, key: str, start: int, length: int) -> bytes:
+        if key == log_key(0, Place(1, 1)):
+            return await super().get_range(key, start, length)
+        await asyncio.sleep(0.1)
+        raise Unavailable("the store is away")
+
+
+def test_a_write_that_is_late_goes_to_no_other_file(tmp_path: Path) -> None:
+    """The store goes away while what it has answered waits for a thread: what was read ahead is forgotten, and its
+    file's number is another file's by the time the thread comes."""
+
+    async def scenario() -> None:
+        storage = await GoesAway.open(FilesystemSettings(directory=tmp_path / "bucket"))
+        for lsn in (1, 2):
+            await storage.put(log_key(0, Place(1, lsn)), b"x" * (HEADER_SIZE + 1))
+        busy, threads = threading.Event(), ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(threads)
+        threads.submit(busy.wait, 10)
+        found = Prefetched(storage, 0, tmp_path / "scratch")
+        with pytest.raises(Unavailable):
+            await found.fetch()
+        found.forget()
+        others = [(tmp_path / f"other-{number}").open("wb") for number in range(5)]
+        busy.set()
+        await asyncio.to_thread(lambda: None)  # behind all that waited
+        for other in others:
+            other.close()
+            assert Path(other.name).read_bytes() == b""
         await storage.close()
 
     run(scenario())
