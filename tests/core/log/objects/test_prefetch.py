@@ -100,7 +100,7 @@ def test_a_write_that_is_late_goes_to_no_other_file(tmp_path: Path) -> None:
         await asyncio.to_thread(lambda: None)  # behind all that waited
         for other in others:
             other.close()
-            assert Path(other.name).read_bytes() == b""
+            assert await asyncio.to_thread(Path(other.name).read_bytes) == b""
         await storage.close()
 
     run(scenario())
