@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,7 @@ async def copied(storage: Storage, container: int, directory: Path, logs: Path) 
             await rebuild(storage, container, found, stretches, logs)
         except ObjectNotFound as error:
             logger.info("the log was cut meanwhile, and is read anew", extra={"missing": error.key})
+            await asyncio.to_thread(_empty, directory, logs)  # files of two checkpoints are none of either
             await asyncio.sleep(1)
         else:
             return found
@@ -47,6 +49,12 @@ async def copied(storage: Storage, container: int, directory: Path, logs: Path) 
         f"the log of container {container} lost objects at each of {TRIES_MAX} tries to read it: stop all nodes, "
         "or restore the objects from a copy of the bucket"
     )
+
+
+def _empty(directory: Path, logs: Path) -> None:
+    for path in (directory, logs):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
 
 
 async def _walked(storage: Storage, container: int, stretches: dict[Place, Stretch]) -> Owned:

@@ -1,6 +1,9 @@
 """The files of the applied state on their way to the object store and back.
 
-**Invariant**: a file arrives as it was: its size and CRC-32C are in the manifest, and are checked behind a download.
+**Invariants**
+
+- A file arrives as it was: its size and CRC-32C are in the manifest, and are checked behind a download.
+- Nothing of a download goes on behind its end, whatever that is: the next one writes files of the same names.
 """
 
 from __future__ import annotations
@@ -56,30 +59,36 @@ class Uploads:
 async def download(storage: Storage, files: Sequence[StateFile], directory: Path) -> None:
     """Make these files below a directory. Raises StorageFailure, StorageError (ObjectNotFound: removed), OSError."""
     for begin in range(0, len(files), AT_ONCE):
-        await asyncio.gather(*(_fetch(storage, file, directory) for file in files[begin : begin + AT_ONCE]))
+        fetches = (_fetch(storage, file, directory) for file in files[begin : begin + AT_ONCE])
+        for ended in await asyncio.gather(*fetches, return_exceptions=True):
+            if isinstance(ended, BaseException):
+                raise ended
 
 
 async def _fetch(storage: Storage, file: StateFile, directory: Path) -> None:
     path = directory / file.path
     if ".." in path.parts or not path.is_relative_to(directory):
         raise StorageFailure(f"the checkpoint names the file {file.path[:200]!r}, which is no place for it")
-    await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
-    fd = await asyncio.to_thread(os.open, path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+    await asyncio.to_thread(_begin, path)
     crc = 0
-    try:
-        for start in range(0, file.size, PIECE_BYTES):
-            data = await storage.get_range(file.key, start, min(PIECE_BYTES, file.size - start))
-            crc = await asyncio.to_thread(crc32c, data, crc)
-            await asyncio.to_thread(_write_all, fd, data)
-    finally:
-        os.close(fd)
+    for start in range(0, file.size, PIECE_BYTES):
+        data = await storage.get_range(file.key, start, min(PIECE_BYTES, file.size - start))
+        crc = await asyncio.to_thread(crc32c, data, crc)
+        await asyncio.to_thread(_append, path, data)
     if crc != file.crc:
         raise StorageFailure(
             f"the object {file.key} fails its CRC. Restore it from a copy of the bucket, then start again"
         )
 
 
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def _begin(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+
+
+def _append(path: Path, data: bytes) -> None:
+    """The file is open in this thread alone: whoever is cancelled meanwhile closes no number that it still writes to."""
+    with path.open("ab", buffering=0) as file:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
