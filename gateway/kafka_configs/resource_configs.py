@@ -111,7 +111,7 @@ class ResourceConfigs:
             if wanted:
                 self._set[place] = wanted
             else:
-                del self._set[place]
+                self._set.pop(place, None)  # it may have been taken over meanwhile
         told = {"resource": name[:NAME_CHARS_SHOWN_MAX], "configs": sorted(wanted)}
         logger.info("%s configured", kind.type.name.lower().replace("_", " "), extra=told)
 

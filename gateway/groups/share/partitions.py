@@ -131,8 +131,10 @@ class LivePartition:
     async def stored(self) -> ErrorCode:
         """Return when everything that changed so far is durable."""
         async with self._writing:
-            if not self.state.changed or self.is_gone:
+            if not self.state.changed:
                 return ErrorCode.none  # stored by another that waited for the same
+            if self.is_gone:
+                return ErrorCode.not_leader_or_follower
             state = self.state
             state.changed = False
             try:

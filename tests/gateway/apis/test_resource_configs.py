@@ -79,6 +79,23 @@ def test_together(admin: Admin) -> None:
     assert value(admin, GROUP, "both", "share.isolation.level") == "read_committed"
 
 
+def test_removed_and_looked_at(admin: Admin) -> None:
+    """In a cluster all that is stored is taken over while a change is on its way, the change itself too."""
+    configs: ResourceConfigs = admin.broker.resource_configs
+
+    async def remove() -> None:
+        await configs.configure(KINDS[GROUP], "brief", lambda now: {TIMEOUT: "50000"})
+        removing = asyncio.create_task(configs.configure(KINDS[GROUP], "brief", lambda now: {}))
+        while configs.own(GROUP, "brief"):
+            await asyncio.sleep(0)
+            configs.take_over()
+        await removing
+
+    admin.run(asyncio.wait_for(remove(), 10))
+
+    assert "brief" not in names(admin, GROUP)
+
+
 def test_bounded(tmp_path: Path) -> None:
     """All of them together take a bounded room; what makes it smaller is taken all the same."""
     with admin_of(tmp_path) as admin:
