@@ -115,8 +115,26 @@ def test_streams_group(tools: Tools) -> None:
     assert joined["error_code"] == 0, joined
     server.close()
 
-    assert {"group": "counts", "state": "Stable", "kind": "streams"} in tools.tell("groups", "list")
     told = tools.tell("groups", "show", "counts")
+    assert (told["kind"], told["state"]) == ("streams", "Stable")
     assert [one["tasks"] for one in told["members"]] == [{"active": ["0_0", "0_1"]}]
     assert [(one["offset"], one["lag"]) for one in told["partitions"]] == [(1, 2)]
     assert "0_0 0_1" in tools.say("groups", "show", "counts")
+
+
+def test_consumer_group(tools: Tools) -> None:
+    """Members of a group that the server assigns are shown with their partitions."""
+    topic(tools.address, "assigned", 2)
+    write(tools.address, "assigned", "1")
+    settings = {"bootstrap.servers": tools.address, "group.id": "readers", "group.protocol": "consumer"}
+    consumer = Consumer(settings | {"auto.offset.reset": "earliest"})
+    consumer.subscribe(["assigned"])
+    assert consumer.poll(20) is not None
+    try:
+        told = tools.tell("groups", "show", "readers")
+    finally:
+        consumer.close()
+
+    assert (told["kind"], told["state"]) == ("consumer", "Stable")
+    places = [{"topic": "assigned", "partition": 0}, {"topic": "assigned", "partition": 1}]
+    assert [one["partitions"] for one in told["members"]] == [places]
