@@ -73,21 +73,33 @@ class ConfigEntry:
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """A group as ListGroups tells."""
+    """A group as ListGroups tells; its kind is that of its protocol: classic, consumer, share or streams."""
 
     name: str
     state: str
     kind: str
 
+    @property
+    def is_share(self) -> bool:
+        return self.kind.lower() == "share"
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of a group, with its partitions."""
+    """A member of a group, with its partitions; one of a streams group has tasks, by their role."""
 
     id: str
     client: str
     host: str
     partitions: tuple[PartitionId, ...]
+    tasks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class SharePosition(NamedTuple):
+    """Where a share group's open records of a partition begin, and how many there are; -1 if the broker knows not."""
+
+    start: int
+    lag: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +227,11 @@ class Cluster(Protocol):
 
     def groups(self) -> list[GroupSummary]: ...
 
-    def members(self, group: str) -> list[Member]: ...
+    def members(self, group: GroupSummary) -> list[Member]: ...
 
     def group_offsets(self, group: str) -> dict[PartitionId, int]: ...
+
+    def share_positions(self, group: str) -> dict[PartitionId, SharePosition]: ...
 
     def set_group_offsets(self, group: str, offsets: Mapping[PartitionId, int]) -> None: ...
 

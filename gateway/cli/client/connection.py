@@ -5,6 +5,7 @@ Keeps: a secret is read from a file when a connection is made; it is in no flag,
 
 from __future__ import annotations
 
+import socket
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ DEFAULT_BOOTSTRAP: Final = "localhost:9092"
 PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 SECRET_BYTES_MAX: Final = 64 * 1024
+CONNECT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +102,17 @@ def split_address(address: str) -> tuple[str, int]:
 def _check(flag: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise Refused(f"{flag} {value[:100]}: allowed: {', '.join(allowed)}", ExitCode.CONFIGURATION)
+
+
+def reach(connection: Connection) -> None:
+    """Refuse at once, and with the system's reason, what the library would try again for long."""
+    reasons = []
+    for host, port in connection.addresses:
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_S).close()
+        except OSError as error:
+            reasons.append(f"{host}:{port} ({error.strerror or error})")
+        else:
+            return
+    where = "say where one is with --bootstrap, or in a profile"
+    raise Refused(f"no broker answers at {', '.join(reasons)[:500]}; {where}", ExitCode.UNEXPECTED)

@@ -10,9 +10,8 @@ import contextlib
 import functools
 import logging
 import re
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import (
@@ -48,13 +47,16 @@ from gateway.cli.client.cluster import (
     Quota,
     Record,
     ScramUser,
+    SharePosition,
     Topic,
 )
-from gateway.cli.client.connection import Connection
+from gateway.cli.client.connection import Connection, reach
+from gateway.cli.client.newer_groups import DESCRIBES, SHARE_OFFSETS, members_of, positions_in, question_of
 from gateway.cli.refused import Refused
-from gateway.exits import ExitCode
 
-CONNECT_S: Final = 5.0
+if TYPE_CHECKING:
+    from gateway.wire.message import Message
+
 REQUEST_MS: Final = 30_000
 FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
 PENDING_MAX: Final = 10_000
@@ -106,7 +108,7 @@ class KafkaPythonCluster:
         _quiet()
         self._connection = connection
         self._settings = _settings(connection)
-        _reach(connection)
+        reach(connection)
         with _telling(), _saying_why(connection):
             self._admin = KafkaAdminClient(
                 **self._settings, bootstrap_timeout_ms=10_000, request_timeout_ms=REQUEST_MS, client_id="penstock"
@@ -215,8 +217,10 @@ class KafkaPythonCluster:
         return sorted(found, key=lambda group: group.name)
 
     @_told
-    def members(self, group: str) -> list[Member]:
-        told = self._admin.describe_groups([group])[group]
+    def members(self, group: GroupSummary) -> list[Member]:
+        if (key := DESCRIBES.get(group.kind.lower())) is not None:
+            return members_of(self._said_of(group.name, key, {"group_ids": [group.name]}))
+        told = self._admin.describe_groups([group.name])[group.name]
         members = []
         for one in told.get("members", ()):
             assignment = one.get("member_assignment")
@@ -229,6 +233,20 @@ class KafkaPythonCluster:
     def group_offsets(self, group: str) -> dict[PartitionId, int]:
         told = self._admin.list_group_offsets([group]).get(group, {})
         return {PartitionId(one.topic, one.partition): at.offset for one, at in told.items() if at.offset >= 0}
+
+    @_told
+    def share_positions(self, group: str) -> dict[PartitionId, SharePosition]:
+        asked = {"groups": [{"group_id": group, "topics": None}]}
+        return positions_in(self._said_of(group, SHARE_OFFSETS, asked))
+
+    def _said_of(self, group: str, key: int, body: Mapping[str, Any]) -> Message:
+        """What the group's coordinator says of it. Raises Refused."""
+        manager = self._admin._manager
+        question = question_of(key, body, manager.broker_version_data.api_versions or {})
+        coordinator = manager.run(self._admin._find_coordinator_id, group)
+        told = question.group_in(manager.run(manager.send, question, coordinator))
+        _check(told.error_code, told.error_message, f"group {group!r}")
+        return told
 
     @_told
     def set_group_offsets(self, group: str, offsets: Mapping[PartitionId, int]) -> None:
@@ -457,20 +475,6 @@ def _settings(connection: Connection) -> dict[str, Any]:
             "sasl_plain_password": connection.password(),
         }
     return settings
-
-
-def _reach(connection: Connection) -> None:
-    """Refuse at once, and with the system's reason, what the library would try again for long."""
-    reasons = []
-    for host, port in connection.addresses:
-        try:
-            socket.create_connection((host, port), timeout=CONNECT_S).close()
-        except OSError as error:
-            reasons.append(f"{host}:{port} ({error.strerror or error})")
-        else:
-            return
-    where = "say where one is with --bootstrap, or in a profile"
-    raise Refused(f"no broker answers at {', '.join(reasons)[:500]}; {where}", ExitCode.UNEXPECTED)
 
 
 class _Failures(logging.Handler):

@@ -1,4 +1,4 @@
-"""`penstock groups`: list and show consumer groups, their lag, and set their offsets."""
+"""`penstock groups`: list and show groups of every protocol, their lag, and set offsets of those that commit them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.client.cluster import PartitionId, counted
+from gateway.cli.client.cluster import GroupSummary, Member, PartitionId, counted
 from gateway.cli.client.session import DryRun, Session, Yes, connected
 from gateway.cli.refused import Refused
 from gateway.exits import ExitCode
 
 app = typer.Typer(
     name="groups",
-    short_help="Show consumer groups and their lag; set offsets.",
-    help="List and show consumer groups, their lag, and set their offsets.",
+    short_help="Show groups and their lag; set offsets.",
+    help="List and show consumer, share and streams groups, their lag, and set their offsets.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -37,10 +37,10 @@ def list_groups(session: Session) -> None:
 @app.command()
 @connected
 def show(session: Session, name: Name) -> None:
-    """Show a group's members with their partitions, and its lag."""
+    """Show a group's members, their partitions or tasks, and its lag."""
     summary = _summary(session, name)
-    members = session.cluster.members(name)
-    lags = _lags(session, name)
+    members = session.cluster.members(summary)
+    lags = _lags(session, summary)
     if session.output.as_json:
         listed = [
             {
@@ -48,18 +48,21 @@ def show(session: Session, name: Name) -> None:
                 "client": one.client,
                 "host": one.host,
                 "partitions": [{"topic": each.topic, "partition": each.partition} for each in one.partitions],
+                **({"tasks": one.tasks} if one.tasks else {}),
             }
             for one in members
         ]
         told = {"group": name, "state": summary.state, "kind": summary.kind}
         session.output.result(told | {"members": listed, "partitions": lags})
         return
-    session.output.line(f"{name}: {summary.state}, {counted(len(members), 'member')}, lag {_sum(lags)}")
+    told_of = f"{summary.kind.lower()} group, {summary.state}"
+    session.output.line(f"{name}: {told_of}, {counted(len(members), 'member')}, lag {_sum(lags)}")
     if members:
-        rows = [(one.client, one.host, one.id, " ".join(map(str, one.partitions))) for one in members]
-        session.output.table(("client", "host", "member", "partitions"), rows)
+        what = "tasks" if any(one.tasks for one in members) else "partitions"
+        rows = [(one.client, one.host, one.id, _holdings(one)) for one in members]
+        session.output.table(("client", "host", "member", what), rows)
         session.output.line("")
-    _table(session, lags)
+    _table(session, summary, lags)
 
 
 @app.command()
@@ -70,15 +73,15 @@ def lag(
 ) -> None:
     """Show how far groups are behind, the one with the largest lag first."""
     if name is not None:
-        _summary(session, name)
-        lags = _lags(session, name)
-        session.output.result(lags) if session.output.as_json else _table(session, lags)
+        summary = _summary(session, name)
+        lags = _lags(session, summary)
+        session.output.result(lags) if session.output.as_json else _table(session, summary, lags)
         return
     groups = session.cluster.groups()
     rows: list[dict[str, Any]] = []
     with session.output.progress("groups", len(groups)) as advance:
         for one in groups:
-            rows.append({"group": one.name, "state": one.state, "lag": _sum(_lags(session, one.name))})
+            rows.append({"group": one.name, "state": one.state, "lag": _sum(_lags(session, one))})
             advance(1)
     rows.sort(key=lambda row: -row["lag"])
     if session.output.as_json:
@@ -114,6 +117,8 @@ def reset(
     from gateway.cli.kafka import positions
 
     place = positions.parse(to, "--to", time.time_ns() // 1_000_000)
+    if any(one.is_share for one in session.cluster.groups() if one.name == name):
+        raise Refused(f"{name!r} is a share group, which commits no offsets; kafka-share-groups sets where it starts")
     now = session.cluster.group_offsets(name)
     partitions = _chosen(session, topics) if topics else sorted(now)
     if not partitions:
@@ -152,20 +157,42 @@ def delete(
         session.output.line(f"{', '.join(names)}: deleted")
 
 
-def _summary(session: Session, name: str) -> Any:
+def _summary(session: Session, name: str) -> GroupSummary:
     for one in session.cluster.groups():
         if one.name == name:
             return one
     raise Refused(f"there is no group {name!r}; `penstock groups list` names those that are")
 
 
-def _lags(session: Session, name: str) -> list[dict[str, Any]]:
-    """Each partition with a committed offset, the farthest behind first."""
-    offsets = session.cluster.group_offsets(name)
+def _holdings(member: Member) -> str:
+    """Its tasks, those that are not active behind their role, or its partitions."""
+    if not member.tasks:
+        return " ".join(map(str, member.partitions))
+    return " ".join(
+        name if role == "active" else f"{role}:{name}" for role, names in member.tasks.items() for name in names
+    )
+
+
+def _lags(session: Session, group: GroupSummary) -> list[dict[str, Any]]:
+    """Each partition that the group has begun, the farthest behind first."""
+    rows = _share_rows(session, group) if group.is_share else _committed_rows(session, group)
+    return sorted(rows, key=lambda row: -(row["lag"] or 0))
+
+
+def _share_rows(session: Session, group: GroupSummary) -> list[dict[str, Any]]:
+    positions = sorted(session.cluster.share_positions(group.name).items())
+    return [
+        {"topic": one.topic, "partition": one.partition, "start": at.start, "lag": at.lag if at.lag >= 0 else None}
+        for one, at in positions
+    ]
+
+
+def _committed_rows(session: Session, group: GroupSummary) -> list[dict[str, Any]]:
+    offsets = session.cluster.group_offsets(group.name)
     there = {topic.name: topic for topic in session.cluster.topics()}
     known = [one for one in offsets if one.topic in there and one.partition < len(there[one.topic].partitions)]
     ends = session.cluster.offsets(known, "end")
-    rows = [
+    return [
         {
             "topic": one.topic,
             "partition": one.partition,
@@ -175,15 +202,15 @@ def _lags(session: Session, name: str) -> list[dict[str, Any]]:
         }
         for one, offset in sorted(offsets.items())
     ]
-    return sorted(rows, key=lambda row: -(row["lag"] if isinstance(row["lag"], int) else 0))
 
 
 def _sum(lags: Sequence[dict[str, Any]]) -> int:
     return sum(row["lag"] or 0 for row in lags)
 
 
-def _table(session: Session, lags: Sequence[dict[str, Any]]) -> None:
-    session.output.table(("topic", "partition", "offset", "end", "lag"), [list(row.values()) for row in lags])
+def _table(session: Session, group: GroupSummary, lags: Sequence[dict[str, Any]]) -> None:
+    names = ("topic", "partition", *(("start",) if group.is_share else ("offset", "end")), "lag")
+    session.output.table(names, [list(row.values()) for row in lags])
 
 
 def _chosen(session: Session, given: Sequence[str]) -> list[PartitionId]:

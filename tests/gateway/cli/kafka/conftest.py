@@ -13,8 +13,9 @@ from tests.gateway.launching import serving
 
 @pytest.fixture(scope="package")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    settings = ("--set", "group.initial.rebalance.delay.ms=0", "--set", "log.file.bytes=4194304")
-    with serving(tmp_path_factory.mktemp("gateway"), *settings) as running:
+    settings = ("group.initial.rebalance.delay.ms=0", "group.streams.initial.rebalance.delay.ms=0")
+    given = [part for one in (*settings, "log.file.bytes=4194304") for part in ("--set", one)]
+    with serving(tmp_path_factory.mktemp("gateway"), *given) as running:
         yield str(running.ready()["kafka"][0])
 
 

@@ -1,4 +1,4 @@
-"""`penstock groups`: lag is what is left to read, and a reset is rehearsed."""
+"""`penstock groups`: groups of every protocol have a lag, what is left to read; a reset is rehearsed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import pytest
 from confluent_kafka import Consumer
 
 from tests.gateway.cli.kafka.tools import Tools
+from tests.gateway.groups.share.speaking import topic, write
+from tests.gateway.groups.streams.test_apis import heartbeat, subtopology
+from tests.likeness.asking import Server
 
 pytestmark = pytest.mark.slow
 
@@ -79,3 +82,59 @@ def test_deleted_topic(tools: Tools) -> None:
     tools.say("topics", "delete", "gone", "--yes")
 
     assert "gone-group" in tools.say("groups", "lag")
+
+
+def test_share_group(tools: Tools) -> None:
+    """A share group has a start and a lag in each partition, and no committed offset that a reset could set."""
+    topic(tools.address, "queue")
+    write(tools.address, "queue", "1", "2", "3")
+    places = [{"topic_name": "queue", "partitions": [{"partition_index": 0, "start_offset": 1}]}]
+    joining = {"member_id": "m", "member_epoch": 0, "subscribed_topic_names": ["queue"]}
+    server = Server(tools.address, own={})
+    assert server.said("AlterShareGroupOffsets", 0, {"group_id": "workers", "topics": places})["error_code"] == 0
+    assert server.said("ShareGroupHeartbeat", 1, {"group_id": "workers", **joining})["error_code"] == 0
+    server.close()
+
+    assert tools.tell("groups", "lag", "workers") == [{"topic": "queue", "partition": 0, "start": 1, "lag": 2}]
+    assert {"group": "workers", "state": "Stable", "lag": 2} in tools.tell("groups", "lag")
+    shown = tools.say("groups", "show", "workers")
+    assert "workers: share group, Stable, 1 member, lag 2" in shown
+    assert "queue-0" in shown
+    assert "is a share group" in tools.refuse("groups", "reset", "workers", "--to", "end", "--yes")
+
+
+def test_streams_group(tools: Tools) -> None:
+    """Members of a streams group have tasks; its lag is of committed offsets."""
+    topic(tools.address, "words", 2)
+    write(tools.address, "words", "1", "2", "3")
+    committed = [{"name": "words", "partitions": [{"partition_index": 0, "committed_offset": 1}]}]
+    topology = {"epoch": 0, "subtopologies": [subtopology("0", source_topics=["words"])]}
+    server = Server(tools.address, own={})
+    server.said("OffsetCommit", 7, {"group_id": "counts", "topics": committed, "generation_id_or_member_epoch": -1})
+    joined = server.said("StreamsGroupHeartbeat", 0, heartbeat(0, group_id="counts", topology=topology))
+    assert joined["error_code"] == 0, joined
+    server.close()
+
+    told = tools.tell("groups", "show", "counts")
+    assert (told["kind"], told["state"]) == ("streams", "Stable")
+    assert [one["tasks"] for one in told["members"]] == [{"active": ["0_0", "0_1"]}]
+    assert [(one["offset"], one["lag"]) for one in told["partitions"]] == [(1, 2)]
+    assert "0_0 0_1" in tools.say("groups", "show", "counts")
+
+
+def test_consumer_group(tools: Tools) -> None:
+    """Members of a group that the server assigns are shown with their partitions."""
+    topic(tools.address, "assigned", 2)
+    write(tools.address, "assigned", "1")
+    settings = {"bootstrap.servers": tools.address, "group.id": "readers", "group.protocol": "consumer"}
+    consumer = Consumer(settings | {"auto.offset.reset": "earliest"})
+    consumer.subscribe(["assigned"])
+    assert consumer.poll(20) is not None
+    try:
+        told = tools.tell("groups", "show", "readers")
+    finally:
+        consumer.close()
+
+    assert (told["kind"], told["state"]) == ("consumer", "Stable")
+    places = [{"topic": "assigned", "partition": 0}, {"topic": "assigned", "partition": 1}]
+    assert [one["partitions"] for one in told["members"]] == [places]
