@@ -87,7 +87,7 @@ def _begin(path: Path) -> None:
 
 
 def _append(path: Path, data: bytes) -> None:
-    """The file is open in this thread alone: whoever is cancelled meanwhile closes no number that it still writes to."""
+    """The file is open in this thread alone: who is cancelled meanwhile closes no number that it writes to."""
     with path.open("ab", buffering=0) as file:
         view = memoryview(data)
         while view:
