@@ -22,7 +22,7 @@ from typing import Any, Final
 from bench import loadgen
 from core.container.maintenance import Maintenance
 from core.log import durable_log, files, writer
-from gateway.apis import produce
+from gateway.apis.shared import producing
 from gateway.cli import app
 from gateway.dispatch import route
 from gateway.network import connection as connections
@@ -108,8 +108,8 @@ def _note_requests() -> None:
     arrived = [0]
     answered: list[int] = []
     update, write_due = connections.Connection.buffer_updated, connections.Connection._write_due
-    begin, answer = produce._Request.__init__, produce._Request._answer
-    went_through = produce._Request.went_through
+    begin, answer = producing.ProduceRequest.__init__, producing.ProduceRequest._answer
+    went_through = producing.ProduceRequest.went_through
 
     def buffer_updated(self: connections.Connection, count: int) -> None:
         arrived[0] = now()
@@ -136,9 +136,9 @@ def _note_requests() -> None:
 
     connections.Connection.buffer_updated = buffer_updated  # type: ignore[method-assign]
     connections.Connection._write_due = written  # type: ignore[method-assign]
-    produce._Request.__init__ = begun  # type: ignore[method-assign]
-    produce._Request.went_through = gone_through  # type: ignore[method-assign]
-    produce._Request._answer = answering  # type: ignore[method-assign]
+    producing.ProduceRequest.__init__ = begun  # type: ignore[method-assign]
+    producing.ProduceRequest.went_through = gone_through  # type: ignore[method-assign]
+    producing.ProduceRequest._answer = answering  # type: ignore[method-assign]
 
 
 def _note_groups(library: Path) -> None:

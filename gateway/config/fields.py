@@ -33,7 +33,7 @@ def plain(value: object, field: FieldInfo) -> object:
     """A value in JSON's and TOML's types, in a form in which it may be given."""
     if isinstance(value, tuple):
         return [plain(item, field) for item in value]
-    if value is None and field.annotation == ListenAddress | None:
+    if value is None and field.annotation == ListenAddress | None and field.default is not None:
         return "off"
     if isinstance(value, SecretStr):
         return HIDDEN

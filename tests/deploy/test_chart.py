@@ -19,6 +19,7 @@ import pytest
 import yaml
 from confluent_kafka.admin import AdminClient
 
+from compat_tests.harness.waiting import until
 from gateway import __version__
 from gateway.config.cluster import DRAIN_MS
 from tests.core.cluster.etcd.servers import EtcdServer
@@ -349,7 +350,10 @@ def test_the_containers_of_a_cluster_serve(
         told = {node_id: f"{one.host}:{one.port}" for node_id, one in brokers.items()}
         service = "kafka-penstock-pods.default.svc.cluster.local"
         assert told == {n: f"{pod}.{service}:9092" for n, pod in enumerate(pods)}
+        paths = {probe: container[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe")}
+        ready = container["readinessProbe"]["httpGet"]["path"]
         for address in http:
-            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-                assert http_get(address, container[probe]["httpGet"]["path"])[0] == 200, probe
+            for probe, path in paths.items():
+                assert http_get(address, path)[0] == 200, probe
+            until(lambda address=address: http_get(address, ready)[0] == 200, within_s=30, what="it has a container")
         assert [node.terminate() for node in nodes] == [0, 0]
