@@ -216,12 +216,15 @@ class Connection:
         self.send_fetch({topic: {partition: offset}}, max_wait_ms, max_bytes, committed=committed)
         return self.receive_fetched()[topic, partition]
 
-    def fetch_some(self, topic: str, partition: int, offset: int, max_bytes: int = 1 << 20) -> Fetched:
+    def fetch_some(
+        self, topic: str, partition: int, offset: int, max_bytes: int = 1 << 20, *, committed: bool = False
+    ) -> Fetched:
         """As `fetch`, but asks again while there is something behind the offset that only has to be loaded."""
         deadline = time.monotonic() + TIMEOUT_S
         while True:
-            fetched = self.fetch(topic, partition, offset, LOADING_MS, max_bytes)
-            if fetched.code or fetched.records or offset >= fetched.high_watermark:
+            fetched = self.fetch(topic, partition, offset, LOADING_MS, max_bytes, committed=committed)
+            end = fetched.stable_end if committed else fetched.high_watermark
+            if fetched.code or fetched.records or offset >= end:
                 return fetched
             assert time.monotonic() < deadline, f"nothing to read at {topic}-{partition} {offset}"
 

@@ -104,6 +104,8 @@ def read_committed(client: Connection, topic: str, partition: int, offset: int =
     """Every record from an offset on that a committed reader sees just now."""
     while True:
         fetched = client.fetch(topic, partition, offset, committed=True)
+        if not fetched.records and offset < fetched.stable_end:  # it is not in memory
+            fetched = client.fetch_some(topic, partition, offset, committed=True)
         check("Fetch", fetched.code)
         if not fetched.records:
             return
