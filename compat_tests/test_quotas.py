@@ -80,7 +80,7 @@ Piece = tuple[int, int]
 
 
 def produced(client: Asking, size: int = PIECE_BYTES) -> Piece:
-    """Write so many bytes."""
+    """Write that many bytes."""
     records = bytes(build_batch([Record(0, int(time.time() * 1000), None, bytes(size))]))
     partitions = [{"index": 0, "records": records}]
     answer = client.ask(

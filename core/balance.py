@@ -29,7 +29,7 @@ TELL_S: Final = 10.0
 
 
 class Moves(Protocol):
-    """Where a move is asked for. Whoever serves the container then gives it away."""
+    """Takes requests for moves; the container's owner carries one out."""
 
     async def ask(self, container: int, node: int) -> bool:
         """Ask that a container goes to a node. False if it cannot, or need not. Raises StoreError."""

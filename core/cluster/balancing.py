@@ -10,7 +10,7 @@ move of one of its containers to the node with the least, if that lowers the hig
 - Each move lowers the sum of the squares of the nodes' loads. So with the same loads no move is ever undone, no
   distribution comes again, and moves come to an end.
 - While a container is nobody's, is being opened, or has to move, no other one is moved.
-- After a change of any owner, whoever has made it, `APART_S` pass before the next move that fills no new node.
+- After any change of an owner `APART_S` pass before the next move that fills no new node.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class Scene:
 
 
 class Balancer:
-    """See the module. Each node has one, so that whoever decides knows what has happened before. Times are seconds that
-    never go back."""
+    """See the module. Each node has one, so the next node to decide knows the moves of before. Times are seconds
+    that never go back."""
 
     def __init__(self) -> None:
         self._weights: dict[int, float] = {}  # the last known, also while a container is on its way

@@ -155,7 +155,7 @@ class Coordination(Protocol):
         """Release a container that this claim still holds. A later owner keeps it."""
 
     async def ask(self, container: int, node: int) -> bool:
-        """Ask that a container goes from whoever serves it to this node. False if that is not as the mirror shows it:
+        """Ask that a container goes from its owner to this node. False if that is not as the mirror shows it:
         the container is nobody's, or that node's, or was given away meanwhile, or the node does not live, or drains."""
 
     async def tell_warm(self, container: int, wish: Wish) -> None:

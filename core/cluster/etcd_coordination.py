@@ -237,7 +237,7 @@ class EtcdCoordination(Coordination):
             self._lease = None
 
     async def _begin_life(self) -> bool:
-        """Begin a life, unless this node's id has one: whoever has that is another process, or its end is near.
+        """Begin a life, unless this node's id has one: that is another process', or it ends soon.
 
         One transaction with the level of the cluster, which is raised while no node lives that does not know it.
         Raises CoordinatorAway, CoordinatorRefuses.

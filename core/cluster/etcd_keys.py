@@ -138,7 +138,7 @@ def refuse_unknown(meta: Meta) -> None:
 
 
 async def agreed(session: Session, key: bytes, wanted: bytes, compares: Sequence[Compare] = ()) -> bytes:
-    """The value of a key that the first who wants one decides for ever, where a cluster may begin.
+    """The value of a key, which the first process to ask decides for ever, where a cluster may begin.
 
     Raises CoordinatorAway, CoordinatorRefuses.
     """

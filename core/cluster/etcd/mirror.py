@@ -4,8 +4,8 @@ The keys are read once, page by page at one revision; then a watch goes on from 
 with the revision behind the last one that was taken over, at whichever member answers. If etcd has compacted that
 revision away, all is read again, and the difference is told as changes.
 
-A silent watch may have a dead connection. So it is begun anew every `SILENT_S`, and at
-once if somebody knows of a revision that it should have brought (`reached`).
+A silent watch may have a dead connection. So the mirror begins another one every `SILENT_S`, and at
+once for a revision that the watch should have brought (`reached`).
 
 **Invariants**
 
