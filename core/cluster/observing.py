@@ -1,6 +1,6 @@
 """A look at a cluster from outside: who lives, who has which container, how busy it is. For people and their tools.
 
-**Invariant**: whoever observes is no node: it has no life and claims nothing. It may ask for moves.
+**Invariant**: an observer is no node: it has no life and claims nothing. It may ask for moves.
 """
 
 from __future__ import annotations

@@ -322,7 +322,7 @@ class Ownership:
         one = self._its(claim, Phase.PREPARING)
         one.phase, one.next_epoch, one.prepared_at_s = Phase.SERVING, next_epoch or 0, now_s
         if next_epoch is None:
-            one.wish = None  # if the claim stands after all, it is prepared anew
+            one.wish = None  # if the claim stands after all, the owner prepares again
         return [one.leave()] if one.is_lost else []
 
     def closed(self, claim: Claim, link: Link | None) -> list[Action]:

@@ -5,9 +5,8 @@ of *slabs*: equal pieces of page-aligned memory, so that whole blocks go from th
 writer copies each frame into the image once. Readers get views of the same bytes. Nothing is kept for a single entry.
 
 Slabs go round. The log takes one after the other. Once there are as many as the bound allows, the oldest one becomes
-the next. A thread that gives way to others (`Grower`) makes memory ahead: the first touch of a page costs up to fifty
-times the copy into it, and neither the event loop nor the writer should pay for that. For each slab that had to serve
-again before there were as many as the bound allows, one is made later: as much stays in memory the next time.
+the next. A thread that gives way to others (`Grower`) makes memory ahead: the first touch of a page costs up to ten
+times the copy into it, and neither the event loop nor the writer should pay for that.
 
 **Invariants**
 
@@ -43,9 +42,9 @@ SLABS_WISHED: Final = 16
 """A small bound is cut into about as many slabs."""
 AT_ONCE_BYTES: Final = 256 << 20
 """Up to this size the cache grows as fast as the log: a slab that the grower has not made is made when needed. Beyond
-it, the oldest slab is used again where the grower is behind."""
+it, the oldest slab is used again, and the cache grows when processors have time."""
 AHEAD_SLABS: Final = 16
-"""Slabs that are made before anybody needs them, besides those for which others had to serve again."""
+"""Slabs that are made before anybody needs them."""
 VIEWED_SHARE: Final = 8
 VIEWED_BYTES_MIN: Final = 16 << 20
 """Slabs that wait for their views may have an eighth of the bound, or this many bytes. Then the views must go."""
@@ -180,7 +179,7 @@ class Slabs:
     @property
     def used(self) -> int:
         """Bytes of all slabs and of the rows that lead to them."""
-        return (self._made + self._grower.ready) * self._slab_bytes + self._index_bytes
+        return self._made * self._slab_bytes + self._index_bytes
 
     @property
     def viewed(self) -> int:
@@ -225,15 +224,18 @@ class Slabs:
             self._free.append(self._viewed.popleft())
         self._made += self._grower.collect(self._free)
         allowed = max(SLABS_MIN, (self.limit - self._index_bytes) // self._slab_bytes)
-        while self._made > allowed and (self._free or self._evict()):
+        grows_at_once = self._made < allowed and self._made * self._slab_bytes < AT_ONCE_BYTES
+        if grows_at_once:
+            wished = min(AHEAD_SLABS, 1 + len(self._filled)) - len(self._free) - self._grower.asked
+        else:
+            wished = 0 if self._free else 1
+        self._grower.ask(min(wished, allowed - self._made - self._grower.asked))
+        while self._made > allowed and self._evict():
             if self._free:
                 self._free.pop()
                 self._made -= 1
-        grows_at_once = self._made < allowed and self._made * self._slab_bytes < AT_ONCE_BYTES
-        wished = min(AHEAD_SLABS, 1 + len(self._filled)) - len(self._free) - self._grower.asked
-        if not (self._free or grows_at_once) and self._evict():
-            wished = max(wished, 0) + 1
-        self._grower.ask(min(wished, allowed - self._made - self._grower.asked))
+        if not (self._free or grows_at_once):
+            self._evict()
         if self._free:
             return self._free.pop()
         self._made += 1
@@ -285,11 +287,6 @@ class Grower:
         self._ready: deque[Slab] = deque()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{name}-memory", daemon=True)
-
-    @property
-    def ready(self) -> int:
-        """Slabs that were made and not collected."""
-        return len(self._ready)
 
     def ask(self, count: int) -> None:
         """Have that many more made; none if the number is not positive."""

@@ -149,7 +149,7 @@ class Takeover:
 
     @property
     def met(self) -> Owned:
-        """The log as far as the walk has come, for whoever only looks at it."""
+        """The log as far as the walk has come, for a reader that takes nothing over."""
         return Owned(self._at, tuple(self._groups), tuple(self._links))
 
     def found_checkpoint(self, start: Place) -> None:

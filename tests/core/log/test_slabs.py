@@ -147,71 +147,14 @@ def test_memory_is_made_ahead_beside_the_log() -> None:
     slabs = Slabs(64 << 20, "test")
     image = slabs.begin_image()
     slabs.reach(image, 1)
-    all_made(slabs)
-    assert slabs.used == 2 * SLAB_BYTES_MAX
-    (made,) = slabs._grower._ready
-    slabs.reach(image, SLAB_BYTES_MAX + 1)
-    assert image.views[1] is made.view
-    slabs.close()
-
-
-def written(slabs: Slabs, image: FileImage, size: int) -> None:
-    """Write so many bytes behind the others, in pieces that are reported as written."""
-    stop = image.room + size
-    while image.room < stop:
-        image.written = image.room
-        slabs.reach(image, image.room + 1)
-    image.written = stop
-
-
-def all_made(slabs: Slabs) -> None:
+    assert slabs.used == SLAB_BYTES_MAX
     deadline = time.monotonic() + 20
-    while slabs._grower.ready < slabs._grower.asked:
+    while not slabs._grower._ready:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def test_a_log_that_is_no_faster_than_the_grower_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is always a slab ahead of it, up to the bound."""
-    monkeypatch.setattr("core.log.slabs.AT_ONCE_BYTES", 2 * LIMIT // 16)
-    slabs = Slabs(LIMIT, "test")
-    image = slabs.begin_image()
-    for _ in range(16):
-        written(slabs, image, LIMIT // 16)
-        all_made(slabs)
-    assert image.bytes_at(0, LIMIT) is not None
-    assert slabs.used == LIMIT
-    slabs.close()
-
-
-def test_as_much_as_was_written_at_once_stays_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log that is faster than the grower loses its oldest bytes; the memory that they lacked is made afterwards."""
-    monkeypatch.setattr("core.log.slabs.AT_ONCE_BYTES", 2 * LIMIT // 16)
-    slabs = Slabs(LIMIT, "test")
-    size = LIMIT * 3 // 4
-    grower = slabs._grower
-    with monkeypatch.context() as slow:
-        slow.setattr(grower, "collect", lambda into: 0)
-        first = slabs.begin_image()
-        written(slabs, first, size)
-    assert first.held < size // slabs._slab_bytes
-    all_made(slabs)
-
-    second = slabs.begin_image()
-    written(slabs, second, size)
-    assert second.bytes_at(0, size) is not None
-    assert slabs.used <= LIMIT
-    slabs.close()
-
-
-def test_memory_for_what_was_lost_stays_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much was written, before and after all of it has been made."""
-    monkeypatch.setattr("core.log.slabs.AT_ONCE_BYTES", 2 * LIMIT // 16)
-    slabs = Slabs(LIMIT, "test")
-    for _ in range(2):
-        written(slabs, slabs.begin_image(), 10 * LIMIT)
-        all_made(slabs)
-        assert slabs.used <= LIMIT
+    (made, *_) = slabs._grower._ready
+    slabs.reach(image, SLAB_BYTES_MAX + 1)
+    assert image.views[1] is made.view
     slabs.close()
 
 
