@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -147,7 +148,7 @@ def decode_current(data: bytes) -> CurrentRecord:
 
 def encode_target(target: Partitions) -> bytes:
     parts = [_VERSION, U32.pack(len(target))]
-    for topic in sorted(target):
+    for topic in sorted(target, key=_number):
         partitions = sorted(target[topic])
         parts += (topic.bytes, U32.pack(len(partitions)), struct.pack(f"<{len(partitions)}I", *partitions))
     return b"".join(parts)
@@ -203,9 +204,13 @@ def _whole(what: str, data: bytes, read: Callable[[_Reader], _T]) -> _T:
     return whole(f"{what} of a consumer group", data, VERSION, _Reader, read)
 
 
+#: Topics are in the order of their ids, which are compared as numbers: that is twice as fast.
+_number: Final = attrgetter("int")
+
+
 def _held(holdings: Mapping[UUID, Mapping[int, int]]) -> bytes:
     parts = [U32.pack(len(holdings))]
-    for topic in sorted(holdings):
+    for topic in sorted(holdings, key=_number):
         held = holdings[topic]
         parts += (topic.bytes, U32.pack(len(held)), *(_HELD.pack(p, held[p]) for p in sorted(held)))
     return b"".join(parts)

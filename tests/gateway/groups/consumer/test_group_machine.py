@@ -9,8 +9,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.consumer import format as stored
+from gateway.groups.consumer import group as consumer_group
+from gateway.groups.consumer import reconciliation
+from gateway.groups.consumer.committing import Place, check_commit
+from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.consumer.messages import ConsumerState, MemberState, RowKind
 from gateway.groups.consumer.rows import restored, row
+from gateway.groups.modern import subscriptions
 from gateway.refusals import Refusal
 from tests.gateway.groups.consumer.harness import SESSION_MS, Client, Driver, FakeTopics
 
@@ -24,6 +29,38 @@ SUBSCRIPTIONS = st.one_of(
 WHO = st.integers(0, 5)
 
 
+def client_places(client: Client) -> set[Place]:
+    return {(topic, partition) for topic, held in client.owned.items() for partition in held}
+
+
+class Offsets:
+    """What clients have read of partitions, and committed: it never goes back, or records would come again."""
+
+    def __init__(self) -> None:
+        self.committed: dict[Place, int] = {}
+        self.read: dict[tuple[str, Place], int] = {}
+        #: Clients that sleep, with their epochs and partitions; and what they had read.
+        self.zombies: list[tuple[str, int, set[Place]]] = []
+        self.asleep: dict[tuple[str, Place], int] = {}
+
+    def owns(self, client: Client) -> set[Place]:
+        """A client's partitions; it begins where the one before it has committed."""
+        places = client_places(client)
+        for member_id, place in list(self.read):
+            if member_id == client.member_id and place not in places:
+                del self.read[member_id, place]
+        for place in places:
+            self.read.setdefault((client.member_id, place), self.committed.get(place, 0))
+        return places
+
+    def commit(self, group: ConsumerGroup, member_id: str, epoch: int, place: Place, offset: int) -> None:
+        if check_commit(group, member_id, None, epoch, [place]) is not ErrorCode.none:
+            return
+        before = self.committed.get(place, 0)
+        assert before <= offset, f"{member_id} took the offset of {place} back from {before} to {offset}"
+        self.committed[place] = offset
+
+
 class GroupMachine(RuleBasedStateMachine):
     """Clients own partitions by what they were told; `table` is what a restart would find."""
 
@@ -34,6 +71,7 @@ class GroupMachine(RuleBasedStateMachine):
         self.clients: dict[str, Client] = {}
         self.table: dict[bytes, bytes] = {}
         self.names = 0
+        self.offsets = Offsets()
 
     # What clients do
 
@@ -101,6 +139,35 @@ class GroupMachine(RuleBasedStateMachine):
         if client := self._pick(who):
             del self.clients[client.member_id]
 
+    @rule(who=WHO, count=st.integers(1, 3))
+    def read_and_commit(self, who: int, count: int) -> None:
+        """A client reads on in its partitions, and commits what it has read."""
+        client = self._pick(who)
+        if client is None or client.epoch <= 0:
+            return
+        for place in sorted(self.offsets.owns(client)):
+            self.offsets.read[client.member_id, place] += count
+            read = self.offsets.read[client.member_id, place]
+            self.offsets.commit(self.driver.group, client.member_id, client.epoch, place, read)
+
+    @rule(who=WHO)
+    def fall_asleep(self, who: int) -> None:
+        """A client pauses with all that it has, and will commit when it awakes, whatever has become of it."""
+        client = self._pick(who)
+        if client is not None and client.epoch > 0:
+            self.offsets.zombies.append((client.member_id, client.epoch, self.offsets.owns(client)))
+            self.offsets.asleep |= {
+                (client.member_id, place): self.offsets.read[client.member_id, place] for place in client_places(client)
+            }
+            del self.clients[client.member_id]
+
+    @rule()
+    def awake(self) -> None:
+        for member_id, epoch, places in self.offsets.zombies:
+            for place in sorted(places):
+                self.offsets.commit(self.driver.group, member_id, epoch, place, self.offsets.asleep[member_id, place])
+        self.offsets.zombies.clear()
+
     # What time, operators and disks do
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 20.0, 46.0]))
@@ -124,7 +191,8 @@ class GroupMachine(RuleBasedStateMachine):
     @rule()
     def store(self) -> None:
         for key in self.driver.group.changed:
-            value = row(self.driver.group, key)
+            kept = row(self.driver.group, key)
+            value = None if kept is None else kept.encode()
             encoded = stored.encode_key("g", key)
             if value is None:
                 self.table.pop(encoded, None)
@@ -183,10 +251,11 @@ class GroupMachine(RuleBasedStateMachine):
         if not live:
             return
         assert group.state is ConsumerState.STABLE
-        wanted = {topic for m in group.members.values() for topic in group.subscriptions.topic_ids(m.names, m.regex)}
-        counts = group.subscriptions.partition_counts()
+        names = {name for client in self.clients.values() for name in client.names or ()}
+        names.update(*(self.topics.matching(client.regex) for client in self.clients.values() if client.regex))
+        wanted = [topic for name in names if (topic := self.topics.topic(name)) is not None]
         owned = {(topic, p) for m in group.members.values() for topic, held in m.assigned.items() for p in held}
-        assert owned == {(topic, p) for topic in wanted for p in range(counts[topic])}
+        assert owned == {(topic.id, p) for topic in wanted for p in range(topic.partition_count)}
         for client in [client for client in self.clients.values() if client.member_id in live]:
             assert group.members[client.member_id].state is MemberState.STABLE
             assert group.members[client.member_id].partitions() == client.owned
@@ -224,3 +293,15 @@ class GroupMachine(RuleBasedStateMachine):
 
 GroupMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestConsumerGroup = GroupMachine.TestCase
+
+
+class TestInPieces(GroupMachine.TestCase):  # type: ignore[valid-type,misc]
+    """The same histories when a step is one topic long, and every target is computed elsewhere."""
+
+    settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+    @pytest.fixture(autouse=True)
+    def _small_steps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reconciliation, "PLACES_AT_ONCE", 1)
+        monkeypatch.setattr(subscriptions, "LOOKS_AT_ONCE", 1)
+        monkeypatch.setattr(consumer_group, "AT_ONCE_MAX", 0)

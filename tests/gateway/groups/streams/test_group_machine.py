@@ -106,7 +106,8 @@ class GroupMachine(RuleBasedStateMachine):
     @rule()
     def store(self) -> None:
         for key in self.driver.group.changed:
-            value = row(self.driver.group, key)
+            kept = row(self.driver.group, key)
+            value = None if kept is None else kept.encode()
             encoded = stored.encode_key("g", key)
             if value is None:
                 self.table.pop(encoded, None)
