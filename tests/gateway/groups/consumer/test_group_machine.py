@@ -142,13 +142,8 @@ class GroupMachine(RuleBasedStateMachine):
     @rule(who=WHO, count=st.integers(1, 3))
     def read_and_commit(self, who: int, count: int) -> None:
         """A client reads on in its partitions, and commits what it has read."""
-        client = self._pick(who)
-        if client is None or client.epoch <= 0:
-            return
-        for place in sorted(self.offsets.owns(client)):
-            self.offsets.read[client.member_id, place] += count
-            read = self.offsets.read[client.member_id, place]
-            self.offsets.commit(self.driver.group, client.member_id, client.epoch, place, read)
+        if client := self._pick(who):
+            self._commit(client, count)
 
     @rule(who=WHO)
     def fall_asleep(self, who: int) -> None:
@@ -160,6 +155,16 @@ class GroupMachine(RuleBasedStateMachine):
                 (client.member_id, place): self.offsets.read[client.member_id, place] for place in client_places(client)
             }
             del self.clients[client.member_id]
+
+    @rule()
+    def go_on(self) -> None:
+        """Time passes in which all clients that are awake beat, read and commit; sessions of the others end."""
+        for _ in range(12):
+            for client in list(self.clients.values()):
+                self._beat(client)
+            self.driver.advance(SESSION_MS / 1_000 / 10)
+        for client in self.clients.values():
+            self._commit(client, 1)
 
     @rule()
     def awake(self) -> None:
@@ -229,6 +234,15 @@ class GroupMachine(RuleBasedStateMachine):
                         assert self.driver.group.owner(topic, partition) == member.member_id
 
     @invariant()
+    def what_a_client_has_is_kept_for_it(self) -> None:
+        """Whatever a member was told last, or has not heard of: nobody else has what it may be reading."""
+        group = self.driver.group
+        for client in self.clients.values():
+            if client.epoch > 0 and client.member_id in group.members:
+                for topic, partition in client_places(client):
+                    assert group.owner(topic, partition) == client.member_id
+
+    @invariant()
     def epochs_are_in_order(self) -> None:
         group = self.driver.group
         assert group.target_epoch <= group.epoch
@@ -271,6 +285,12 @@ class GroupMachine(RuleBasedStateMachine):
             self.driver.beat(client)
         except Refusal as refused:
             self._refused(client, refused.code)
+
+    def _commit(self, client: Client, count: int) -> None:
+        for place in sorted(self.offsets.owns(client)) if client.epoch > 0 else ():
+            self.offsets.read[client.member_id, place] += count
+            read = self.offsets.read[client.member_id, place]
+            self.offsets.commit(self.driver.group, client.member_id, client.epoch, place, read)
 
     def _refused(self, client: Client, code: ErrorCode) -> None:
         assert code in {
