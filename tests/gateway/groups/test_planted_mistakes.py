@@ -64,6 +64,10 @@ def a_task_goes_on_while_it_is_active(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TaskOwners, "is_taken", lambda *_: False)
 
 
+def any_epoch_may_commit_for_a_task(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(streams, "check_commit", lambda *_: ErrorCode.none)
+
+
 def a_silent_streams_member_stays(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(StreamsGroup, "_expired", lambda *_: None)
 
@@ -102,7 +106,7 @@ CONSUMER = (
     a_member_that_lacks_something_is_done,
     topics_that_grow_are_not_noticed,
 )
-STREAMS = (a_task_goes_on_while_it_is_active, a_silent_streams_member_stays)
+STREAMS = (a_task_goes_on_while_it_is_active, any_epoch_may_commit_for_a_task, a_silent_streams_member_stays)
 SHARE = (
     anybody_may_settle_a_record,
     a_delivery_is_counted_twice,

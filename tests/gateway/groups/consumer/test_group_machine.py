@@ -12,12 +12,12 @@ from gateway.groups.consumer import format as stored
 from gateway.groups.consumer import group as consumer_group
 from gateway.groups.consumer import reconciliation
 from gateway.groups.consumer.committing import Place, check_commit
-from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.consumer.messages import ConsumerState, MemberState, RowKind
 from gateway.groups.consumer.rows import restored, row
 from gateway.groups.modern import subscriptions
 from gateway.refusals import Refusal
 from tests.gateway.groups.consumer.harness import SESSION_MS, Client, Driver, FakeTopics
+from tests.gateway.groups.reading import Reading
 
 pytestmark = pytest.mark.slow
 
@@ -33,34 +33,6 @@ def client_places(client: Client) -> set[Place]:
     return {(topic, partition) for topic, held in client.owned.items() for partition in held}
 
 
-class Offsets:
-    """What clients have read of partitions, and committed: it never goes back, or records would come again."""
-
-    def __init__(self) -> None:
-        self.committed: dict[Place, int] = {}
-        self.read: dict[tuple[str, Place], int] = {}
-        #: Clients that sleep, with their epochs and partitions; and what they had read.
-        self.zombies: list[tuple[str, int, set[Place]]] = []
-        self.asleep: dict[tuple[str, Place], int] = {}
-
-    def owns(self, client: Client) -> set[Place]:
-        """A client's partitions; it begins where the one before it has committed."""
-        places = client_places(client)
-        for member_id, place in list(self.read):
-            if member_id == client.member_id and place not in places:
-                del self.read[member_id, place]
-        for place in places:
-            self.read.setdefault((client.member_id, place), self.committed.get(place, 0))
-        return places
-
-    def commit(self, group: ConsumerGroup, member_id: str, epoch: int, place: Place, offset: int) -> None:
-        if check_commit(group, member_id, None, epoch, [place]) is not ErrorCode.none:
-            return
-        before = self.committed.get(place, 0)
-        assert before <= offset, f"{member_id} took the offset of {place} back from {before} to {offset}"
-        self.committed[place] = offset
-
-
 class GroupMachine(RuleBasedStateMachine):
     """Clients own partitions by what they were told; `table` is what a restart would find."""
 
@@ -71,7 +43,7 @@ class GroupMachine(RuleBasedStateMachine):
         self.clients: dict[str, Client] = {}
         self.table: dict[bytes, bytes] = {}
         self.names = 0
-        self.offsets = Offsets()
+        self.reading: Reading[Place] = Reading(self._may_commit)
 
     # What clients do
 
@@ -141,20 +113,19 @@ class GroupMachine(RuleBasedStateMachine):
 
     @rule(who=WHO, count=st.integers(1, 3))
     def read_and_commit(self, who: int, count: int) -> None:
-        """A client reads on in its partitions, and commits what it has read."""
         if client := self._pick(who):
             self._commit(client, count)
 
     @rule(who=WHO)
     def fall_asleep(self, who: int) -> None:
-        """A client pauses with all that it has, and will commit when it awakes, whatever has become of it."""
         client = self._pick(who)
         if client is not None and client.epoch > 0:
-            self.offsets.zombies.append((client.member_id, client.epoch, self.offsets.owns(client)))
-            self.offsets.asleep |= {
-                (client.member_id, place): self.offsets.read[client.member_id, place] for place in client_places(client)
-            }
+            self.reading.fall_asleep(client.member_id, client.epoch, client_places(client))
             del self.clients[client.member_id]
+
+    @rule()
+    def awake(self) -> None:
+        self.reading.awake()
 
     @rule()
     def go_on(self) -> None:
@@ -165,13 +136,6 @@ class GroupMachine(RuleBasedStateMachine):
             self.driver.advance(SESSION_MS / 1_000 / 10)
         for client in self.clients.values():
             self._commit(client, 1)
-
-    @rule()
-    def awake(self) -> None:
-        for member_id, epoch, places in self.offsets.zombies:
-            for place in sorted(places):
-                self.offsets.commit(self.driver.group, member_id, epoch, place, self.offsets.asleep[member_id, place])
-        self.offsets.zombies.clear()
 
     # What time, operators and disks do
 
@@ -287,10 +251,11 @@ class GroupMachine(RuleBasedStateMachine):
             self._refused(client, refused.code)
 
     def _commit(self, client: Client, count: int) -> None:
-        for place in sorted(self.offsets.owns(client)) if client.epoch > 0 else ():
-            self.offsets.read[client.member_id, place] += count
-            read = self.offsets.read[client.member_id, place]
-            self.offsets.commit(self.driver.group, client.member_id, client.epoch, place, read)
+        if client.epoch > 0:
+            self.reading.read(client.member_id, client.epoch, client_places(client), count)
+
+    def _may_commit(self, member_id: str, epoch: int, place: Place) -> ErrorCode:
+        return check_commit(self.driver.group, member_id, None, epoch, [place])
 
     def _refused(self, client: Client, code: ErrorCode) -> None:
         assert code in {
