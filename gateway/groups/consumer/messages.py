@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from gateway.groups.classic.messages import Protocol as ClassicProtocol
+from gateway.groups.modern import rows
 
 LEAVING_FOR_A_WHILE_EPOCH: Final = -2
 """The epoch with which a static member says that it will be back (KIP-848)."""
@@ -138,8 +139,4 @@ class RowKind(enum.IntEnum):
     REGEX = 4
 
 
-class RowKey(NamedTuple):
-    """One row of a group: `name` is a member's id, or a regular expression."""
-
-    kind: RowKind
-    name: str = ""
+RowKey: TypeAlias = rows.RowKey[RowKind]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
+from gateway.groups.modern import rows
 from gateway.groups.streams.statuses import Status
 from gateway.groups.streams.topology import InternalTopic, Topology
 
@@ -172,11 +173,7 @@ class RowKind(enum.IntEnum):
     TOPOLOGY = 4
 
 
-class RowKey(NamedTuple):
-    """One row of a group: `name` is a member's id."""
-
-    kind: RowKind
-    name: str = ""
+RowKey: TypeAlias = rows.RowKey[RowKind]
 
 
 class StreamsSettings(NamedTuple):
