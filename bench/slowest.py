@@ -1,10 +1,10 @@
 """`python -m bench.slowest`: where the slowest 1 % of produce requests spend their time, at a steady rate.
 
 A gateway whose parts note their times (`bench.trace.serve`) is loaded in an open loop, with nothing else up. The first
-table has the stations of a request's way: their mean over all requests and over the slowest, and the p99 of each. Below
-it the same writes, at the same times, are carried out again by a bare writer on the resting disk: what is beyond that is
-not the disk's own. The second has what went on meanwhile: how many of all requests, and how many of the slowest, met it. The third has the
-longest incidents: slow requests whose times touch are one, and mostly have one cause.
+table has the stations of a request's way: their mean over all requests and over the slowest, and the p99 of each. Then
+the same writes, at the same times, are carried out again by a bare writer on the resting disk: what is beyond that is
+not the disk's own. The second table has what went on meanwhile: how many of all requests, and how many of the slowest,
+met it. The third has the longest incidents: slow requests whose times touch are one, and mostly have one cause.
 """
 
 from __future__ import annotations
