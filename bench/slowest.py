@@ -32,6 +32,8 @@ WARM_SECONDS: Final = 5.0
 SLOWEST: Final = 0.01
 INCIDENTS: Final = 10
 INCIDENT_NS_MIN: Final = 2_000_000
+WAITS_MAX: Final = 1_000
+"""Notes of a thread within one request's time that are looked at."""
 STATIONS: Final = (
     "arrived: found and begun",
     "begun: appended",
@@ -206,6 +208,9 @@ def _report(trace: Trace, scratch: Path) -> None:
     print(
         f"{len(ways)} requests, from their last byte to their answer: {percentiles} ms; the slowest 1 % are {len(slow)}"
     )
+    waited = [max(_waited(request, waits) for waits in (trace.waits, trace.writer_waits)) for request, _ in ways]
+    rest = sorted(max(0, total - wait) for total, wait in zip(totals, waited, strict=True))
+    print(f"  without the waits of one of the two threads for a processor: p99 {_at(rest, 0.99):.2f} ms")
     print(f"  {'station, ms':42} {'all':>8} {'p99':>8} {'slowest':>8} {'share':>6}")
     whole = sum(sum(way) for _, way in slow)
     for number, station in enumerate(STATIONS):
@@ -272,6 +277,17 @@ def _waits(waits: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     for (before, sum_before), (at, sum_at) in itertools.pairwise(waits):
         if sum_at - sum_before > serve.TURN_NS_MIN:
             yield before, at
+
+
+def _waited(request: Request, waits: list[tuple[int, int]]) -> int:
+    """Nanoseconds of the request's time in which a thread was ready and had no processor, at most."""
+    first = max(1, bisect.bisect_right(waits, request.arrived, key=lambda note: note[0]))
+    waited = 0
+    for (before, sum_before), (at, sum_at) in itertools.pairwise(waits[first - 1 : first + WAITS_MAX]):
+        if before >= request.sent:
+            break
+        waited += min(sum_at - sum_before, min(at, request.sent) - max(before, request.arrived))
+    return waited
 
 
 def _meets(request: Request, times: list[tuple[int, int]]) -> bool:
