@@ -2,7 +2,7 @@
 
 For changes of a few per cent, which two runs one after the other cannot show: their disk and their machine differ by
 more. CPU time is that of the server itself: other work on the machine changes it least, so it is the figure to go by.
-Each checkout needs its `.venv`.
+Each checkout needs its `.venv`. It may be the same one, with other settings: `ARGS="--set-b containers=4"`.
 
 Keeps: both servers are up all the time, and each sample of one is taken right beside one of the other, with the order
 turned each time (A B, B A, A B, ...).
@@ -42,6 +42,8 @@ MANY_RECORDS: Final = 160_000
 MANY_TOPICS: Final = 100
 
 T = TypeVar("T")
+Side = tuple[Path, dict[str, object]]
+"""A checkout, and settings of its gateway."""
 Samples = dict[str, dict[str, list[float]]]
 """Values by figure and checkout, pair by pair."""
 
@@ -141,6 +143,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.paired", description=__doc__)
     parser.add_argument("a", type=Path, help="the checkout before")
     parser.add_argument("b", type=Path, help="the checkout after")
+    for side in ("a", "b"):
+        parser.add_argument(
+            f"--set-{side}", action="append", default=[], metavar="KEY=VALUE", help=f"a setting of {side.upper()}"
+        )
     parser.add_argument("--only", action="append", choices=[START, *(row.key for row in ROWS)])
     parser.add_argument("--pairs", type=int, default=PAIRS, help="of each row and pair of servers")
     parser.add_argument("--servers", type=int, default=SERVERS, help="pairs of servers that are started")
@@ -158,25 +164,31 @@ def _pair(
         if starts is not None:
             _measure_start(options, scratch, starts)
         servers = {}
-        for name, checkout in _ordered({"A": options.a, "B": options.b}, number):
-            servers[name] = _started(checkout, scratch / name)
+        for name, side in _ordered(_sides(options), number):
+            servers[name] = _started(side, scratch / name)
             running.callback(servers[name].stop)
         yield servers
 
 
 def _measure_start(options: argparse.Namespace, scratch: Path, samples: Samples) -> None:
     for number in range(options.pairs):
-        for name, checkout in _ordered({"A": options.a, "B": options.b}, number):
+        for name, side in _ordered(_sides(options), number):
             directory = scratch / f"start-{name}"
-            server = _started(checkout, directory)
+            server = _started(side, directory)
             samples["start-up, ms"][name].append(server.ready_seconds * 1e3)
             samples["start-up, CPU ms"][name].append(server.cpu_ns() / 1e6)
             server.stop()
             shutil.rmtree(directory)
 
 
-def _started(checkout: Path, directory: Path) -> Penstock:
-    return Penstock(directory, program=checkout.resolve() / ".venv/bin/penstock")
+def _sides(options: argparse.Namespace) -> dict[str, Side]:
+    given = {"A": (options.a, options.set_a), "B": (options.b, options.set_b)}
+    return {name: (checkout, dict(pair.split("=", 1) for pair in pairs)) for name, (checkout, pairs) in given.items()}
+
+
+def _started(side: Side, directory: Path) -> Penstock:
+    checkout, settings = side
+    return Penstock(directory, settings, program=checkout.resolve() / ".venv/bin/penstock")
 
 
 def _measure(row: Row, servers: dict[str, Penstock], pairs: int, samples: Samples) -> None:
