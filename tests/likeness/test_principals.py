@@ -1,0 +1,36 @@
+"""A certificate's name is the text that Java writes, and rules make the user of it that Kafka makes."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import pytest
+
+from tests.likeness.principals import ANSWERS, JARS, SEED, Question, asked, ours, questions
+
+LIVE_SEED: Final = 7
+DIFFERENT: Final[dict[tuple[str, str], str]] = {}
+"""By rules and name: what Penstock answers instead, each with its reason."""
+
+
+def expected(question: Question, answer: str) -> str:
+    given = question.asked
+    return DIFFERENT.get((given.get("rules", ""), given.get("name", "")), answer)
+
+
+def test_recorded() -> None:
+    """Names with every character that has a meaning, and rules that do not fit, cannot be read, or come in a row."""
+    recorded = json.loads(ANSWERS.read_text())
+    assert recorded["seed"] == SEED
+    for question, answer in zip(questions(SEED), recorded["answers"], strict=True):
+        assert ours(question) == expected(question, answer), question
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not JARS.exists(), reason="Kafka's jars are not there")
+def test_live() -> None:
+    """The same beside the classes themselves, on what is not recorded."""
+    some = list(questions(LIVE_SEED))
+    for question, answer in zip(some, asked(some), strict=True):
+        assert ours(question) == expected(question, answer), question
