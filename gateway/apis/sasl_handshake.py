@@ -23,7 +23,8 @@ async def sasl_handshake(ctx: RequestContext, request: Message) -> Mapping[str, 
         return {"error_code": NOT_IN_THIS_STATE, "mechanisms": []}
     match session.handshake(ctx.version, request.mechanism, ctx.services.clock.wall_ms()):
         case Handshake.BEGUN:
-            connection.guarded = True
+            assert connection.sasl is not None
+            connection.await_proof(connection.sasl)
             return {"error_code": 0, "mechanisms": session.mechanisms}
         case Handshake.UNSUPPORTED:
             connection.end_after_answers()

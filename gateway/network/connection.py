@@ -79,6 +79,7 @@ class Connection(Answering):
         "client_software_version",
         "guarded",
         "listener",
+        "made_s",
         "peer_host",
         "peer_port",
         "principal",
@@ -109,11 +110,10 @@ class Connection(Answering):
         self.guarded = False  # must each request be looked at before it is dispatched?
         if sasl is not None:
             self.sasl_session = sasl.session()
-            self.guarded = True
-            self.in_flight_max = 1
-            self.receiver.unproved_bytes_max = sasl.request_bytes_max
+            self.await_proof(sasl)
         self.requests = 0
         self.starting = 0  # handler tasks that did not begin yet
+        self.made_s = owner.host.now_s
         self.unsent_seen = 0  # bytes, at the last sweep: does the peer take anything?
         self._close_callbacks: dict[Callable[[], None], None] = {}
         self.client_field = b"\xff\xff"  # the client id as in a header: length and text
@@ -176,6 +176,12 @@ class Connection(Answering):
         return self._transport is not None
 
     # --- The peer -----------------------------------------------------------------------------
+
+    def await_proof(self, sasl: SaslListener) -> None:
+        """The peer must say who it is, at first or again: little is read before, and one request at a time."""
+        self.guarded = True
+        self.in_flight_max = 1
+        self.receiver.unproved_bytes_max = sasl.request_bytes_max
 
     def authenticated(self, principal: Principal, *, ends: bool) -> None:
         """The peer has proved who it is. `ends`: for a time only."""
