@@ -1,7 +1,7 @@
 """SaslHandshake (key 17), versions 0-1: names the mechanism; bare tokens follow in v0, SaslAuthenticate in v1.
 
 A mechanism that the listener does not have is UNSUPPORTED_SASL_MECHANISM with those that it has, and the connection
-ends. On a listener without SASL, and too soon after the last authentication, Kafka answers ILLEGAL_SASL_STATE.
+ends. On a listener without SASL, and when a client comes again too soon, Kafka answers ILLEGAL_SASL_STATE.
 """
 
 from collections.abc import Mapping
