@@ -3,8 +3,8 @@
     HANDSHAKE --SaslHandshake--> TOKEN --SaslAuthenticate (v1), bare tokens (v0)--> READY --SaslHandshake--> TOKEN ...
                                    any refusal --> CLOSED
 
-ApiVersions is answered before the handshake; everything else closes the connection. From READY a client may authenticate
-again (KIP-368), with the same mechanism and as the same user: the first time at once, then once a second.
+ApiVersions is answered before the handshake; everything else closes the connection. From READY a client may
+authenticate again (KIP-368), with the same mechanism and as the same user: the first time at once, then once a second.
 
 Invariants: no request but ApiVersions, SaslHandshake and SaslAuthenticate is admitted outside of READY, or in READY
 after the session's end. A connection's user never changes.

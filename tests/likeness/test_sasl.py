@@ -26,15 +26,10 @@ REFUSED: Final = {"error_code": 58, "has_words": True, "has_token": False, "life
 VERSIONS: Final = {"error_code": 0}
 DIFFERENT: Final[dict[str, Any]] = {
     # Kafka tells by its first answer who exists.
-    **dict.fromkeys(
-        (
-            "an unknown user by SCRAM",
-            "a user of another mechanism",
-            "no token by that name",
-            "no token, in another case",
-        ),
-        [SHAKEN, MORE, REFUSED, CLOSED],
-    ),
+    "an unknown user by SCRAM": [SHAKEN, MORE, REFUSED, CLOSED],
+    "a user of another mechanism": [SHAKEN, MORE, REFUSED, CLOSED],
+    "no token by that name": [SHAKEN, MORE, REFUSED, CLOSED],
+    "no token, in another case": [SHAKEN, MORE, REFUSED, CLOSED],
     # RFC 5802: a client that could bind the channel, and sees that the server cannot, says so and goes on.
     "channel binding that could be": [SHAKEN, MORE, GOES_ON],
     # The same: what must be understood and is not ends the exchange.
