@@ -15,7 +15,8 @@ import contextlib
 import ipaddress
 import logging
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from socket import socket
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gateway.http.handshakes import Handshakes
 from gateway.security.tls import ListenerTls
 
 logger = logging.getLogger(__name__)
@@ -142,6 +144,15 @@ def _is_vouched_for(session: ssl.SSLObject, tls: ListenerTls) -> bool:
     return not (session.session_reused and tls.reloads)
 
 
+def _behind(handshakes: Handshakes, served_by: Callable[..., asyncio.Protocol]) -> Callable[..., asyncio.Protocol]:
+    """Makes protocols of connections whose handshake has ended."""
+
+    def made(**given: Any) -> asyncio.Protocol:
+        return handshakes.stranger(partial(served_by, **given))
+
+    return made
+
+
 def _with_certificate(app: ASGIApp, der: bytes | None) -> ASGIApp:
     """An application whose requests name the certificate of their client."""
 
@@ -182,8 +193,10 @@ class HttpServer:
             headers=[STRICT] if tls is not None else [],
         )
         config.load()  # import the named modules now, not on the loop while serving
+        self._handshakes: Handshakes | None = None
         if tls is not None:
-            config.ssl = _always_fresh(tls)
+            self._handshakes = Handshakes(_always_fresh(tls))
+            config.http_protocol_class = _behind(self._handshakes, config.http_protocol_class)
         self._server = _Server(config)
         self._sockets = list(sockets)
         self._task: asyncio.Task[None] | None = None
@@ -199,6 +212,8 @@ class HttpServer:
 
     async def stop(self) -> None:
         """Finish the answers under way, for at most STOP_S_MAX seconds."""
+        if self._handshakes is not None:
+            self._handshakes.close()
         if self._task is not None:
             self._server.should_exit = True
             await self._task

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from gateway.config.loading import load
+from gateway.http import handshakes
 from gateway.http.server import CERTIFICATE, HttpServer
 from gateway.security.listeners import http_security
 from gateway.security.tls import ListenerTls
@@ -47,7 +49,7 @@ def run(tls: ListenerTls | None, steps: Callable[[int], Awaitable[None]]) -> Non
         async with serving() as port:
             await asyncio.wait_for(steps(port), 20)
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 def answer(connection: socket.socket, *headers: bytes) -> Any:
@@ -150,3 +152,57 @@ def test_no_session_outlives_its_authority(files: Files, version: ssl.TLSVersion
             assert not known["has_certificate"]
 
     run(tls, steps)
+
+
+def test_handshakes_that_nobody_ends(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that send nothing, or half a handshake, hold no more places than there are; a client that ends its
+    own is answered all the same."""
+    most = 8
+    monkeypatch.setattr(handshakes, "HANDSHAKES_MAX", most)
+    tls = security(files)
+    begun: list[socket.socket] = []
+
+    async def steps(port: int) -> None:
+        try:
+            for number in range(5 * most):
+                one = socket.create_connection(("127.0.0.1", port), 10)
+                begun.append(one)
+                if number % 2:
+                    one.sendall(b"\x16\x03\x01\x02\x00\x01")
+            await asyncio.to_thread(asked, port, files.context())
+            ended = sum([await asyncio.to_thread(has_ended, one) for one in begun])
+            assert ended >= len(begun) - most
+        finally:
+            for one in begun:
+                one.close()
+
+    run(tls, steps)
+
+
+def has_ended(connection: socket.socket) -> bool:
+    """Has the server closed it?"""
+    connection.settimeout(0.05)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_a_handshake_has_a_deadline(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever begins one and says no more is cut off."""
+    monkeypatch.setattr(handshakes, "HANDSHAKE_S_MAX", 0.2)
+
+    def wait(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(b"\x16\x03\x01\x02\x00\x01")
+            try:
+                return connection.recv(1)
+            except ConnectionError:
+                return b""
+
+    async def steps(port: int) -> None:
+        assert await asyncio.to_thread(wait, port) == b""
+
+    run(security(files), steps)
