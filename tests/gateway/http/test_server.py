@@ -53,10 +53,13 @@ def run(tls: ListenerTls | None, steps: Callable[[int], Awaitable[None]]) -> Non
 
 
 def answer(connection: socket.socket, *headers: bytes) -> Any:
+    """What `told` tells. Raises ConnectionError."""
     connection.sendall(REQUEST + b"".join(header + b"\r\n" for header in headers) + b"\r\n")
     received = b""
     while part := connection.recv(65_536):
         received += part
+    if not received:
+        raise ConnectionError("it was closed without an answer")
     return json.loads(received.partition(b"\r\n\r\n")[2])
 
 

@@ -283,7 +283,8 @@ def test_no_early_data(files: Files, tmp_path: Path) -> None:
             pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.DEVNULL}
             client = await asyncio.create_subprocess_exec(*command, **pipes, stderr=asyncio.subprocess.DEVNULL)
             await until(lambda: kept.exists() and kept.stat().st_size > 0, "a ticket came")
-            await asyncio.wait_for(client.communicate(), 10)
+            client.terminate()
+            await asyncio.wait_for(client.wait(), 10)
 
     run(scenario())
     read = ["openssl", "sess_id", "-in", str(kept), "-noout", "-text"]
