@@ -37,6 +37,7 @@ from core.log.writer import FileWriter
 from core.reading.reader import Reader
 from core.retention import Retention
 from core.scaling.scaler import Scale, Scaler
+from core.stations import Stations
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
 from core.streams.state import StreamState
@@ -136,6 +137,8 @@ class HostedContainer:
             objects = await LogObjects.take(log_storage, container_id, metadata_directory.parent, logs, claimed)
             new_writer = objects.new_writer(logs, name, config)
         metadata = await asyncio.to_thread(Metadata, metadata_directory, config)
+        stations = Stations() if claimed is None else claimed.stations
+        stations.reached("state opened")
         container = Container(
             container_id, logs, config, clock, trusted, metadata, known_writers, stream_changed, new_writer
         )
@@ -143,6 +146,7 @@ class HostedContainer:
         hosted.is_claimed = claimed is not None
         try:
             await asyncio.to_thread(hosted._recover)
+            stations.reached("replayed")
             if claimed is not None:
                 hosted._rise_to(claimed.epoch)
         except BaseException:

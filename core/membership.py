@@ -46,6 +46,7 @@ from core.errors import Deposed, StorageFailure, StoreError
 from core.log.objects.home import Claimed
 from core.log.objects.prefetch import Prefetched
 from core.log.objects.protocol import Link
+from core.stations import Stations
 from core.store import Store
 from tier2.storage import StorageError
 
@@ -107,6 +108,7 @@ class Membership:
         self._looking: asyncio.Task[None] | None = None
         self._actions: set[asyncio.Task[None]] = set()
         self._claims: dict[int, Claim] = {}  # of containers that are open here
+        self._stations: dict[int, Stations] = {}  # of takeovers and hand-overs under way, by container
         self._warming: dict[int, asyncio.Task[Prefetched | None]] = {}  # of containers that are to come here
 
     def __repr__(self) -> str:
@@ -216,13 +218,16 @@ class Membership:
         ownership, coordination = self._ownership, self._coordination
         match action:
             case TakeClaim(container):
+                stations = self._stations[container] = Stations()
                 claim = await self._until_answered(partial(coordination.claim, container))
+                stations.reached("claimed")
                 self._carry_out(ownership.claimed(container, claim))
             case Open(claim):
                 following = await self._open(claim)
                 self._carry_out(following)
             case Confirm(claim, links):
                 stands = await self._until_answered(partial(coordination.confirm, claim, links))
+                self._stations[claim.container].reached("confirmed")
                 self._carry_out(ownership.confirmed(claim, stands=stands))
             case Serve(claim):
                 is_well = await self._serve(claim)
@@ -292,11 +297,15 @@ class Membership:
 
     async def _close(self, claim: Claim, next_epoch: int) -> Link | None:
         container, joining = claim.container, self._store.joining
+        stations = self._stations[container] = Stations()
         try:
             joining.stop_appends(container)
             await self._services.end(container)
+            stations.reached("coordinators ended")
             async with asyncio.timeout(CLOSE_S):
-                return await joining.seal(container, next_epoch)
+                link = await joining.seal(container, next_epoch)
+            stations.reached("log ended")
+            return link
         except Exception as error:  # whatever it is, the container goes to another node
             reason = str(error) or f"the object store has not taken the end of its log within {CLOSE_S:g} s"
             logger.warning("a container was not handed over", extra={"container": container, "reason": reason})
@@ -305,7 +314,9 @@ class Membership:
     async def _hand_over(self, claim: Claim, wish: Wish, link: Link) -> None:
         self._claims.pop(claim.container, None)  # it says nothing any more of what its heir may have changed
         done = await self._until_answered(partial(self._coordination.hand_over, claim, wish, link))
-        told = {"container": claim.container, "node": wish.node, "epoch": link.next_epoch}
+        stations = self._stations[claim.container]
+        stations.reached("claim given")
+        told = {"container": claim.container, "node": wish.node, "epoch": link.next_epoch, "ms": stations.told()}
         if done:
             logger.info("container handed over", extra=told)
         else:
@@ -316,7 +327,7 @@ class Membership:
         guard = self._guard
         is_ours = None if guard is None else partial(guard.is_ours, claim.container, claim.epoch)
         ahead = await self._read_ahead(claim.container)
-        claimed = Claimed(claim.epoch, claim.links, is_ours, ahead)
+        claimed = Claimed(claim.epoch, claim.links, is_ours, ahead, self._stations[claim.container])
         try:
             hosted = await self._store.joining.open(claim.container, claimed)
         except Exception as error:  # whatever it is, another node may be able to
@@ -330,13 +341,16 @@ class Membership:
         return self._ownership.opened(claim, hosted.links, _now_s())
 
     async def _serve(self, claim: Claim) -> bool:
+        stations = self._stations[claim.container]
         try:
-            await self._store.joining.serve(claim.container)
+            await self._store.joining.serve(claim.container, stations)
             await self._services.begin(claim.container)
+            stations.reached("coordinators begun")
         except Exception as error:
             logger.error("a container cannot be served", extra={"container": claim.container, "reason": str(error)})
             return False
-        logger.info("container served", extra={"container": claim.container, "epoch": claim.epoch})
+        told = {"container": claim.container, "epoch": claim.epoch, "ms": stations.told()}
+        logger.info("container served", extra=told)
         return True
 
     async def _step_down(self, claim: Claim, *, is_lost: bool) -> None:

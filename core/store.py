@@ -375,6 +375,10 @@ class Store:
         """Whether a container is open here, and certainly still ours."""
         return container_id in self.containers and (self.is_ours is None or self.is_ours(container_id))
 
+    def leads(self, container_id: int) -> bool:
+        """Whether a container is served here, and takes appends: one that is handed over is still read."""
+        return self.serves(container_id) and not self.containers[container_id].container.is_left
+
     def _open_containers(self) -> list[Container]:
         return [hosted.container for hosted in self.containers.values()]
 
@@ -612,9 +616,11 @@ class Store:
         return next((one.scaler for one in self.containers.values()), None) if found is None else found.scaler
 
     def leader_epochs(self, stream: Stream) -> dict[int, int]:
-        """The leader epoch of each container that has some of a stream's slots, by the container's id."""
+        """The leader epoch of each container that takes appends for some of a stream's slots, by the container's id."""
         known = self._known
-        return {one: known[one].epoch for one in sorted(stream.state.containers) if one in known}
+        return {
+            one: known[one].epoch for one in sorted(stream.state.containers) if one in known and not known[one].is_left
+        }
 
     def stream_of(self, stream_id: int) -> Stream | None:
         """The live stream with this id, also of a container that was released: its slots are not here, but not gone."""

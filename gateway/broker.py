@@ -33,6 +33,7 @@ from gateway.cluster.nodes import Node, Nodes, owners_of
 from gateway.cluster.peers import Peers
 from gateway.cluster.pulse import Mourning, Pulse
 from gateway.cluster.seat import Seat, check_cluster, take_seat
+from gateway.cluster.vacancies import Vacancies
 from gateway.config.addresses import ListenAddress
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
@@ -320,6 +321,7 @@ class Broker:
         own = partial(self.resource_configs.own, ResourceType.GROUP)
         settings, streams_settings = settings_of(self.config, own), streams_settings_of(self.config, own)
         self._open_door()
+        self.vacancies = Vacancies(self.nodes, () if self._seat is None else self._seat.coordination.containers)
         self.elsewhere = Elsewhere(self._peers.of_container)
         self.groups = GroupCoordinators(
             self.config,
@@ -386,7 +388,8 @@ class Broker:
     async def _join(self, seat: Seat) -> None:
         """Take and serve containers of the cluster from now on."""
         kinds = (self.groups, self.share.coordinators, self.transactions)
-        openings = Openings(self.store, kinds, self._attend, self.internal_topics.moved, self._know_nodes)
+        moved, changed = self.internal_topics.moved, self._know_nodes
+        openings = Openings(self.store, kinds, self._attend, moved, changed, self.vacancies)
         self._balance = Balance(seat.coordination, partial(totals_of, self.store), moves=seat.rebalances)
         self._membership = Membership(
             seat.coordination,
@@ -443,7 +446,7 @@ class Broker:
         self._peers = Peers(self.nodes, self._node_tls)
 
     def _is_here(self, container_id: int) -> bool:
-        return self.store.serves(container_id)
+        return self.store.leads(container_id)
 
     def _myself(self) -> Node:
         """This node, as others see it."""
@@ -461,6 +464,7 @@ class Broker:
         elif self._registry is not None:
             self.nodes.replace(Node.decode(node_id, told) for node_id, told in self._registry.nodes().items())
         self._peers.follow()
+        self.vacancies.look()
 
     def look_at_registry(self) -> None:
         """Another worker says that it has changed what all share: see what, without waiting for the next look."""
@@ -523,6 +527,7 @@ class Broker:
             config=self.config,
             node_id=self.node_id,
             nodes=self.nodes,
+            vacancies=self.vacancies,
             cluster_id=self.cluster_id,
             clock=self.clock,
             metrics=self.metrics,

@@ -155,7 +155,7 @@ class Container:
         self.throttle = Throttle(config.log_max_bytes)  # of appends, when the log fills faster than it is tiered
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
-        self._is_left = False
+        self.is_left = False
         self.is_sealed = False  # for another owner: nothing follows in the log
         self.on_applied(DAMAGED_TABLE, self.damage.apply)
         self._applied_lsn = 0
@@ -343,7 +343,7 @@ class Container:
 
         What is on its way comes to its end, and what serves the container goes on until it is stopped.
         """
-        self._is_left = True
+        self.is_left = True
         self.log.end_appends()
 
     def seal(self) -> asyncio.Future[None]:
@@ -354,7 +354,7 @@ class Container:
         return self.all_durable()
 
     def _check_here(self) -> None:
-        if self._is_left:
+        if self.is_left:
             raise NotHosted(self.id)
 
     def _check_failed(self) -> None:

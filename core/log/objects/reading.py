@@ -25,6 +25,7 @@ from core.log.objects.format import (
     log_prefix,
 )
 from core.log.objects.manifest import newest_start
+from core.log.objects.prefetch import Prefetched
 from core.log.objects.protocol import FindCheckpoint, Group, Overtaken, Owned, Place, PutFence, Read, Takeover
 from tier2.storage import AlreadyExists, Corrupt, ObjectInfo, ObjectNotFound, Storage, Unavailable
 
@@ -33,6 +34,8 @@ BEYOND_MAX: Final = 80
 """Objects behind the first free place that are looked at: more than may be on their way at a time."""
 AHEAD: Final = 512
 """Headers that are read before the walk comes to them."""
+STEPS_PER_TURN: Final = 200
+"""Steps of the walk over headers in memory, some ten microseconds each, in one turn of the event loop."""
 
 
 async def read_header(storage: Storage, container: int, place: Place) -> Decoded | None:
@@ -63,9 +66,16 @@ class _Ahead:
         self._storage = storage
         self._container = container
         self._known: dict[Place, Decoded] = {}
+        self._header_of = storage.header_of if isinstance(storage, Prefetched) else None
+        self._steps = 0
 
     async def read(self, place: Place) -> Decoded | None:
         """The header at a place, None if there is none. Raises BadLogObject, StorageError."""
+        if self._header_of is not None and (header := self._header_of(log_key(self._container, place))) is not None:
+            self._steps += 1
+            if not self._steps % STEPS_PER_TURN:
+                await asyncio.sleep(0)
+            return decode_header(self._container, place, header)
         if place not in self._known:
             found = await read_header(self._storage, self._container, place)
             if found is None:
