@@ -6,9 +6,9 @@ sends all the time; a run in which a record was lost, doubled or put out of orde
 killed      one of three nodes gets SIGKILL, and is started again: the gap of each partition that it had
 handed over a container is moved from one node to the next, and back: the gap of its partition
 
-Writes `results/failover.json`: each gap, with their quantiles and a histogram; where the nodes' own time went, station by
-station, as their logs tell (`stations`: medians); and how many processes of the machine wanted to run before and behind
-it (`machine_load`): beyond the number of its cores, figures are of the machine. `--add` adds to the gaps that are there.
+Writes `results/failover.json`: each gap, with their quantiles and a histogram; where the nodes' own time went, station
+by station, as their logs tell (`stations_p50_ms`); and how many processes of the machine wanted to run before and
+behind it (`machine_load`): beyond the number of its cores, figures are of the machine. `--add` keeps what is there.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Nodes:
         return found
 
     def stations(self) -> list[tuple[str, dict[str, float]]]:
-        """What nodes have logged since the last call of their takeovers and hand-overs: the event, and ms by station."""
+        """What nodes have logged of takeovers and hand-overs since the last call: the event, and ms by station."""
         found: list[tuple[str, dict[str, float]]] = []
         for node, running in self.running.items():
             whole = running.err.read_bytes()

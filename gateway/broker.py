@@ -33,6 +33,7 @@ from gateway.cluster.nodes import Node, Nodes, owners_of
 from gateway.cluster.peers import Peers
 from gateway.cluster.pulse import Mourning, Pulse
 from gateway.cluster.seat import Seat, check_cluster, take_seat
+from gateway.cluster.settings_keeper import SettingsKeeper, public_rows, settings_key
 from gateway.cluster.vacancies import Vacancies
 from gateway.config.addresses import ListenAddress
 from gateway.config.layers import ConfigError
@@ -178,6 +179,7 @@ class Broker:
         self._seat = seat
         self._membership: Membership | None = None
         self._balance: Balance | None = None
+        self._keeper: SettingsKeeper | None = None
         self._pulse: Pulse | None = None
         self._mourning: Mourning | None = None
         self.cluster_id = data.cluster_id
@@ -225,6 +227,8 @@ class Broker:
         found = [one[:CONCERN_CHARS_MAX] for one in (*told, *self._remarks)]
         if self._admission is not None and not self._admission.has_taken:
             found.append(f"{self._admission.place} has no room: its data is served, nothing more is moved there")
+        if self._keeper is not None and self._keeper.concern:
+            found.append(self._keeper.concern[:CONCERN_CHARS_MAX])
         return found[:CONCERNS_MAX]
 
     # --- Start and stop -----------------------------------------------------------------------
@@ -406,8 +410,18 @@ class Broker:
         await seat.coordination.tell(self._myself().encode())
         self._know_nodes()
         self._mourning.start()
+        self._keep_settings(seat)
         self._membership.start()
         self._balance.start()
+
+    def _keep_settings(self, seat: Seat) -> None:
+        """Have a copy of the settings in the bucket, for the day on which etcd has lost them."""
+        if seat.settings is None or self._storage is None:
+            return
+        is_public, key = public_rows(self.config), settings_key(self.config)
+        self._keeper = SettingsKeeper(self._storage, self.cluster_id, seat.coordination, seat.settings, is_public, key)
+        seat.coordination.on_changed(self._keeper.look)
+        self._keeper.start()
 
     def _offer_metrics(self, server: Server) -> None:
         offer_budgets(self.metrics, server)
@@ -489,6 +503,8 @@ class Broker:
         ):
             if kind in changed.kinds:
                 part.take_over()
+        if self._keeper is not None and changed.kinds:
+            self._keeper.changed()
 
     def _share_groups(self, homes: Homes) -> ShareGroups:
         settings = share_settings(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
@@ -566,6 +582,8 @@ class Broker:
         self.phase = "stopping"
         if self._balance is not None:
             await self._balance.stop()
+        if self._keeper is not None:
+            await self._keeper.stop()
         if self._membership is not None:  # clients find the next owners while this node still answers
             await self._membership.drain(self.config.shutdown_drain_ms / 1000)
             await self._membership.stop()

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from pydantic import SecretStr
@@ -28,6 +29,7 @@ from core.errors import CoordinatorRefuses, StoreError
 from core.membership import Fence
 from gateway.cluster.authority import Authority
 from gateway.cluster.pulse import own_address
+from gateway.cluster.settings_copy import SettingsView, Version
 from gateway.config.addresses import ListenAddress
 from gateway.config.cluster import parse_cluster
 from gateway.config.loading import Config
@@ -62,6 +64,8 @@ class Seat:
     """From where this node reaches the coordinator; empty if that is not known."""
     authority: Authority | None = None
     """By which nodes know one another; None: they ask one another for nothing."""
+    settings: Callable[[], SettingsView] | None = None
+    """All settings that nodes share, as this node has them; None: they need no copy."""
 
 
 async def take_seat(config: Config, cluster_id: str) -> Seat:
@@ -106,6 +110,15 @@ async def take_seat(config: Config, cluster_id: str) -> Seat:
         rebalances=config.cluster_rebalance == "auto",
         address=await own_address(place.endpoints),
         authority=authority,
+        settings=partial(_settings_in, mirror),
+    )
+
+
+def _settings_in(mirror: Mirror) -> SettingsView:
+    rows = ((key.partition(b"/"), row.value) for key, row in mirror.below(etcd_keys.SETTINGS))
+    epoch = etcd_keys.number_of(mirror.values.get(etcd_keys.EPOCH), 0)
+    return SettingsView(
+        Version(epoch, mirror.revision), [(kind.decode(errors="replace"), key, value) for (kind, _, key), value in rows]
     )
 
 
