@@ -31,11 +31,11 @@ from gateway.apis.shared.features import SUPPORTED_FEATURES
 from gateway.cluster.authority import NodeTls
 from gateway.cluster.nodes import Node, Nodes, owners_of
 from gateway.cluster.peers import Peers
+from gateway.cluster.picture import Picture
 from gateway.cluster.pulse import Mourning, Pulse
-from gateway.cluster.seat import Seat, check_cluster, take_seat
+from gateway.cluster.seat import Seat, check_cluster, inner_address, take_seat
 from gateway.cluster.settings_keeper import SettingsKeeper, public_rows, settings_key
 from gateway.cluster.vacancies import Vacancies
-from gateway.config.addresses import ListenAddress
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
@@ -220,6 +220,10 @@ class Broker:
     def healthy(self) -> bool:
         return self.phase != "failed"
 
+    def _told_to_all(self) -> list[str]:
+        """What is wrong with this node, for those who look at the cluster."""
+        return [one for one in (self.unready, *self.concerns) if one]
+
     @property
     def concerns(self) -> list[str]:
         """Facts that an operator should know although clients are served; a few sentences."""
@@ -325,6 +329,12 @@ class Broker:
         own = partial(self.resource_configs.own, ResourceType.GROUP)
         settings, streams_settings = settings_of(self.config, own), streams_settings_of(self.config, own)
         self._open_door()
+        self.picture = Picture(
+            self.nodes,
+            lambda: {hosted.id: hosted.container.epoch for hosted in self._containers()},
+            None if self._seat is None else self._seat.coordination,
+            self.clock.monotonic_s,
+        )
         self.vacancies = Vacancies(self.nodes, () if self._seat is None else self._seat.coordination.containers)
         self.elsewhere = Elsewhere(self._peers.of_container)
         self.groups = GroupCoordinators(
@@ -394,7 +404,9 @@ class Broker:
         kinds = (self.groups, self.share.coordinators, self.transactions)
         moved, changed = self.internal_topics.moved, self._know_nodes
         openings = Openings(self.store, kinds, self._attend, moved, changed, self.vacancies)
-        self._balance = Balance(seat.coordination, partial(totals_of, self.store), moves=seat.rebalances)
+        self._balance = Balance(
+            seat.coordination, partial(totals_of, self.store), moves=seat.rebalances, troubles=self._told_to_all
+        )
         self._membership = Membership(
             seat.coordination,
             self.store,
@@ -405,8 +417,9 @@ class Broker:
         )
         seat.coordination.on_changed(self._know_nodes)
         self._pulse, self._mourning = Pulse(seat.coordination), Mourning(seat.coordination)
-        if seat.address:
-            await self._pulse.start(seat.address)
+        wanted = self.config.cluster_pulse_listen
+        if (address := inner_address(self.config, seat, wanted)) is not None:
+            await self._pulse.start(address, must=wanted is not None)
         await seat.coordination.tell(self._myself().encode())
         self._know_nodes()
         self._mourning.start()
@@ -451,12 +464,14 @@ class Broker:
         """Bind the port for nodes of other machines, and prepare to ask them. Raises CannotListen."""
         seat = self._seat
         if seat is not None and seat.authority is not None:
-            address = self.config.cluster_listen or (ListenAddress(seat.address, 0) if seat.address else None)
+            address = inner_address(self.config, seat, self.config.cluster_listen)
             if address is None:
                 logger.warning("other nodes cannot ask this one: set cluster.listen, as its way to etcd is not known")
             else:
                 self._node_tls = seat.authority.node(self.node_id)
                 self._inner = bind(address, inner=True)
+                at = inner_address(self.config, seat, self.config.cluster_http_listen)
+                self._observers.join(self.nodes, self._node_tls, at)
         self._peers = Peers(self.nodes, self._node_tls)
 
     def _is_here(self, container_id: int) -> bool:
@@ -470,6 +485,7 @@ class Broker:
             containers={hosted.id: hosted.container.epoch for hosted in self._containers()},
             inner="" if self._inner is None else self._inner.place,
             pulse=None if self._pulse is None else self._pulse.address,
+            http=self._observers.inner_place,
         )
 
     def _know_nodes(self) -> None:
@@ -544,6 +560,7 @@ class Broker:
             node_id=self.node_id,
             nodes=self.nodes,
             vacancies=self.vacancies,
+            picture=self.picture,
             cluster_id=self.cluster_id,
             clock=self.clock,
             metrics=self.metrics,

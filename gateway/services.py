@@ -13,6 +13,7 @@ from core.clock import Clock
 from core.store import Store
 from core.streams.live import Stream
 from gateway.cluster.nodes import Nodes
+from gateway.cluster.picture import Picture
 from gateway.cluster.vacancies import Vacancies
 from gateway.config.model import Config
 from gateway.fetching.sessions import FetchSessions
@@ -44,6 +45,7 @@ class Services:
     node_id: int
     nodes: Nodes
     vacancies: Vacancies
+    picture: Picture
     cluster_id: str
     clock: Clock
     metrics: Metrics

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -145,6 +145,16 @@ def warn_of_listeners(settings: EtcdSettings) -> None:
         logger.warning("the password for etcd goes over the network in clear: use etcds://, with TLS")
     if not all(ListenAddress(one.host, one.port).loopback for one in settings.endpoints):
         logger.warning("nodes' and users' credentials go to etcd and back in clear: use etcds://, with TLS")
+
+
+def inner_address(config: Config, seat: Seat, configured: ListenAddress | None) -> ListenAddress | None:
+    """Where nodes reach a port of this one that may be configured: else a free port, where they reach its other
+    ports. None if no address is known."""
+    if configured is not None:
+        return configured
+    if config.cluster_listen is not None:
+        return replace(config.cluster_listen, port=0, advertised_port=None)
+    return ListenAddress(seat.address, 0) if seat.address else None
 
 
 def check_cluster(seat: Seat, cluster_id: str, data_dir: str) -> None:

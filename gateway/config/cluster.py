@@ -73,6 +73,20 @@ class ClusterKeys(BaseModel):
         "address from which etcd is reached.",
         json_schema_extra={"allowed": "HOST:PORT[=ADVERTISED_HOST[:PORT]]"},
     )
+    cluster_http_listen: InnerAddress = Field(
+        None,
+        description="Address at which other nodes ask this one's REST API for their consoles, as cluster.listen; only "
+        "where http is on. Not set: a free port on the host of cluster.listen, or on the address from which etcd is "
+        "reached.",
+        json_schema_extra={"allowed": "HOST:PORT[=ADVERTISED_HOST[:PORT]]"},
+    )
+    cluster_pulse_listen: InnerAddress = Field(
+        None,
+        description="Address at which other nodes notice this process' end, as cluster.listen; it tells nothing and "
+        "takes nothing. Not set: a free port on the host of cluster.listen, or on the address from which etcd is "
+        "reached.",
+        json_schema_extra={"allowed": "HOST:PORT[=ADVERTISED_HOST[:PORT]]"},
+    )
     cluster_containers: int = Field(
         16,
         ge=1,

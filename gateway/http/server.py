@@ -152,7 +152,9 @@ class HttpServer:
         sockets: Sequence[socket],
         connections_max: int = CONNECTIONS_MAX,
         tls: ListenerTls | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
+        """`context`: in place of `tls`, one that is never renewed."""
         config: Any = uvicorn.Config(
             app,
             http=type("_Bounded", (_Protocol,), {"connections_max": min(connections_max, CONNECTIONS_MAX)}),
@@ -168,6 +170,8 @@ class HttpServer:
         config.load()  # import the named modules now, not on the loop while serving
         if tls is not None:
             config.ssl = _always_fresh(tls)
+        elif context is not None:
+            config.ssl = context
         self._server = _Server(config)
         self._sockets = list(sockets)
         self._task: asyncio.Task[None] | None = None

@@ -192,6 +192,8 @@ class Prefetched(Storage):
         if self._bytes + size > BYTES_MAX:
             return None
         self._bytes += size  # before another one asks
+        if not size:
+            return b""
         try:
             return await self._storage.get_range(key, 0, size)
         except (Corrupt, ObjectNotFound):

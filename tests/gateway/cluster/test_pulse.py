@@ -12,6 +12,7 @@ from typing import Final
 
 from core.cluster.coordination import Life
 from gateway.cluster.pulse import Mourning, Pulse, own_address
+from gateway.config.addresses import ListenAddress
 from tests.core.cluster.coordinator import Coordinator, Seat
 from tests.core.support import run, until
 
@@ -23,11 +24,12 @@ LONG_S: Final = 1.5
 PROCESS: Final = f"""
 import asyncio, sys
 from gateway.cluster.pulse import Pulse
+from gateway.config.addresses import ListenAddress
 from tests.core.cluster.coordinator import Coordinator, Seat
 
 async def main():
     pulse = Pulse(Seat(Coordinator(()), {WATCHED}))
-    await pulse.start({HOST!r})
+    await pulse.start(ListenAddress({HOST!r}, 0))
     print(pulse.address[1], flush=True)
     await asyncio.sleep(60)
 
@@ -116,7 +118,7 @@ def test_a_cut_connection_alone_buries_nobody() -> None:
     async def scenario() -> None:
         async with two() as nodes:
             pulse = Pulse(nodes.watched)
-            await pulse.start(HOST)
+            await pulse.start(ListenAddress(HOST, 0))
             assert pulse.address is not None
             await nodes.find(list(pulse.address))
             await met(pulse)
@@ -143,7 +145,7 @@ def test_the_next_life_at_an_address_is_not_the_former_one() -> None:
             next_life = Seat(Coordinator(()), WATCHED)
             next_life._life = Life(node=WATCHED, life="another")
             pulse = Pulse(next_life)
-            await pulse.start(HOST)
+            await pulse.start(ListenAddress(HOST, 0))
             assert pulse.address is not None
             await nodes.find(list(pulse.address))
             await asyncio.sleep(0.2)
