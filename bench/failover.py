@@ -305,7 +305,7 @@ def main() -> int:
 def write(
     out: Path, before: Mapping[str, Any], found: Mapping[str, list[float]], stations: Stations, machine: list[float]
 ) -> dict[str, dict[str, Any]]:
-    """The gaps of before and now, and the stations of now."""
+    """The gaps of before and now, and the stations of now, or of before where there are none now."""
     told: dict[str, dict[str, Any]] = {}
     for name, gaps in found.items():
         known = [ms / 1000 for ms in before.get(name, {}).get("gaps_ms", [])]
@@ -316,7 +316,8 @@ def write(
         for name, of_it in stations.items()
     }
     head = {"records_s": RATE, "machine_load": [*before.get("machine_load", []), *machine]}
-    out.write_text(json.dumps({**head, **told, "stations_p50_ms": medians}, indent=1) + "\n")
+    stations_p50_ms = {**before.get("stations_p50_ms", {}), **medians}
+    out.write_text(json.dumps({**head, **told, "stations_p50_ms": stations_p50_ms}, indent=1) + "\n")
     return told
 
 
