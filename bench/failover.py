@@ -28,7 +28,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -164,8 +164,8 @@ class Load:
         self._thread.join()
 
 
-def killed(nodes: Nodes, load: Load, runs: int, gaps: list[float], stations: Stations) -> None:
-    for number in range(runs):
+def killed(nodes: Nodes, load: Load, runs: Iterable[int], gaps: list[float], stations: Stations) -> None:
+    for number in runs:
         leaders = nodes.until_all_are_led()
         victim = random.Random(number).choice(sorted(set(leaders.values())))
         load.until_all_go_on(time.monotonic())
@@ -206,8 +206,8 @@ def move(nodes: Nodes, partition: int, node: int) -> None:
         raise SystemExit(f"{' '.join(command)}: {done.stderr[-500:]}")
 
 
-def handed_over(nodes: Nodes, load: Load, runs: int, gaps: list[float]) -> None:
-    for number in range(runs):
+def handed_over(nodes: Nodes, load: Load, runs: Iterable[int], gaps: list[float]) -> None:
+    for number in runs:
         partition, leaders = number % CONTAINERS, nodes.until_all_are_led()
         others = sorted(set(nodes.running) - {leaders[partition]})
         at_s = time.monotonic()
@@ -267,6 +267,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # and end all that was started
     options = _options()
     found: dict[str, list[float]] = {"killed": [], "handed over": []}
+    ends_s = time.monotonic() + options.seconds
     stations: Stations = defaultdict(lambda: defaultdict(list))
     machine = [round(os.getloadavg()[0], 1)]
     directory = Path(tempfile.mkdtemp(prefix="failover-", dir=os.environ.get("BENCH_DIR")))
@@ -280,10 +281,10 @@ def main() -> int:
                 time.sleep(REST_S)
                 load.until_all_go_on(time.monotonic())
                 nodes.stations()
-                handed_over(nodes, load, options.runs, found["handed over"])
+                handed_over(nodes, load, until(options.runs, ends_s), found["handed over"])
                 _note(stations, "handed over", nodes)
                 print("handed over, ms:", [round(gap * 1000) for gap in found["handed over"]], flush=True)
-                killed(nodes, load, options.kills, found["killed"], stations)
+                killed(nodes, load, until(options.kills, ends_s), found["killed"], stations)
                 print("killed, ms:", [round(gap * 1000) for gap in found["killed"]], flush=True)
             finally:
                 load.end()
@@ -300,6 +301,11 @@ def main() -> int:
     for name, one in told.items():
         print(f"{name}: {one['count']} gaps, p50 {one['p50_ms']} ms, p90 {one['p90_ms']} ms, max {one['max_ms']} ms")
     return 0
+
+
+def until(runs: int, ends_s: float) -> Iterator[int]:
+    """The numbers of so many runs, or of those that begin before that time."""
+    return itertools.takewhile(lambda _: time.monotonic() < ends_s, range(runs))
 
 
 def write(
@@ -326,6 +332,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=50, help="hand-overs")
     parser.add_argument("--kills", type=int, default=None, help="kills; as many if not given")
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--seconds", type=float, default=3_600, help="begin no run after so long")
     parser.add_argument("--add", action="store_true", help="keep the gaps that the file has")
     options = parser.parse_args()
     options.kills = options.runs if options.kills is None else options.kills

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from core.cluster.coordination import Life, Owner, Stage, Wish
 from gateway.cluster.nodes import NOBODY, Node, Nodes
 
+Seen = Literal["serving", "opening", "nobody"]
 GONE_S: Final = 3_600.0
 GONE_MAX: Final = 100
 
@@ -32,7 +33,7 @@ class ContainerSeen:
     id: int
     node: int
     epoch: int
-    stage: str
+    stage: Seen
     going_to: int = NOBODY
 
 
@@ -109,17 +110,16 @@ class Picture:
                 one,
                 NOBODY if (owner := owners.get(one)) is None else owner.node,
                 -1 if owner is None else owner.epoch,
-                "nobody" if owner is None else owner.stage.value,
+                "nobody" if owner is None else "serving" if owner.stage is Stage.SERVING else "opening",
                 wishes[one].node if one in wishes else NOBODY,
             )
             for one in self._cluster.containers
         ]
 
     def _of_processes(self) -> Sequence[ContainerSeen]:
-        serving = Stage.SERVING.value
-        here = {one: ContainerSeen(one, self._nodes.me, epoch, serving) for one, epoch in self._here().items()}
+        here = {one: ContainerSeen(one, self._nodes.me, epoch, "serving") for one, epoch in self._here().items()}
         there = {
-            one: ContainerSeen(one, node.id, epoch, serving)
+            one: ContainerSeen(one, node.id, epoch, "serving")
             for node in self._nodes.others.values()
             for one, epoch in node.containers.items()
         }

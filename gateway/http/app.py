@@ -120,8 +120,9 @@ def build(
         ),
     )
     desk = Desk(lambda: services() if health.ready else None, lambda: health.phase, guard)
-    pages = (TopicPages(desk), GroupListPage(desk), GroupPages(desk), HealthPages(desk, lambda: health.concerns))
-    pages = (*pages, NodePages(desk, lambda: health.unready, lambda: health.concerns))
+    of_nodes = NodePages(desk, lambda: health.unready, lambda: health.concerns)
+    of_health = HealthPages(desk, lambda: health.concerns)
+    pages = (TopicPages(desk), GroupListPage(desk), GroupPages(desk), of_health, of_nodes)
     api = Api(desk, (*operations, *(each for page in pages for each in page.endpoints())))
     application = Starlette(
         routes=[*api.routes(), Route("/", console.index), Route("/console/{name}", console.file)],

@@ -30,7 +30,7 @@ DRAINING = {2: replace(LIVES[2], is_draining=True)}
             replace(WELL, containers=range(20), owners={}),
             ["containers 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 10 more are nobody's"],
         ),
-        (replace(WELL, owners=WELL.owners | {1: owned(2, Stage.OPENING)}), ["container 1 is being opened"]),
+        (replace(WELL, owners={**WELL.owners, 1: owned(2, Stage.OPENING)}), ["container 1 is being opened"]),
         (replace(WELL, renewed_s={1: (3, 4), 2: (2, 4)}), ["node 1 has not renewed its lease for 3 s of 4 s"]),
         (replace(WELL, lives=LIVES | DRAINING), ["node 2 gives its 1 containers away"]),
         (

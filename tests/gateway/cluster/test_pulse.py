@@ -10,9 +10,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+import pytest
+
 from core.cluster.coordination import Life
 from gateway.cluster.pulse import Mourning, Pulse, own_address
 from gateway.config.addresses import ListenAddress
+from gateway.network.binding import CannotListen
 from tests.core.cluster.coordinator import Coordinator, Seat
 from tests.core.support import run, until
 
@@ -173,5 +176,23 @@ def test_the_address_is_that_of_the_way_to_the_coordinator() -> None:
         assert await own_address([("127.0.0.1", 2379)]) == HOST
         assert await own_address([("no.such.host.invalid", 2379), ("localhost", 2379)]) in (HOST, "::1")
         assert await own_address([("no.such.host.invalid", 2379)]) == ""
+
+    run(scenario())
+
+
+def test_a_port_that_was_asked_for_is_the_pulses_or_the_start_ends() -> None:
+    """It is told with its advertised address. A free port that cannot be had is no error: the lease tells as well."""
+
+    async def scenario() -> None:
+        with socket.create_server((HOST, 0)) as taken:
+            port = taken.getsockname()[1]
+            pulse = Pulse(Seat(Coordinator(()), WATCHED))
+            with pytest.raises(CannotListen):
+                await pulse.start(ListenAddress(HOST, port), must=True)
+            await pulse.start(ListenAddress(HOST, port))
+            assert pulse.address is None
+        await pulse.start(ListenAddress(HOST, port, "broker1.example"), must=True)
+        assert pulse.address == ("broker1.example", port)
+        await pulse.close()
 
     run(scenario())

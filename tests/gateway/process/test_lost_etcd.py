@@ -139,7 +139,7 @@ def settings_in(storage: Any, bucket: str) -> list[bytes]:
 def test_a_client_of_scram_goes_on_with_its_rights(
     tmp_path: Path, etcd: EtcdServer, minio: MinioServer, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user made by Kafka's API, ACLs, a cluster-wide config: all are there after etcd was wiped and rebuilt. Without
+    """A user made by Kafka's API, ACLs, a config of the node: all are there after etcd was wiped and rebuilt. Without
     the key, `rebuild` refuses by name, and nothing of the credentials is in the bucket in clear."""
     monkeypatch.setenv("PENSTOCK_TIER2_ACCESS_KEY", ROOT_USER)
     monkeypatch.setenv("PENSTOCK_TIER2_SECRET_KEY", ROOT_PASSWORD)
@@ -160,8 +160,8 @@ def test_a_client_of_scram_goes_on_with_its_rights(
         for answer in admin.create_acls(rights).values():
             answer.result(REST_S)
         retention = ConfigEntry("log.retention.ms", "7200000", incremental_operation=AlterConfigOpType.SET)
-        cluster_wide = ConfigResource(ConfigResource.Type.BROKER, "", incremental_configs=[retention])
-        for answer in admin.incremental_alter_configs([cluster_wide]).values():
+        of_the_node = ConfigResource(ConfigResource.Type.BROKER, "1", incremental_configs=[retention])
+        for answer in admin.incremental_alter_configs([of_the_node]).values():
             answer.result(REST_S)
         assert write(site.alice(), "t") is None
         client = Minio(f"127.0.0.1:{minio.port}", ROOT_USER, ROOT_PASSWORD, secure=False)
