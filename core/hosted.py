@@ -185,7 +185,15 @@ class HostedContainer:
         """Begin to serve. Raises TierMissing, StorageFailure, StoreError, and what `LongTermStorage.admit` raises."""
         container, recovered = self.container, self.recovered
         await self._admit(long_term)
-        await container.start(recovered.next_lsn, recovered.epoch)
+        told = await container.start(recovered.next_lsn, recovered.epoch)
+        try:
+            await self._start_tier(long_term)
+        finally:
+            await told  # meanwhile the rest has begun
+        self.maintenance.start()
+
+    async def _start_tier(self, long_term: LongTermStorage | None) -> None:
+        container = self.container
         if long_term is not None:
             if not self.is_claimed:  # else no epoch is given twice
                 await self._rise(long_term)
@@ -193,7 +201,6 @@ class HostedContainer:
             self.reader.tiered = self.tier.reader
             container.tier = self.tier
             await self.tier.start()
-        self.maintenance.start()
 
     async def close(self, *, clean: bool = True) -> None:
         """End everything. After a clean stop the next start replays nothing. Callers must have ended their appends.

@@ -138,10 +138,8 @@ class Joining:
         stations = stations or Stations()
         hosted, alone = self._opened[container_id]
         store, container = self._store, hosted.container
-        await store.begin_serving(hosted)
-        stations.reached("log begun")
-        await store.catch_up()
-        stations.reached("streams known")
+        await asyncio.gather(store.begin_serving(hosted), store.catch_up())
+        stations.reached("log begun, streams known")
         store.know(container)
         moved = await self._forget(container_id)
         moved += await self._adopt(container, alone)

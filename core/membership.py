@@ -26,6 +26,7 @@ from core.cluster.coordination import Claim, Coordination, Stage, Wish
 from core.cluster.guard import Guard
 from core.cluster.levels import Feature, allows
 from core.cluster.ownership import (
+    WARM_S,
     Action,
     Ask,
     Close,
@@ -56,6 +57,8 @@ LOOK_S: Final = 1.0
 PAUSE_S: Final = 0.2
 """Before the coordinator is asked again that was away, or has refused; twice as long each time, up to `PAUSE_S_MAX`."""
 PAUSE_S_MAX: Final = 3.2
+KEEP_WARM_S: Final = 0.1
+"""Between two looks at what the owner of a container has stored that is to come here."""
 CLOSE_S: Final = 30.0
 """How long the end of a log that is handed over waits for the object store: another node may reach it."""
 
@@ -260,8 +263,23 @@ class Membership:
         """Read ahead, and tell the owner; it does not wait for ever, so a failure is only logged."""
         await self._cool(container)
         warming = self._warming[container] = asyncio.create_task(self._prefetched(container), name="prefetch")
-        if await asyncio.shield(warming) is not None:
+        found = await asyncio.shield(warming)
+        if found is not None:
             await self._until_answered(partial(self._coordination.tell_warm, container, wish))
+            await self._keep_warm(container, found)
+
+    async def _keep_warm(self, container: int, found: Prefetched) -> None:
+        """Read what the owner still stores, a last checkpoint above all, until the container is here or was cooled."""
+        ends_s = _now_s() + WARM_S
+        while _now_s() < ends_s:
+            warming = self._warming.get(container)
+            if warming is None or not warming.done() or warming.result() is not found:
+                return
+            try:
+                await found.fetch(rounds_max=1)
+            except (StoreError, StorageError, OSError) as error:
+                logger.debug("a container is not kept warm", extra={"container": container, "reason": str(error)})
+            await asyncio.sleep(KEEP_WARM_S)
 
     async def _prefetched(self, container: int) -> Prefetched | None:
         try:

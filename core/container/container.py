@@ -170,12 +170,13 @@ class Container:
         """The last LSN that streams, slots and tables reflect."""
         return self._applied_lsn
 
-    async def start(self, next_lsn: int, epoch: int) -> None:
-        """Begin to take appends. Raises StorageFailure."""
+    async def start(self, next_lsn: int, epoch: int) -> asyncio.Task[None]:
+        """Begin to take appends. The epoch is in the log's file; what is returned is done when it is in its table, too.
+        Raises StorageFailure, and so does that."""
         self.epoch = epoch
         self._applied_lsn = next_lsn - 1
         await self.log.start(next_lsn, epoch)
-        await self.update(Put(CONTAINER_TABLE, EPOCH_KEY, epoch.to_bytes(4, "big")))
+        return asyncio.create_task(self.update(Put(CONTAINER_TABLE, EPOCH_KEY, epoch.to_bytes(4, "big"))))
 
     async def rise(self, epoch: int, *operations: Operation) -> None:
         """Go on in a higher epoch and make these changes with it, before the first append. Raises StorageFailure."""

@@ -15,6 +15,7 @@ from core.cluster.coordination import Stage
 from core.cluster.levels import Feature, allows
 from core.cluster.loads import IDLE
 from core.cluster.observing import Observer, observed
+from core.errors import CoordinatorAway
 from gateway import logs
 from gateway.cli.cluster_advice import Seen, advice
 from gateway.cli.options import Settings
@@ -69,6 +70,12 @@ def ended(config: Config, main: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
             return await main()
         except Refused as refused:
             return refused
+        except CoordinatorAway as away:
+            return Refused(
+                f"{away}. Check --cluster, or bring etcd back: until then nodes acknowledge nothing, and serve nothing "
+                "once their leases have ended; nothing that was acknowledged is lost",
+                ExitCode.STORAGE,
+            )
 
     def command() -> ExitCode:
         if not config.cluster:

@@ -29,7 +29,7 @@ from core.log.interface import LogReports, LogWriter, NewWriter, SyncStats
 from core.log.objects.format import HEADER_SIZE, TOKEN_BYTES, BadLogObject, Stretch, encode_fence, log_key, log_prefix
 from core.log.objects.manifest import Manifest, files_prefix, manifest_key, manifests_prefix, newest_manifest
 from core.log.objects.packs import Packing, ends_of, packs_prefix
-from core.log.objects.prefetch import Prefetched
+from core.log.objects.prefetch import SMALL_BYTES_MAX, Prefetched
 from core.log.objects.protocol import Fence, Link, Owned, Place, Takeover
 from core.log.objects.reading import read_header, take_over
 from core.log.objects.rebuild import rebuild
@@ -50,8 +50,6 @@ CHECKPOINT_OBJECTS: Final = 32
 replay. A quiet container stores none."""
 SNAPSHOT: Final = "snapshot"
 METADATA: Final = "metadata"
-SMALL_BYTES_MAX: Final = 256 << 10
-"""Log objects up to this size are read whole ahead of a takeover that nobody has announced: two reads each else."""
 MARK: Final = "log-in-objects"
 """The file in a container's directory that says so: its log files are a copy, and may be outdated."""
 

@@ -39,6 +39,8 @@ BYTES_MAX: Final = 512 << 20
 AT_ONCE: Final = 16
 ROUNDS_MAX: Final = 5
 """How often `fetch` looks for what came meanwhile, while an owner goes on writing."""
+SMALL_BYTES_MAX: Final = 256 << 10
+"""Log objects up to this size are read whole ahead of a takeover that nobody has announced: two reads each else."""
 FEW: Final = 16
 """Objects that are left to the takeover."""
 HEADERS_MAX: Final = 200_000
@@ -114,6 +116,7 @@ class Prefetched(Storage):
         self._kept: dict[str, _Kept] = {}
         self._packs: set[str] = set()  # that were read, or cannot be
         self._packed_to = GENESIS  # the last place that a pack has
+        self._start: Place | None = None  # where the log begins
         self._listed_to = ""  # the last key of the log that was listed; what comes before it late is left to the walk
         self._last_manifest = ("", 0, 0, b"")  # key, start, length, bytes
         self._headers = 0
@@ -137,13 +140,28 @@ class Prefetched(Storage):
                     return
 
     async def _round(self, log_object_bytes_max: int, *, files: bool) -> int:
+        """Returns how many log objects were new. Where the log began at the last round is good enough for what has come
+        since: so all is asked for at once then."""
+        if self._start is None:
+            await self._checkpoint(files=files)
+            await self._unpack()
+            if not files:  # what lies between packs without being in one is left to the walk
+                self._listed_to = max(self._listed_to, log_key(self._container, self._packed_to))
+            return await self._singles(log_object_bytes_max)
+        _, _, new = await asyncio.gather(
+            self._checkpoint(files=files), self._unpack(), self._singles(log_object_bytes_max)
+        )
+        return new
+
+    async def _checkpoint(self, *, files: bool) -> None:
         manifest = await newest_manifest(self, self._container)
+        self._start = GENESIS if manifest is None else manifest.start
         if files and manifest is not None:
             await self._keep([(file.key, file.size) for file in manifest.files])
-        start = GENESIS if manifest is None else manifest.start
-        await self._unpack(start)
-        if not files:  # what lies between packs without being in one is left to the walk
-            self._listed_to = max(self._listed_to, log_key(self._container, self._packed_to))
+
+    async def _singles(self, log_object_bytes_max: int) -> int:
+        """Keep the log's objects that are no larger, behind those that were listed before."""
+        start = self._start or GENESIS
         after = max(self._listed_to, log_key(self._container, Place(start.epoch, start.lsn - 1)))
         wanted: list[tuple[str, int]] = []
         async for info in self._storage.list(log_prefix(self._container), after=after):
@@ -152,8 +170,9 @@ class Prefetched(Storage):
                 wanted.append((info.key, info.size))
         return await self._keep(wanted)
 
-    async def _unpack(self, start: Place) -> None:
-        """Keep the groups of all packs that reach behind this place."""
+    async def _unpack(self) -> None:
+        """Keep the groups of all packs that reach into the log."""
+        start = self._start or GENESIS
         new = [
             (info.key, info.size)
             async for info in self._storage.list(packs_prefix(self._container))

@@ -40,8 +40,11 @@ STEPS_PER_TURN: Final = 200
 
 async def read_header(storage: Storage, container: int, place: Place) -> Decoded | None:
     """The header of the object at a place, None if there is none. Raises BadLogObject, StorageError."""
+    key = log_key(container, place)
+    if isinstance(storage, Prefetched) and (block := storage.header_of(key)) is not None:
+        return decode_header(container, place, block)
     try:
-        block = await storage.get_range(log_key(container, place), 0, HEADER_SIZE)
+        block = await storage.get_range(key, 0, HEADER_SIZE)
     except ObjectNotFound:
         return None
     except Corrupt as error:
@@ -66,23 +69,26 @@ class _Ahead:
         self._storage = storage
         self._container = container
         self._known: dict[Place, Decoded] = {}
-        self._header_of = storage.header_of if isinstance(storage, Prefetched) else None
         self._steps = 0
 
     async def read(self, place: Place) -> Decoded | None:
         """The header at a place, None if there is none. Raises BadLogObject, StorageError."""
-        if self._header_of is not None and (header := self._header_of(log_key(self._container, place))) is not None:
-            self._steps += 1
-            if not self._steps % STEPS_PER_TURN:
-                await asyncio.sleep(0)
-            return decode_header(self._container, place, header)
         if place not in self._known:
             found = await read_header(self._storage, self._container, place)
             if found is None:
                 return None
+            if self._is_in_memory(place):
+                self._steps += 1
+                if not self._steps % STEPS_PER_TURN:
+                    await asyncio.sleep(0)
+                return found
             self._known = {place: found}
             await self._look_ahead(place)
         return self._known.pop(place)
+
+    def _is_in_memory(self, place: Place) -> bool:
+        storage = self._storage
+        return isinstance(storage, Prefetched) and storage.header_of(log_key(self._container, place)) is not None
 
     async def _look_ahead(self, place: Place) -> None:
         key = log_key(self._container, place)
