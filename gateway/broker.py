@@ -36,6 +36,7 @@ from gateway.cluster.pulse import Mourning, Pulse
 from gateway.cluster.seat import Seat, check_cluster, inner_address, take_seat
 from gateway.cluster.settings_keeper import SettingsKeeper, public_rows, settings_key
 from gateway.cluster.vacancies import Vacancies
+from gateway.config.addresses import ListenAddress
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
@@ -419,13 +420,25 @@ class Broker:
         self._pulse, self._mourning = Pulse(seat.coordination), Mourning(seat.coordination)
         wanted = self.config.cluster_pulse_listen
         if (address := inner_address(self.config, seat, wanted)) is not None:
-            await self._pulse.start(address, must=wanted is not None)
+            await self._start_pulse(self._pulse, address, must=wanted is not None)
         await seat.coordination.tell(self._myself().encode())
         self._know_nodes()
         self._mourning.start()
         self._keep_settings(seat)
         self._membership.start()
         self._balance.start()
+
+    async def _start_pulse(self, pulse: Pulse, address: ListenAddress, *, must: bool) -> None:
+        """Without it others wait for the lease, so it is no error if that cannot be, unless it `must`: then raises
+        CannotListen."""
+        try:
+            binding = bind(address)
+        except CannotListen as error:
+            if must:
+                raise
+            logger.warning("other nodes notice this node's end by its lease only", extra={"reason": str(error)})
+        else:
+            await pulse.start(binding.sockets, (binding.advertised_host, binding.advertised_port))
 
     def _keep_settings(self, seat: Seat) -> None:
         """Have a copy of the settings in the bucket, for the day on which etcd has lost them."""

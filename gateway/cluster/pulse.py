@@ -32,8 +32,6 @@ from typing import Any, Final, Protocol
 
 from core.cluster.coordination import Life
 from core.errors import StoreError
-from gateway.config.addresses import ListenAddress
-from gateway.network.binding import CannotListen, bind
 
 logger = logging.getLogger(__name__)
 
@@ -99,19 +97,11 @@ class Pulse:
     def __repr__(self) -> str:
         return f"<Pulse at {self.address} {len(self._connections)} connections>"
 
-    async def start(self, address: ListenAddress, *, must: bool = False) -> None:
-        """Listen. Without it others wait for the lease, so it is no error if that cannot be, unless it `must`: then
-        raises CannotListen."""
-        try:
-            binding = bind(address)
-        except CannotListen as error:
-            if must:
-                raise
-            logger.warning("other nodes notice this node's end by its lease only", extra={"reason": str(error)})
-            return
-        for bound in binding.sockets:
+    async def start(self, sockets: Iterable[socket.socket], address: tuple[str, int]) -> None:
+        """Listen at bound sockets, which others find at this address."""
+        for bound in sockets:
             self._servers.append(await asyncio.start_server(self._connected, sock=bound))
-        self.address = binding.advertised_host, binding.advertised_port
+        self.address = address
 
     async def close(self) -> None:
         """End, as the last that others should hear of this process."""

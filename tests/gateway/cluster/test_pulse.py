@@ -6,16 +6,14 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
-
-import pytest
 
 from core.cluster.coordination import Life
 from gateway.cluster.pulse import Mourning, Pulse, own_address
 from gateway.config.addresses import ListenAddress
-from gateway.network.binding import CannotListen
+from gateway.network.binding import bind
 from tests.core.cluster.coordinator import Coordinator, Seat
 from tests.core.support import run, until
 
@@ -28,16 +26,24 @@ PROCESS: Final = f"""
 import asyncio, sys
 from gateway.cluster.pulse import Pulse
 from gateway.config.addresses import ListenAddress
+from gateway.network.binding import bind
 from tests.core.cluster.coordinator import Coordinator, Seat
 
 async def main():
     pulse = Pulse(Seat(Coordinator(()), {WATCHED}))
-    await pulse.start(ListenAddress({HOST!r}, 0))
+    binding = bind(ListenAddress({HOST!r}, 0))
+    await pulse.start(binding.sockets, ({HOST!r}, binding.port))
     print(pulse.address[1], flush=True)
     await asyncio.sleep(60)
 
 asyncio.run(main())
 """
+
+
+def bound() -> tuple[Sequence[socket.socket], tuple[str, int]]:
+    """A port of the system's choice."""
+    binding = bind(ListenAddress(HOST, 0))
+    return binding.sockets, (HOST, binding.port)
 
 
 class Two:
@@ -121,7 +127,7 @@ def test_a_cut_connection_alone_buries_nobody() -> None:
     async def scenario() -> None:
         async with two() as nodes:
             pulse = Pulse(nodes.watched)
-            await pulse.start(ListenAddress(HOST, 0))
+            await pulse.start(*bound())
             assert pulse.address is not None
             await nodes.find(list(pulse.address))
             await met(pulse)
@@ -148,7 +154,7 @@ def test_the_next_life_at_an_address_is_not_the_former_one() -> None:
             next_life = Seat(Coordinator(()), WATCHED)
             next_life._life = Life(node=WATCHED, life="another")
             pulse = Pulse(next_life)
-            await pulse.start(ListenAddress(HOST, 0))
+            await pulse.start(*bound())
             assert pulse.address is not None
             await nodes.find(list(pulse.address))
             await asyncio.sleep(0.2)
@@ -176,23 +182,5 @@ def test_the_address_is_that_of_the_way_to_the_coordinator() -> None:
         assert await own_address([("127.0.0.1", 2379)]) == HOST
         assert await own_address([("no.such.host.invalid", 2379), ("localhost", 2379)]) in (HOST, "::1")
         assert await own_address([("no.such.host.invalid", 2379)]) == ""
-
-    run(scenario())
-
-
-def test_a_port_that_was_asked_for_is_the_pulses_or_the_start_ends() -> None:
-    """It is told with its advertised address. A free port that cannot be had is no error: the lease tells as well."""
-
-    async def scenario() -> None:
-        with socket.create_server((HOST, 0)) as taken:
-            port = taken.getsockname()[1]
-            pulse = Pulse(Seat(Coordinator(()), WATCHED))
-            with pytest.raises(CannotListen):
-                await pulse.start(ListenAddress(HOST, port), must=True)
-            await pulse.start(ListenAddress(HOST, port))
-            assert pulse.address is None
-        await pulse.start(ListenAddress(HOST, port, "broker1.example"), must=True)
-        assert pulse.address == ("broker1.example", port)
-        await pulse.close()
 
     run(scenario())
