@@ -178,7 +178,9 @@ class HttpServer:
         sockets: Sequence[socket],
         connections_max: int = CONNECTIONS_MAX,
         tls: ListenerTls | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
+        """`context`: in place of `tls`, one that is never renewed."""
         config: Any = uvicorn.Config(
             app,
             http=type("_Bounded", (_Protocol,), {"connections_max": min(connections_max, CONNECTIONS_MAX), "tls": tls}),
@@ -194,8 +196,9 @@ class HttpServer:
         )
         config.load()  # import the named modules now, not on the loop while serving
         self._handshakes: Handshakes | None = None
-        if tls is not None:
-            self._handshakes = Handshakes(_always_fresh(tls))
+        own = _always_fresh(tls) if tls is not None else context
+        if own is not None:
+            self._handshakes = Handshakes(own)
             config.http_protocol_class = _behind(self._handshakes, config.http_protocol_class)
         self._server = _Server(config)
         self._sockets = list(sockets)
