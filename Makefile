@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 NATIVE := setup.py gateway/records/_native.c
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo demo-cluster test lint format lock package docs bench-quick bench bench-pair bench-tiering bench-transactions bench-records soak ecosystem clean
+.PHONY: help install install-dev run demo demo-cluster test lint format lock package docs pictures bench-quick bench bench-pair bench-tiering bench-transactions bench-records soak ecosystem clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ package: install-dev ## Make dist/ with sdist and wheel, checked as a package in
 
 docs: install-dev ## Build the documents as a site, in build/site
 	@scripts/docs
+
+pictures: install-dev ## Take the documents' pictures of the console again, with Chromium
+	$(BIN)/python -m tests.gateway.http.pictures
 
 bench-quick: install-dev ## Measure in minutes; BASELINE=FILE measures that server too
 	$(BIN)/python -m bench.quick $(if $(BASELINE),--baseline $(BASELINE))

@@ -9,17 +9,29 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from compat_tests.ecosystem.finding import Finding
-from compat_tests.harness.system import Penstock
+from compat_tests.harness.system import Penstock, free_port
+from compat_tests.harness.waiting import until
 
 SECONDS_MAX: Final = 1_200
 SAID_CHARS_MAX: Final = 4_000
+ROOT: Final = Path(__file__).resolve().parents[2]
+SARAMA_PORT: Final = 29_091
+"""Where Sarama's tests look for the first of five brokers, each at the next port."""
+SARAMA_KAFKA: Final = f"127.0.0.1:{SARAMA_PORT + 5}"
+SARAMA_TESTS_OF_BROKERS: Final = (
+    *("Func", "VersionMatrix", "ReadOnlyAndAllCommittedMessages", "ConsumerGroupDeadlock", "Interceptors", "Java"),
+    *("ConsumerHighWaterMarkOffset", "ConsumerPartialBatchRecovery", "ConsumerFetchFollowerFailover"),
+)
+"""How the names of those tests begin that need a broker; the others bring one of their own."""
 SETTINGS: Final = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "allow.everyone.if.no.acl.found": "true",
@@ -41,6 +53,11 @@ class GoSuite:
     """Where Penstock must serve, since the tests have no other; else at a free port."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Tests that do not run, by `go test`'s patterns, and why."""
+    chosen: tuple[str, ...] = ()
+    """Arguments of `go test` that choose the tests for which a broker is needed."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    beside: Callable[[str, Path], AbstractContextManager[Mapping[str, str]]] = lambda kafka, directory: nullcontext({})
+    """What else has to run, with the values that it adds to the environment."""
 
 
 FRANZ: Final = GoSuite(
@@ -76,11 +93,12 @@ def run(suite: GoSuite, directory: Path) -> Finding:
     """Run a suite in an empty directory. Raises AssertionError with the output of what failed."""
     sources = _copied(suite, directory / "sources")
     (directory / "server").mkdir()
-    server = Penstock(directory / "server", SETTINGS)
+    server = Penstock(directory / "server", SETTINGS | suite.settings)
     server.address = suite.address
     server.start()
     try:
-        outcomes = _tested(suite, sources, server.address)
+        with suite.beside(server.address, directory) as added:
+            outcomes = _tested(suite, sources, server.address, added)
     finally:
         server.stop()
     passed, skipped = (sum(outcome == kind for outcome in outcomes.values()) for kind in ("pass", "skip"))
@@ -90,7 +108,48 @@ def run(suite: GoSuite, directory: Path) -> Finding:
     )
 
 
+@contextmanager
+def proxies(_: str, directory: Path) -> Iterator[Mapping[str, str]]:
+    """Sarama's tests reach five brokers through proxies that they break: here all five lead to the one that there is."""
+    install = ["scripts/install-go-tool", "toxiproxy"]
+    tool = subprocess.run(install, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300).stdout.strip()
+    port = free_port()
+    with (directory / "proxies.log").open("wb") as log:
+        process = subprocess.Popen([tool, "-host", "127.0.0.1", "-port", str(port)], stdout=log, stderr=log)
+    try:
+        until(lambda: _answers(port), within_s=30, what="the proxies answer")
+        for number in range(1, 6):
+            listen = f"127.0.0.1:{SARAMA_PORT + number - 1}"
+            proxy = {"name": f"kafka{number}", "listen": listen, "upstream": SARAMA_KAFKA, "enabled": True}
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/proxies", json.dumps(proxy).encode())
+            urllib.request.urlopen(request, timeout=10).close()
+        yield {"TOXIPROXY_ADDR": f"http://127.0.0.1:{port}"}
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/version", timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+SARAMA: Final = GoSuite(
+    tool="Sarama",
+    module="github.com/IBM/sarama",
+    version="v1.61.1",
+    packages=(".",),
+    environment={"KAFKA_VERSION": "4.1.0"},
+    address=f"{SARAMA_KAFKA}=127.0.0.1:{SARAMA_PORT}",
+    chosen=("-tags=functional", f"-run=^Test({'|'.join(SARAMA_TESTS_OF_BROKERS)})"),
+    settings={"node.id": "1"},
+    beside=proxies,
+)
 FRANZ_TESTS: Final = partial(run, FRANZ)
+SARAMA_TESTS: Final = partial(run, SARAMA)
 KAFKA_GO_TESTS: Final = partial(run, KAFKA_GO)
 
 
@@ -109,14 +168,14 @@ def _copied(suite: GoSuite, target: Path) -> Path:
     return target
 
 
-def _tested(suite: GoSuite, sources: Path, kafka: str) -> dict[str, str]:
+def _tested(suite: GoSuite, sources: Path, kafka: str, added: Mapping[str, str]) -> dict[str, str]:
     """The outcome of each test by name."""
     command = ["go", "test", "-json", "-count=1", f"-timeout={SECONDS_MAX}s"]
     if suite.left_out:
         command.append("-skip=" + "|".join(suite.left_out))
-    environment = {name: value.format(kafka=kafka) for name, value in suite.environment.items()}
+    environment = {name: value.format(kafka=kafka) for name, value in suite.environment.items()} | added
     ran = subprocess.run(
-        [*command, *suite.packages],
+        [*command, *suite.chosen, *suite.packages],
         cwd=sources,
         env=os.environ | {"GOFLAGS": "-mod=mod"} | environment,
         capture_output=True,

@@ -163,8 +163,8 @@ class Settings:
             for name, value in self.flags.items()
             if value not in (None, [])
         }
-        if left_out := left_out_of(self.file):
-            typer.echo(f"penstock: {self.file}: without effect here: {', '.join(left_out)[:2000]}", err=True)
+        for line in left_out_of(self.file):
+            typer.echo(f"penstock: {self.file}: {line}", err=True)
         return load(self.file, assignments=self.assignments, flags=given, check=check or conflicts)
 
     def load(self, check: Check | None = None) -> Config:

@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from gateway.groups.classic.subscription import assigned_partitions
-from gateway.http.history import Rings
+from gateway.http.rings import Rings
 from tests.gateway.groups.share.speaking import ACCEPT, Member, acquired, configured, topic, write
 from tests.gateway.groups.streams.test_apis import heartbeat, subtopology
 from tests.gateway.http.browser import complaints, look, violations
@@ -264,6 +264,9 @@ def test_a_ring_is_bounded() -> None:
     for n in range(3):
         rings.add({"a": n})
     assert (rings.of("b"), len(rings)) == ([], 1)
+    rings.add({"b": 5})
+    rings.add({"b": 6, "d": 7})
+    assert (rings.of("a"), rings.of("b"), rings.of("d")) == ([], [5, 6], [7]), "the one silent for longest makes room"
 
 
 def test_an_assignment_is_read() -> None:
