@@ -110,7 +110,7 @@ def run(suite: GoSuite, directory: Path) -> Finding:
 
 @contextmanager
 def proxies(_: str, directory: Path) -> Iterator[Mapping[str, str]]:
-    """Sarama's tests reach five brokers through proxies that they break: here all five lead to the one that there is."""
+    """Sarama's tests reach five brokers through proxies that they break: here all five lead to one."""
     install = ["scripts/install-go-tool", "toxiproxy"]
     tool = subprocess.run(install, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300).stdout.strip()
     port = free_port()

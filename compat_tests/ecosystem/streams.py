@@ -1,4 +1,4 @@
-"""Kafka Streams, which counts in a table on its own disk: killed on the way, its disk lost, restored from its changelog."""
+"""Kafka Streams, which counts in a table on its own disk: killed, its disk lost, restored from its changelog."""
 
 from __future__ import annotations
 

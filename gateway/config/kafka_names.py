@@ -6,8 +6,10 @@ those that earlier releases had, and those of topics, clients and tools that peo
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Final
 
+_KAFKAS_VARIABLE: Final = "KAFKA_"
 _NO_ZOOKEEPER: Final = "Penstock needs no ZooKeeper: leave it out"
 _NO_CONTROLLERS: Final = "Penstock needs no controllers: leave it out"
 _NO_REPLICAS: Final = "no broker copies another one's log, so there is nothing to set: leave it out"
@@ -208,3 +210,14 @@ def closes_nothing(key: str) -> bool:
     """Whether a key of security may be left out of Kafka's file: nothing is more open without it."""
     hint = hint_of(key)
     return hint is not None and hint.endswith("leave it out")
+
+
+def of_kafkas_image(environ: Mapping[str, str], known: Collection[str]) -> list[str]:
+    """Lines about variables that an image of Kafka's reads, for keys that Penstock has: here they have no effect."""
+    lines = []
+    for name in sorted(environ):
+        rest = name.removeprefix(_KAFKAS_VARIABLE)
+        ours = f"PENSTOCK_{rest}"
+        if rest != name and rest.lower().replace("_", ".") in known and ours not in environ:
+            lines.append(f"{name} has no effect here: the variable is {ours}")
+    return lines

@@ -53,7 +53,7 @@ def read_properties(path: Path, known: Collection[str]) -> Properties:
         raise ConfigError([f"--config {path}: cannot be read: {error}"]) from None
     given = dict(pairs(text))
     problems = [
-        f"{path}: {key[:KEY_CHARS_MAX]}: Penstock has no such key of security, and without it could be open what it closes"
+        f"{path}: {key[:KEY_CHARS_MAX]}: Penstock has no such key of security; without it could be open what it closes"
         + (f"; {hint}" if (hint := hint_of(key)) else "")
         for key in given
         if _is_refused(key, known)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.kafka_names import HINTS, hint_of
+from gateway.config.kafka_names import HINTS, hint_of, of_kafkas_image
 from gateway.config.layers import ConfigError
 from gateway.config.loading import FIELDS, left_out_of, load
 from tests.likeness.ranges import RANGES
@@ -166,6 +166,15 @@ def test_no_hint_is_about_a_key_that_is_there() -> None:
 def test_what_is_understood(key: str, value: str, attribute: str, meaning: object) -> None:
     """What people set first of Kafka's keys means here what it means there."""
     assert getattr(load(environ={}, assignments=[f"{key}={value}"]), attribute) == meaning
+
+
+def test_variables_of_kafkas_image() -> None:
+    """What people of Kafka's image are used to is told, where Penstock has the key; anything else is not ours."""
+    environ = {"KAFKA_ADVERTISED_LISTENERS": "x", "KAFKA_OPTS": "-Xmx1g", "KAFKA_NODE_ID": "1", "PENSTOCK_NODE_ID": "1"}
+
+    assert of_kafkas_image(environ, FIELDS) == [
+        "KAFKA_ADVERTISED_LISTENERS has no effect here: the variable is PENSTOCK_ADVERTISED_LISTENERS"
+    ]
 
 
 def test_units() -> None:

@@ -1,4 +1,4 @@
-"""What holds of every page of the console, also of one that comes: for eyes, keyboards, phones, and without a gateway."""
+"""What holds of every page of the console, and of those that come: for eyes, keyboards, phones, without a gateway."""
 
 from __future__ import annotations
 
