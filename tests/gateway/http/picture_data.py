@@ -291,7 +291,7 @@ def _topics() -> TopicList:
             groups=groups,
         )
         for name, partitions, segments, size, rate, groups in (
-            (TOPIC, PARTITIONS, 5, 48_000, 11_000, 5),
+            (TOPIC, PARTITIONS, 4, 48_000, 11_000, 5),
             ("customers", 8, 1, 2_300, 14, 2),
             ("shipments-of-a-warehouse-with-a-rather-long-name", 6, 1, 910, 120, 1),
         )
