@@ -118,7 +118,8 @@ export class SegmentMap {
       const past = [end - loads.length * period, own.mean]; // up to there nothing but the mean is known
       loads.forEach((load, n) => {
         const ms = end - (loads.length - 1 - n) * period;
-        if (ms < own.liveMs) past.push(ms, load ?? 0);
+        const isOver = load === null && own.sealed !== null && ms > own.sealed;
+        if (ms < own.liveMs && !isOver) past.push(ms, load ?? 0);
       });
       const seen = own.samples.findIndex((ms, n) => n % 2 === 0 && ms >= own.liveMs);
       own.samples = past.concat(seen < 0 ? [] : own.samples.slice(seen));

@@ -180,10 +180,10 @@ def _events() -> EventList:
             4,
             [3, 4],
             [7],
-            "0.8 MB/s together over 20 minutes, each less than half of the target of 8.4 MB/s",
+            "819 KiB/s together over 20 minutes, each less than half of the target of 8,192 KiB/s",
         ),
-        (4.9, "split", 3, [2], [5, 6], "17.1 MB/s over 5 minutes, more than 2 times the target of 8.4 MB/s"),
-        (8.6, "split", 2, [0], [1, 2, 3, 4], "43.0 MB/s over 2 minutes, more than 5 times the target of 8.4 MB/s"),
+        (4.9, "split", 3, [2], [5, 6], "16.6 MiB/s over 5 minutes, more than 2 times the target of 8,192 KiB/s"),
+        (8.6, "split", 2, [0], [1, 2, 3, 4], "41.2 MiB/s over 2 minutes, more than 5 times the target of 8,192 KiB/s"),
     )
     events = [
         ScaleEventView(
@@ -238,7 +238,7 @@ def _health() -> HealthReport:
             log_bytes=size * MIB,
             log_limit_bytes=4 * GIB,
             held_bytes=held * MIB,
-            pins=[PinView(topic=TOPIC, partition=7, reason="an open transaction", bytes=held * MIB)] if held else [],
+            pins=[PinView(topic=TOPIC, partition=7, reason="transaction", bytes=held * MIB)] if held else [],
             held_up_s=0.0,
             long_term=True,
             untiered_bytes=size * MIB // 3,
@@ -251,7 +251,7 @@ def _health() -> HealthReport:
     ]
     return HealthReport(
         time_ms=NOW_MS,
-        concerns=["the log of container 1 is 83 % full: orders-7 holds back 2.6 GiB (an open transaction)"],
+        concerns=[],
         logs=logs,
         disks=[DiskView(path="/var/lib/penstock", size_bytes=200 * GIB, free_bytes=151 * GIB)],
         failed_requests=[FailedRequests(api=1, count=0)],
@@ -260,7 +260,11 @@ def _health() -> HealthReport:
 
 def _warnings() -> WarningList:
     told = (
-        (3.0, "warning", "producers are held up: the log is filling container=1 log_bytes=3544186880"),
+        (
+            3.0,
+            "warning",
+            "partitions hold back entries that cannot go to long-term storage, while the log is filling up",
+        ),
         (
             41.0,
             "warning",
@@ -352,9 +356,9 @@ def _records() -> RecordPage:
                 RecordHeader(name="trace", value=f"{0x5A17C0 + n:08x}"),
             ],
         )
-        for n in range(14, 0, -1)
+        for n in range(6, 0, -1)
     ]
-    return RecordPage(topic=TOPIC, partition=0, start_offset=0, end_offset=end, next_offset=end, records=records)
+    return RecordPage(topic=TOPIC, partition=0, start_offset=end - 6, end_offset=end, next_offset=end, records=records)
 
 
 # Groups

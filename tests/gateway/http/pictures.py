@@ -102,7 +102,7 @@ def _has_lags(browser: Chrome) -> bool:
 ALL: Final = (
     Picture("overview", f"/#{TOPIC}", 1_000, _has_rates),
     Picture("topic-dark", f"/console/topic.html?topic={TOPIC}", 900, _rows("partitions", 16), dark=True),
-    Picture("messages", f"/console/messages.html?topic={TOPIC}&partition=0", 900, _has_a_message_open),
+    Picture("messages", f"/console/messages.html?topic={TOPIC}&partition=0", 1_000, _has_a_message_open),
     Picture("group", f"/console/group.html?group={GROUP}", 900, _has_lags),
     Picture("health", "/console/health.html", 900, _rows("warnings", 2)),
     Picture("phone", f"/#{TOPIC}", 844, _has_rates, width=390),
