@@ -192,7 +192,7 @@ def _said(command: typer.Typer) -> int | None:
     try:
         code: int | None = command(standalone_mode=False)
     except _Misused as error:
-        told = " ".join(error.format_message().split("\n"))  # type: ignore[attr-defined]
+        told = " ".join(error.format_message().replace("Value error, ", "").split("\n"))  # type: ignore[attr-defined]
         if told.startswith("Usage:"):  # a command without arguments, whose help this is
             error.show()  # type: ignore[attr-defined]
         else:
