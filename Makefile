@@ -71,7 +71,7 @@ soak: install-dev ## The fault suites, for hours instead of minutes; SOAK_SECOND
 	$(BIN)/python -m tests.gateway.records.agreement --seconds 600
 	BATCHES=20000 scripts/check-native
 	! command -v valgrind >/dev/null || BATCHES=500 scripts/check-native valgrind
-	SOAK=1 $(BIN)/pytest tests/faults tests/core/log/objects compat_tests/test_franz_go.py compat_tests/test_streams_groups.py compat_tests/test_quotas.py
+	SOAK=1 $(BIN)/pytest tests/faults tests/core/log/objects compat_tests/test_franz_go.py compat_tests/test_streams_groups.py compat_tests/test_quotas.py compat_tests/test_our_tools.py
 	scripts/install-test-tools --ecosystem
 	SOAK=1 $(BIN)/pytest compat_tests/test_ecosystem.py
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) $(BIN)/pytest compat_tests/test_histories.py

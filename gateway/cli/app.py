@@ -11,7 +11,7 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 import typer
 
@@ -183,8 +183,10 @@ def main() -> None:
         os._exit(128 + 2)
 
 
-_Misused: Final = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
-"""A command line that cannot be understood; typer does not name it itself."""
+_Misused: Final = cast(
+    "type[typer.BadParameter]", next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+)
+"""A command line that cannot be understood; typer has no public name for it, only for a part."""
 
 
 def _said(command: typer.Typer) -> int | None:
@@ -192,11 +194,11 @@ def _said(command: typer.Typer) -> int | None:
     try:
         code: int | None = command(standalone_mode=False)
     except _Misused as error:
-        told = " ".join(error.format_message().replace("Value error, ", "").split("\n"))  # type: ignore[attr-defined]
+        told = " ".join(error.format_message().replace("Value error, ", "").split("\n"))
         if told.startswith("Usage:"):  # a command without arguments, whose help this is
-            error.show()  # type: ignore[attr-defined]
+            error.show()
         else:
-            where = "penstock" if error.ctx is None else error.ctx.command_path  # type: ignore[attr-defined]
+            where = "penstock" if error.ctx is None else error.ctx.command_path
             typer.echo(f"penstock: {told[:1].lower()}{told[1:].rstrip('.')}; `{where} --help` tells more", err=True)
         return ExitCode.CONFIGURATION
     except typer.Abort:
