@@ -326,6 +326,12 @@ class Container:
         """
         await self.log.synced(self._applied_lsn)
 
+    async def synced_up_to(self, lsn: int) -> None:
+        """Wait until this frame of the log, which was queued, is synced, in every mode. Raises StorageFailure."""
+        if lsn > self.log.durable_lsn:
+            await self.all_durable()
+        await self.log.synced(lsn)
+
     def fail(self, error: StorageFailure) -> None:
         """Refuse all changes: storage of the log or of the applied state failed. Durable entries stay readable."""
         self.log.end_appends()  # every append asks for room now, and hears of the failure
