@@ -84,7 +84,7 @@ def answers() -> Mapping[str, Iterator[str]]:
         f"topics/{TOPIC}/records": _records(),
         "groups": _groups(),
         f"groups/{GROUP}": _group(),
-        f"groups/{GROUP}/history": _lags(),
+        **{f"groups/{group.name}/history": _lags(group.name, group.lag) for group in _groups().groups},
         "events": _events(),
         "history": _history(),
         "health": _health(),
@@ -427,8 +427,9 @@ def _group() -> GroupDetail:
     )
 
 
-def _lags() -> LagHistory:
-    """Steady for most of the hour; then one partition's reader stands."""
-    lags: list[int | None] = [int(5_600 + 900 * math.sin(n / 11)) for n in range(250)]
-    stood = [int(5_600 + (sum(LAGS) - 5_600) * n / 109) for n in range(110)]
-    return LagHistory(group=GROUP, period_ms=10_000, end_ms=NOW_MS, lags=[*lags, *stood])
+def _lags(group: str, lag: int) -> LagHistory:
+    """Steady; but one group's lag rises, since the reader of one partition stands."""
+    usual = 5_600 if group == GROUP else lag
+    lags: list[int | None] = [int(usual * (1 + math.sin(n / 11) / 6)) for n in range(250)]
+    last = [int(usual + (lag - usual) * n / 109) for n in range(110)]
+    return LagHistory(group=group, period_ms=10_000, end_ms=NOW_MS, lags=[*lags, *last])

@@ -81,7 +81,8 @@ def _rows(body: str, count: int) -> Callable[[Chrome], bool]:
 
 def _has_rates(browser: Chrome) -> bool:
     rate = browser.find_element(By.ID, "in-rate").text
-    return rate.endswith("/s") and _rows("groups", 5)(browser) and "4 active" in _described(browser)
+    lines = browser.find_elements(By.CSS_SELECTOR, "#groups .trend path[d]")
+    return rate.endswith("/s") and len(lines) == 5 and "4 active" in _described(browser)
 
 
 def _described(browser: Chrome) -> str:

@@ -154,6 +154,12 @@ def test_history_survives_a_reload(gateway: tuple[str, str], browser: Chrome) ->
     browser.get(f"http://{http}/console/group.html?group=slow")
     until_text(browser, "trend-note", "between 9 and 9")
     assert browser.execute_script("return document.querySelector('#trend path:not(.area)').getAttribute('d')")
+    lines = "return [...document.querySelectorAll('#groups .trend path')].filter((one) => one.getAttribute('d')).length"
+    asked = "return performance.getEntriesByType('resource').some((one) => one.name.endsWith('/groups/slow/history'))"
+    for visit in (lambda: browser.get(f"http://{http}/"), browser.refresh):
+        visit()
+        WebDriverWait(browser, WITHIN_S, 0.05).until(lambda b: b.execute_script(lines) > 0)
+        assert browser.execute_script(asked), "the line is not of this page alone"
 
 
 @pytest.mark.slow
