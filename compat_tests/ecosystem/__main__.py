@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from compat_tests.ecosystem import connect, flink, go_suites, spark, streams
+from compat_tests.ecosystem import connect, flink, go_suites, sarama, spark, streams
 from compat_tests.ecosystem.finding import Finding
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "operating" / "compatibility.md"
@@ -25,8 +25,9 @@ TOOLS: Final[dict[str, Callable[[Path], Finding]]] = {
     "flink": flink.copy,
     "spark": spark.copy,
     "franz-go": go_suites.FRANZ_TESTS,
+    "franz-go-secured": go_suites.FRANZ_SECURED_TESTS,
     "kafka-go": go_suites.KAFKA_GO_TESTS,
-    "sarama": go_suites.SARAMA_TESTS,
+    "sarama": sarama.SARAMA_TESTS,
 }
 HEAD: Final = """\
 # Others' software
