@@ -56,7 +56,14 @@ WRITTEN_BY_USERS: Final = frozenset({"penstock.toml", "run.json", "run.csv", "se
 
 CLIENTS_PROPERTIES: Final = frozenset(
     {"bootstrap.servers", "transactional.id", "transaction.timeout.ms", "isolation.level", "processing.guarantee"}
-    | {"group.protocol", "group.remote.assignor", "max.poll.interval.ms", "delivery.timeout.ms", "message.timeout.ms"}
+    | {
+        "group.protocol",
+        "group.remote.assignor",
+        "client.rack",
+        "max.poll.interval.ms",
+        "delivery.timeout.ms",
+        "message.timeout.ms",
+    }
 )
 KAFKAS_PROPERTIES: Final = frozenset({"flush.messages", "group.coordinator.rebalance.protocols"})
 """Of a Kafka that we compare with: Penstock has no such key."""
