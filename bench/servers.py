@@ -44,6 +44,11 @@ class Server(Protocol):
     def stop(self) -> None: ...
 
 
+def _as_installed() -> dict[str, str]:
+    """The environment, but for what would have a server in Python compile its modules at each start."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 class _Process:
     """A measured process: its CPU time, its memory, its end."""
 
@@ -55,7 +60,7 @@ class _Process:
         self.process = subprocess.Popen(
             command,
             cwd=directory,
-            env={**os.environ, **environment},
+            env={**_as_installed(), **environment},
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,

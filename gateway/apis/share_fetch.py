@@ -182,8 +182,8 @@ class _Fetch:
             raise Refusal(code_of(error, Asked.READ)) from error
         except InvalidBatch as error:
             raise Refusal(ErrorCode.corrupt_message, error.reason[:REASON_CHARS_MAX]) from error
-        if self._session.is_ended:  # while records were read for it
-            live.release(member_id)
+        if self._session.is_ended:  # while records were read for it; its member may have a new session by now
+            live.take_back(member_id, got.acquired)
             return NOTHING
         return got
 

@@ -168,7 +168,9 @@ class HttpServer:
         sockets: Sequence[socket],
         connections_max: int = CONNECTIONS_MAX,
         tls: ListenerTls | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
+        """`context`: in place of `tls`, one that is never renewed."""
         config: Any = uvicorn.Config(
             app,
             http=type("_Bounded", (_Protocol,), {"connections_max": min(connections_max, CONNECTIONS_MAX), "tls": tls}),
@@ -184,7 +186,8 @@ class HttpServer:
         )
         config.load()  # import the named modules now, not on the loop while serving
         self._server = _Server(config)
-        self._handshakes = None if tls is None else Handshakes(_always_fresh(tls), self._protocol)
+        own = _always_fresh(tls) if tls is not None else context
+        self._handshakes = None if own is None else Handshakes(own, self._protocol)
         self._sockets = list(sockets)
         self._task: asyncio.Task[None] | None = None
 

@@ -275,19 +275,26 @@ class Answering(Pausing):
             budget.release(READING_BYTES)
 
     @contextlib.asynccontextmanager
-    async def large_answer(self) -> AsyncIterator[None]:
+    async def large_answer(self, slot: ResponseSlot) -> AsyncIterator[None]:
         """Make a large answer: one of this connection at a time, in the order of requests, when there is room for it.
 
         An answer is charged when it is made. So a peer that does not read can keep alive only one large answer, and the
-        bytes that were unsent when that one began."""
+        bytes that were unsent when that one began. Answers behind it that wait for it never keep it from being made.
+        """
         if self._large_answers is None:
             self._large_answers = asyncio.Lock()
-        async with self._large_answers:
-            while not self.closed and self.output_room() <= 0:
-                room = self._host.loop.create_future()
-                self.when_output_room(partial(_came, room))
-                await room
-            yield
+        while True:
+            async with self._large_answers:
+                if self.closed or self.output_room() > 0 or self._holds_up_others(slot):
+                    yield
+                    return
+            room = self._host.loop.create_future()
+            self.when_output_room(partial(_came, room))
+            await room
+
+    def _holds_up_others(self, slot: ResponseSlot) -> bool:
+        """Is it this answer's turn, and are there others behind it? Then room comes only once it has left."""
+        return self._held_bytes > 0 and not self._output.waiting and self.slots[0] is slot
 
 
 def _came(room: asyncio.Future[None]) -> None:
