@@ -48,8 +48,6 @@ class GoSuite:
     """Where Penstock must serve, since the tests have no other; else at a free port."""
     what: str = "its own tests"
     is_secured: bool = False
-    edits: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """By file: a text in it, and what stands there instead."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Tests that do not run, by `go test`'s patterns, and why."""
     chosen: Sequence[str] = ()
@@ -68,14 +66,8 @@ FRANZ: Final = GoSuite(
 )
 FRANZ_SECURED: Final = replace(
     FRANZ,
-    what="its own tests, over SASL_SSL: one line of their helper is added, by which their clients log in",
+    what="its own tests, over SASL_SSL",
     is_secured=True,
-    edits={
-        "pkg/kgo/helpers_test.go": (
-            "opts = append(opts, DialTLSConfig(testCert))",
-            "opts = append(opts, DialTLSConfig(testCert), SASL(saslScram))",
-        )
-    },
     environment={**FRANZ.environment, "KGO_TEST_TLS": "ca:{ca}", "KGO_TEST_SCRAM": f"{USER}:{{password}}:512"},
 )
 KAFKA_GO: Final = GoSuite(
@@ -103,10 +95,6 @@ KAFKA_GO: Final = GoSuite(
 def run(suite: GoSuite, directory: Path) -> Finding:
     """Run a suite in an empty directory. Raises AssertionError with the output of what failed."""
     sources = _copied(suite, directory / "sources")
-    for name, (before, after) in suite.edits.items():
-        text = (sources / name).read_text()
-        assert text.count(before) == 1, f"{name} has {before!r} no longer"
-        (sources / name).write_text(text.replace(before, after))
     (directory / "server").mkdir()
     with (_secured if suite.is_secured else _open)(suite, directory / "server") as values:
         outcomes = _tested(suite, sources, values)
