@@ -5,18 +5,14 @@ Keeps: every test of the packages runs and passes, but those that are listed her
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
-<<<<<<< HEAD
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-=======
-from collections.abc import Mapping
 from dataclasses import dataclass, field
->>>>>>> parent of 90c9b45 (Run franz-go's own tests over SASL_SSL, too)
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -45,6 +41,7 @@ class GoSuite:
     environment: Mapping[str, str]
     address: str = ""
     """Where Penstock must serve, since the tests have no other; else at a free port."""
+    what: str = "its own tests"
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Tests that do not run, by `go test`'s patterns, and why."""
     chosen: Sequence[str] = ()
@@ -87,8 +84,7 @@ def run(suite: GoSuite, directory: Path) -> Finding:
     """Run a suite in an empty directory. Raises AssertionError with the output of what failed."""
     sources = _copied(suite, directory / "sources")
     (directory / "server").mkdir()
-<<<<<<< HEAD
-    with (_secured if suite.is_secured else _open)(suite, directory / "server") as values:
+    with _open(suite, directory / "server") as values:
         outcomes = _tested(suite, sources, values)
     passed, skipped = (sum(outcome == kind for outcome in outcomes.values()) for kind in ("pass", "skip"))
     left_out = "".join(f"; not run: {_plain(name)} ({why})" for name, why in suite.left_out.items())
@@ -104,20 +100,8 @@ def _open(suite: GoSuite, directory: Path) -> Iterator[Mapping[str, str]]:
     try:
         with suite.beside(directory) as values:
             yield {"kafka": server.address} | values
-=======
-    server = Penstock(directory / "server", SETTINGS)
-    server.address = suite.address
-    server.start()
-    try:
-        outcomes = _tested(suite, sources, server.address)
->>>>>>> parent of 90c9b45 (Run franz-go's own tests over SASL_SSL, too)
     finally:
         server.stop()
-    passed, skipped = (sum(outcome == kind for outcome in outcomes.values()) for kind in ("pass", "skip"))
-    left_out = "".join(f"; not run: {_plain(name)} ({why})" for name, why in suite.left_out.items())
-    return Finding(
-        suite.tool, suite.version, "its own tests", f"{passed} pass, {skipped} leave themselves out{left_out}"
-    )
 
 
 FRANZ_TESTS: Final = partial(run, FRANZ)
@@ -139,12 +123,12 @@ def _copied(suite: GoSuite, target: Path) -> Path:
     return target
 
 
-def _tested(suite: GoSuite, sources: Path, kafka: str) -> dict[str, str]:
+def _tested(suite: GoSuite, sources: Path, values: Mapping[str, str]) -> dict[str, str]:
     """The outcome of each test by name."""
     command = ["go", "test", "-json", "-count=1", f"-timeout={SECONDS_MAX}s"]
     if suite.left_out:
         command.append("-skip=" + "|".join(suite.left_out))
-    environment = {name: value.format(kafka=kafka) for name, value in suite.environment.items()}
+    environment = {name: value.format(**values) for name, value in suite.environment.items()}
     ran = subprocess.run(
         [*command, *suite.chosen, *suite.packages],
         cwd=sources,
