@@ -8,88 +8,87 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 HANDSHAKES_MAX: Final = 128
 """A handshake takes a millisecond, and each holds some 300 KiB meanwhile."""
 HANDSHAKES_PER_ADDRESS_MAX: Final = 64
 HANDSHAKE_S_MAX: Final = 10.0
+SHORT_PAUSE_S: Final = 0.1
+"""Pause after there was no descriptor, or no memory, for a connection."""
 
-Made = Callable[[], asyncio.Protocol]
+Make = Callable[[], asyncio.Protocol]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stranger:
+    """A connection in its handshake."""
+
+    connection: socket.socket
+    address: str
+
+    def turn_away(self) -> None:
+        """End it: the handshake finds that nothing more comes."""
+        with contextlib.suppress(OSError):  # it has ended by itself
+            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 class Handshakes:
-    """Of one server."""
+    """Of one server. `make` makes the protocol of a connection whose handshake has ended."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, make: Make) -> None:
         self._context = context
-        self._begun: dict[asyncio.Task[None], str] = {}  # with their addresses, in the order of their arrival
+        self._make = make
+        self._accepting: list[asyncio.Task[None]] = []
+        self._begun: dict[Stranger, asyncio.Task[None]] = {}  # in the order of their arrival
 
     def __repr__(self) -> str:
         return f"<Handshakes, {len(self._begun)} begun>"
 
-    def __len__(self) -> int:
-        return len(self._begun)
-
-    def stranger(self, make: Made) -> asyncio.Protocol:
-        """What a listening socket gives a connection to; `make` makes the protocol behind the handshake."""
-        return _Stranger(self, make)
-
-    def begin(self, connection: socket.socket, make: Made) -> None:
-        """Take a connection over, of which nothing was read."""
-        try:
-            address = str(connection.getpeername()[0])
-        except OSError:
-            connection.close()
-            raise
-        near = [task for task, other in self._begun.items() if other == address]
-        if len(near) >= HANDSHAKES_PER_ADDRESS_MAX:
-            self._end(near[0])
-        elif len(self._begun) >= HANDSHAKES_MAX:
-            self._end(next(iter(self._begun)))
-        task = asyncio.get_running_loop().create_task(self._shake(connection, make), name="tls-handshake")
-        self._begun[task] = address
-        task.add_done_callback(lambda ended: self._begun.pop(ended, None))
-
-    async def _shake(self, connection: socket.socket, make: Made) -> None:
+    def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Take connections from these listening sockets."""
         loop = asyncio.get_running_loop()
+        self._accepting = [loop.create_task(self._accept(each), name="https") for each in sockets]
+
+    async def stop(self, sockets: Sequence[socket.socket]) -> None:
+        """Take no more, and end those that have not ended."""
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        for listening in sockets:
+            listening.close()
+        for stranger in self._begun:
+            stranger.turn_away()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        listening.setblocking(False)
+        while True:
+            try:
+                connection, address = await loop.sock_accept(listening)
+            except OSError:
+                await asyncio.sleep(SHORT_PAUSE_S)
+                continue
+            self._begin(Stranger(connection, str(address[0])))
+
+    def _begin(self, stranger: Stranger) -> None:
+        near = [other for other in self._begun if other.address == stranger.address]
+        if len(near) >= HANDSHAKES_PER_ADDRESS_MAX or len(self._begun) >= HANDSHAKES_MAX:
+            oldest = near[0] if len(near) >= HANDSHAKES_PER_ADDRESS_MAX else next(iter(self._begun))
+            oldest.turn_away()
+            del self._begun[oldest]
+        self._begun[stranger] = asyncio.get_running_loop().create_task(self._shake(stranger))
+
+    async def _shake(self, stranger: Stranger) -> None:
         try:
-            await loop.connect_accepted_socket(
-                make, connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S_MAX
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._make, stranger.connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S_MAX
             )
         except (OSError, EOFError):  # TLS errors and time-outs are some
-            connection.close()
-        except asyncio.CancelledError:
-            connection.close()
-            raise
-
-    def _end(self, task: asyncio.Task[None]) -> None:
-        task.cancel()
-        self._begun.pop(task, None)
-
-    def close(self) -> None:
-        """End those that have not ended."""
-        for task in list(self._begun):
-            self._end(task)
-
-
-class _Stranger(asyncio.Protocol):
-    """A connection that has just come.
-
-    Its transport would read what belongs to the handshake: uvloop begins to read behind `connection_made`, whatever
-    that says. So it gives the socket away before it has read a byte.
-    """
-
-    def __init__(self, handshakes: Handshakes, make: Made) -> None:
-        self._handshakes = handshakes
-        self._make = make
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            number = os.dup(transport.get_extra_info("socket").fileno())
-            self._handshakes.begin(socket.socket(fileno=number), self._make)
-        cast(asyncio.Transport, transport).abort()
+            stranger.connection.close()
+        finally:
+            self._begun.pop(stranger, None)
