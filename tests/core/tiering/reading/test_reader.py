@@ -220,7 +220,11 @@ def test_neighbours_come_together() -> None:
 def test_only_read_ahead_yields(monkeypatch: pytest.MonkeyPatch, read_ahead: int) -> None:
     """Bytes that a reader waits for come as fast as they can."""
     yields: list[Stretch] = []
-    monkeypatch.setattr(Stretch, "yield_now", yields.append)
+
+    def noted(stretch: Stretch) -> None:
+        yields.append(stretch)
+
+    monkeypatch.setattr(Stretch, "yield_now", noted)
 
     async def scenario() -> None:
         async with chunked() as (chunks, _):
