@@ -24,11 +24,13 @@ from gateway.http.models import (
     EventList,
     GroupList,
     GroupView,
+    HeatHistory,
     LimitView,
     MapSegment,
     Overview,
     ScaleEventView,
     Scaling,
+    SegmentHeat,
     SegmentView,
     StreamList,
     StreamMap,
@@ -36,6 +38,7 @@ from gateway.http.models import (
     StreamView,
     Tiers,
 )
+from gateway.http.node_models import ContainerView, NodeList, NodeView, State
 from gateway.http.topic_models import PartitionList, PartitionRow, TopicList, TopicRow
 
 COUNTS = st.integers(0, 1_000)
@@ -76,7 +79,18 @@ MEASURED = {"bytes": COUNTS, "rate_bytes": RATES, "rate_events": RATES, "key_ran
 SEGMENTS = st.builds(SegmentView, id=st.integers(0, 3), slots=st.just([0]), **MEASURED)
 EPOCHS = st.builds(EpochView, epoch=st.integers(0, 3), segments=ordered(SEGMENTS, lambda one: one.id))
 VIEWS = decided(StreamView, scaling=SCALING, limits=SENTENCES, epochs=ordered(EPOCHS, lambda one: one.epoch))
-RECTANGLES = st.builds(MapSegment, id=st.integers(0, 3), **MEASURED)
+RECTANGLES = st.builds(MapSegment, id=st.integers(0, 3), node=st.none() | st.integers(1, 3), **MEASURED)
+HEAT = st.builds(
+    HeatHistory,
+    name=NAMES,
+    policy=st.just("bytes"),
+    period_ms=st.just(20_000),
+    end_ms=st.integers(0, 3).map(lambda periods: 1_000_000 + 20_000 * periods),
+    segments=ordered(
+        st.builds(SegmentHeat, id=st.integers(0, 3), loads=st.lists(st.none() | COUNTS, max_size=4)),
+        lambda one: one.id,
+    ),
+)
 MAPS = st.builds(
     StreamMap,
     name=NAMES,
@@ -145,6 +159,7 @@ CASES: dict[str, tuple[st.SearchStrategy[Any], Merge]] = {
     "topics": (TOPICS, merging.topics),
     "partitions": (PARTITIONS, merging.partitions),
     "map": (MAPS, merging.stream_map),
+    "heat": (HEAT, merging.heat),
     "groups": (GROUPS, merging.groups),
     "events": (EVENTS, lambda answers: merging.events(answers, 100)),
 }
@@ -181,6 +196,19 @@ def test_bytes_add_up(answers: list[StreamList], limit: int) -> None:
         assert summed.epoch == max(one.epoch for one in same)
 
 
+def test_samples_of_the_same_time_meet() -> None:
+    """Of a segment that moved, each worker remembers its part; one that sampled earlier, or never, hides nothing."""
+
+    def told(end_ms: int, **loads: list[int | None]) -> HeatHistory:
+        segments = [SegmentHeat(id=int(name[1:]), loads=known) for name, known in loads.items()]
+        return HeatHistory(name="t", policy="bytes", period_ms=20_000, end_ms=end_ms, segments=segments)
+
+    whole = merging.heat([told(1_740_000, s1=[7, 8]), told(1_760_000, s1=[None, 9], s2=[5]), told(0)])
+
+    assert whole == told(1_760_000, s1=[7, 8, 9], s2=[5])
+    assert merging.heat([told(0, s1=[1]), told(2**50)]).segments == [SegmentHeat(id=1, loads=[None] * 1_080)]
+
+
 @given(st.lists(EVENTS, min_size=1, max_size=4))
 def test_an_event_is_told_once(answers: list[EventList]) -> None:
     """What two workers tell alike is one event, and the newest are first."""
@@ -197,3 +225,50 @@ def test_the_remedy_is_last() -> None:
         "Segment 2.",
         "Add slots.",
     ]
+
+
+def node_list(time_ms: int, states: dict[int, State], *, certain: bool = True, owner: int = 1) -> NodeList:
+    nodes = [
+        NodeView(id=number, state=state, concerns=[], connections=None, gone_s=9.0 if state == "gone" else None)
+        for number, state in states.items()
+    ]
+    containers = [ContainerView(id=0, node=owner, epoch=3, stage="serving", going_to=-1)]
+    return NodeList(time_ms=time_ms, certain=certain, nodes=nodes, containers=containers)
+
+
+def test_each_node_tells_of_itself() -> None:
+    """One that has answered is as it says; one that has not is silent, and one that others saw go is gone."""
+    one = node_list(10, {1: "serving", 2: "silent", 3: "silent", 4: "gone"})
+    two = node_list(20, {1: "silent", 2: "draining", 3: "silent"})
+    for answers in ([one, two], [two, one]):
+        merged = merging.nodes(answers)
+        told = {node.id: node.state for node in merged.nodes}
+        assert (told[1], told[2], told[3], merged.time_ms) == ("serving", "draining", "silent", 20)
+
+
+def test_a_node_without_a_lease_is_not_believed_about_owners() -> None:
+    """It woke from a long sleep, and its clock is ahead: what it sees of others is of before."""
+    awake, woken = (
+        node_list(10, {1: "serving", 2: "silent"}),
+        node_list(99, {1: "silent", 2: "not ready"}, certain=False, owner=2),
+    )
+    merged = merging.nodes([woken, awake])
+    assert merged.certain
+    assert merged.containers[0].node == 1
+    assert [node.state for node in merged.nodes] == ["serving", "not ready"]
+    assert not merging.nodes([woken]).certain
+
+
+def test_troubles_and_disks_of_machines_have_their_names() -> None:
+    """Disks of the same path on two machines are two; whoever has not answered is a trouble."""
+    report = HealthReport(
+        time_ms=1,
+        concerns=["it is full"],
+        logs=[],
+        disks=[DiskView(path="/data", size_bytes=10, free_bytes=1)],
+        failed_requests=[],
+    )
+    merged = merging.health_of_machines({"node 1": report, "node 2": report}, ["node 3"])
+    assert [disk.path for disk in merged.disks] == ["node 1: /data", "node 2: /data"]
+    assert merged.concerns[0].startswith("node 3 does not answer")
+    assert merged.concerns[1:] == ["node 1: it is full", "node 2: it is full"]
