@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from bench import disk, loadgen
-from bench.servers import Penstock
+from bench.comparison import BATCH_RECORDS, LINGER_MS
+from bench.servers import Penstock, create_topics
 from bench.workloads import KILOBYTE, WIDE_PARTITIONS, produce_singles
 
 PAIRS: Final = 12
@@ -35,6 +36,10 @@ WIDE_RECORDS: Final = 50_000
 TAIL_RECORDS: Final = 24_000
 TAIL_ROUNDS: Final = 4
 SMALL_RECORDS: Final = 300_000
+MEMORY_RECORDS: Final = 150_000
+"""What memory holds in any case."""
+MANY_RECORDS: Final = 160_000
+MANY_TOPICS: Final = 100
 
 T = TypeVar("T")
 Side = tuple[Path, dict[str, object]]
@@ -43,34 +48,75 @@ Samples = dict[str, dict[str, list[float]]]
 """Values by figure and checkout, pair by pair."""
 
 
+Run = Callable[[Penstock, str], loadgen.Load]
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One load; a sample of it takes about half a second."""
+    """One load; a sample of it takes about half a second, each on a new topic. With `first` all samples have the same
+    topic, which was written by that load."""
 
     key: str
     name: str
     partitions: int
-    run: Callable[[Penstock, str], loadgen.Load]
+    run: Run
+    topics: int = 1
+    first: Run | None = None
 
 
-def _produce(size: int, count: int, **options: object) -> Callable[[Penstock, str], loadgen.Load]:
+def _produce(size: int, count: int, **options: object) -> Run:
     return lambda server, topic: loadgen.run("produce", server.bootstrap, topic, size=size, count=count, **options)
 
 
-def _consume(count: int, **options: object) -> Callable[[Penstock, str], loadgen.Load]:
+def _consume(count: int, **options: object) -> Run:
     return lambda server, topic: loadgen.run("consume", server.bootstrap, topic, count=count, **options)
 
 
 TAIL_FROM: Final = KILOBYTE_RECORDS - TAIL_RECORDS
+MANY: Final = _produce(
+    KILOBYTE,
+    MANY_RECORDS,
+    writers=MANY_TOPICS,
+    topics=MANY_TOPICS,
+    partitions=50,
+    run=BATCH_RECORDS,
+    linger_ms=LINGER_MS,
+)
 ROWS: Final = (
     Row("single", "single-record requests", 1, lambda server, topic: produce_singles(server, topic, SINGLE_RECORDS)),
     Row("small", "100 B, batched", 1, _produce(100, SMALL_RECORDS)),
     Row("kilobyte", "1 KB, one partition", 1, _produce(KILOBYTE, KILOBYTE_RECORDS)),
-    Row("tail", "consumer at the tail, 1 KB", 1, _consume(TAIL_RECORDS, from_offset=TAIL_FROM, rounds=TAIL_ROUNDS)),
-    Row("behind", "consumer catching up, 1 KB", 1, _consume(KILOBYTE_RECORDS)),
+    Row(
+        "tail",
+        "consumer at the tail, 1 KB",
+        1,
+        _consume(TAIL_RECORDS, from_offset=TAIL_FROM, rounds=TAIL_ROUNDS),
+        first=_produce(KILOBYTE, KILOBYTE_RECORDS),
+    ),
+    Row(
+        "behind",
+        "consumer catching up, 1 KB",
+        1,
+        _consume(KILOBYTE_RECORDS),
+        first=_produce(KILOBYTE, KILOBYTE_RECORDS),
+    ),
+    Row(
+        "memory",
+        "1 reader of memory, 1 KB",
+        1,
+        _consume(MEMORY_RECORDS),
+        first=_produce(KILOBYTE, MEMORY_RECORDS),
+    ),
+    Row(
+        "readers",
+        "10 readers of memory, 16 partitions",
+        16,
+        _consume(MEMORY_RECORDS, readers=10, partitions=16),
+        first=_produce(KILOBYTE, MEMORY_RECORDS, writers=10, partitions=16, run=BATCH_RECORDS),
+    ),
     Row("wide", "1 KB over 1,000 partitions", WIDE_PARTITIONS, _produce(KILOBYTE, WIDE_RECORDS, partitions=1000)),
+    Row("many", "5,000 partitions, 100 writers", 50, MANY, topics=MANY_TOPICS, first=MANY),
 )
-READS: Final = ("tail", "behind")
 START: Final = "start"
 
 
@@ -149,11 +195,12 @@ def _measure(row: Row, servers: dict[str, Penstock], pairs: int, samples: Sample
     """Measure one pair more than is counted: the first finds all caches empty."""
     for number in range(pairs + 1):
         for name, server in _ordered(servers, number):
-            topic = "read" if row.key in READS else f"{row.key}-{number}"
-            if row.key not in READS or (number == 0 and row.key == READS[0]):
-                server.create_topic(topic, row.partitions)
-            if row.key in READS and number == 0:
-                _produce(KILOBYTE, KILOBYTE_RECORDS)(server, topic)
+            topic = f"{row.key}-{number}" if row.first is None else row.key
+            if row.first is None or not number:
+                names = [topic] if row.topics == 1 else [f"{topic}-{n}" for n in range(row.topics)]
+                create_topics(server.bootstrap, names, row.partitions, {})
+                if row.first is not None:
+                    row.first(server, topic)
             before = server.cpu_ns()
             load = row.run(server, topic)
             used = server.cpu_ns() - before

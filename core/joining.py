@@ -30,6 +30,7 @@ from core.log.objects.home import Claimed
 from core.log.objects.prefetch import Prefetched
 from core.log.objects.protocol import Link
 from core.showing import Showing
+from core.stations import Stations
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
 from core.streams.registry import Streams
@@ -119,12 +120,13 @@ class Joining:
         self._opened[container_id] = hosted, alone
         return hosted
 
-    async def serve(self, container_id: int) -> None:
+    async def serve(self, container_id: int, stations: Stations | None = None) -> None:
         """Serve a container that is open. Raises StoreError; then `leave` has to follow."""
+        stations = stations or Stations()
         hosted, alone = self._opened[container_id]
         store, container = self._store, hosted.container
-        await store.begin_serving(hosted)
-        await store.catch_up()
+        await asyncio.gather(store.begin_serving(hosted), store.catch_up())
+        stations.reached("log begun, streams known")
         self._showing.know(container)
         moved = await self._forget(container_id)
         moved += await self._adopt(container, alone)
@@ -132,6 +134,7 @@ class Joining:
         self._opened.pop(container_id)
         store.containers[container_id] = hosted
         await _tell(moved)
+        stations.reached("slots in place")
 
     async def prefetch(self, container_id: int) -> Prefetched:
         """Read ahead of a takeover what can be read. Raises StoreError, StorageError, OSError."""

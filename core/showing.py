@@ -86,9 +86,11 @@ class Showing:
         stream.policy = self.policy_for(state.config)
 
     def leader_epochs(self, stream: Stream) -> dict[int, int]:
-        """The leader epoch of each container that has some of a stream's slots, by the container's id."""
+        """The leader epoch of each container that takes appends for some of a stream's slots, by the container's id."""
         known = self._known
-        return {one: known[one].epoch for one in sorted(stream.state.containers) if one in known}
+        return {
+            one: known[one].epoch for one in sorted(stream.state.containers) if one in known and not known[one].is_left
+        }
 
     def refresh_policies(self) -> None:
         """Ask for every stream's policy again (a default changed)."""

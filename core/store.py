@@ -328,6 +328,10 @@ class Store:
         """Whether a container is open here, and certainly still ours."""
         return container_id in self.containers and (self.is_ours is None or self.is_ours(container_id))
 
+    def leads(self, container_id: int) -> bool:
+        """Whether a container is served here, and takes appends: one that is handed over is still read."""
+        return self.serves(container_id) and not self.containers[container_id].container.is_left
+
     def open_containers(self) -> list[Container]:
         """Those that this process has open."""
         return [hosted.container for hosted in self.containers.values()]
@@ -405,7 +409,7 @@ class Store:
         self._showing.refresh_policies()
 
     def leader_epochs(self, stream: Stream) -> dict[int, int]:
-        """The leader epoch of each container that has some of a stream's slots, by the container's id."""
+        """The leader epoch of each container that takes appends for some of a stream's slots, by the container's id."""
         return self._showing.leader_epochs(stream)
 
     def scaler_of(self, stream: Stream, segment: Segment) -> Scaler:
