@@ -306,8 +306,6 @@ class Container:
         elif not self._pending:
             waiter.appended()
         else:
-            if self.log.open:
-                self.log.kick()  # nobody may have waited for what lies open
             self._late.append((self.log.next_lsn - 1, waiter))
 
     @property
@@ -436,10 +434,9 @@ class Container:
         stream.go_by(state, self.id)
         await logged
 
-    def submit(self, operations: Sequence[Operation], *, later: bool = False) -> asyncio.Future[None]:
+    def submit(self, operations: Sequence[Operation]) -> asyncio.Future[None]:
         """Log some operations as one record, at once: all frames queued after this call lie behind it.
 
-        `later`: nobody waits for the record, so it may lie for some milliseconds, to be written with what comes next.
         Returns a future that is done when they are durable and applied. Raises StorageFull, StorageFailure; NotHosted
         once the log is sealed.
         """
@@ -447,7 +444,7 @@ class Container:
         if self.is_sealed:
             raise NotHosted(self.id)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.log.append_update(encode_update(operations), later=later)
+        self.log.append_update(encode_update(operations))
         self._pending.append(_Update(operations, future))
         return future
 

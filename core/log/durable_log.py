@@ -31,9 +31,6 @@ from core.log.log_file import LogFile, LogPosition
 from core.log.slabs import INDEX_ROW_BYTES, FileImage, Slabs
 from tier2.shortage import PATIENCE_S, PAUSE_S
 
-LATER_S: Final = 0.005
-"""The longest time for which an update that nobody waits for lies open, for others to go with it."""
-
 POSITION_MAX: Final = 2**32 - 1
 """The index keeps positions in 32 bits."""
 
@@ -172,25 +169,19 @@ class DurableLog:
         if self.failure is not None or self.position + size > self.append_limit:
             self.make_room(size, control=True)
 
-    def append_update(self, body: bytes, *, later: bool = False) -> int:
-        """Queue an update record; returns its LSN. Raises StorageFull or StorageFailure.
-
-        `later`: nobody waits for it, so it goes to the writer with what comes next.
-        """
+    def append_update(self, body: bytes) -> int:
+        """Queue an update record; returns its LSN. Raises StorageFull or StorageFailure."""
         self.begin_step(len(body) + FRAME_HEADER_SIZE)
-        return self.queue_update(body, later=later)
+        return self.queue_update(body)
 
-    def queue_update(self, body: bytes, follows: int = 0, *, later: bool = False) -> int:
+    def queue_update(self, body: bytes, follows: int = 0) -> int:
         """Queue an update record within a step, which has made room."""
         lsn = self.next_lsn
         frame = encode_frame(lsn, self.synced_lsn, self.file_id, KIND_UPDATE, body, follows)
         self.open.append(frame)
         self.position += len(frame)
         self.next_lsn = lsn + 1
-        if later:
-            self._loop.call_later(LATER_S, self.kick)
-        else:
-            self.kick()
+        self.kick()
         return lsn
 
     def kick(self) -> None:

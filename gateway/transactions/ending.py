@@ -187,8 +187,7 @@ class Endings:
             failures = [done for done in await asyncio.gather(*ends, return_exceptions=True) if done is not None]
             for failure in failures:
                 raise failure
-            # Until this is logged another start does it all again, which changes nothing.
-            completed = self._known.submit(prepared.completed(self._container.trusted.stamp_ms()), later=True)
+            completed = self._known.submit(prepared.completed(self._container.trusted.stamp_ms()))
             completed.add_done_callback(nobody_waits)
             self._count(prepared)
         except (StoreError, Refusal) as error:

@@ -83,12 +83,9 @@ class KnownTransactions:
         elif name not in self._deadlines:
             self.limit(following, following.timeout_ms)
 
-    def submit(self, following: Transaction, *, later: bool = False) -> asyncio.Future[None]:
-        """Make a change; what is returned is done when it is durable. Raises StoreError: then nothing has changed.
-
-        `later`: nobody waits for it.
-        """
-        logged = self._container.submit([put(following)], later=later)
+    def submit(self, following: Transaction) -> asyncio.Future[None]:
+        """Make a change; what is returned is done when it is durable. Raises StoreError: then nothing has changed."""
+        logged = self._container.submit([put(following)])
         self.set(following)
         return logged
 
