@@ -81,6 +81,18 @@ class Routed(Connection):
         raise AssertionError(f"no worker has group {group!r}")
 
 
+class PatientCommitter(Committer):
+    """A worker that ends with its killed supervisor says that it coordinates nothing any more: it is asked again."""
+
+    def session(self, connection: Connection) -> None:
+        try:
+            super().session(connection)
+        except Refused as refused:
+            if refused.code != NOT_COORDINATOR:
+                raise
+            self.pause()
+
+
 class Cluster:
     """The workers, by address: ports, leaders and coordinators stay over all kills."""
 
@@ -185,7 +197,7 @@ def clients(cluster: Cluster, history: History) -> list[Client | RealWriter]:
     made.append(RealWriter("real", ",".join(cluster.servers), history, second[0], SEED))
     for group in GROUPS:
         place = TOPIC, int(group.rpartition("-")[2])
-        made.append(Committer(lambda group=group: cluster.coordinators[group], history, place, SEED))  # type: ignore[misc]
+        made.append(PatientCommitter(lambda group=group: cluster.coordinators[group], history, place, SEED))  # type: ignore[misc]
     return made
 
 
