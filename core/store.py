@@ -49,6 +49,7 @@ from core.log.objects.home import Claimed, LogStorage
 from core.log.objects.prefetch import Prefetched
 from core.log.records import Operation
 from core.log.replay import open_log_files
+from core.moving import Moved, Mover
 from core.retention import Consumed
 from core.scaling.decisions import Decision
 from core.scaling.scaler import ScaleEvent, Scaler
@@ -116,6 +117,8 @@ class Store:
         self._under_way: set[asyncio.Task[Stream]] = set()  # creations, which go on when their caller has gone
         self._leaving: set[asyncio.Task[None]] = set()  # containers that are being released
         self.joining = Joining(self, self._shares)  # for a cluster
+        self._mover = Mover(self)
+        self._hindrances: list[Callable[[Slot], str | None]] = []
         self.is_ours: Callable[[int], bool] | None = None  # in a cluster: whether what is open here is still ours
         self.on_lost: Callable[[int, StorageFailure], None] | None = None  # in a cluster: hears that a container failed
         self._consumed: Consumed | None = None
@@ -178,10 +181,12 @@ class Store:
         if self._following is not None:
             self._is_settled = True
             await self._following.settle()
+            await self._mover.settle(self.streams.by_id)
             self._following.start()
             self._shares.start(self._hosts[0] if self._hosts else HOME_CONTAINER)
             return
         await self._shares.settle(self.registry)
+        await self._mover.settle(self.streams.by_id)
         self._is_settled = True
         self._tables.load(stream.state for stream in self.streams.all())
         if len(self.containers) > 1:
@@ -340,6 +345,7 @@ class Store:
 
     async def close(self, *, clean: bool = True) -> None:
         """Stop. After a clean stop the next start replays nothing. Callers must have ended their appends."""
+        await self._mover.stop()
         await self._forgetting.stop()
         if self._following is not None:
             await self._following.stop()
@@ -491,6 +497,35 @@ class Store:
         """
         await self._change(stream, lambda state: state.sealed_at(self.clock.wall_ms()))
 
+    async def move_slot(self, stream: Stream, number: int, container_id: int) -> Moved:
+        """Move a slot to another container of this process, while it is written and read. See `core.moving`.
+
+        Raises UnknownStream, NotHosted, CannotMove, NotMovedYet, StoreError.
+        """
+        return await self._mover.move(stream, number, container_id)
+
+    async def decide_move(self, stream: Stream, number: int, target: int) -> None:
+        """Name another container as a slot's, and follow; the caller holds `stream.changing`. Raises StoreError."""
+        reason = f"slot {number} moved to container {target}"
+
+        def moved(state: StreamState) -> StreamState:
+            return state.moved(number, target, self.clock.wall_ms(), reason)
+
+        for _ in range(CHANGE_TRIES_MAX - 1):
+            with contextlib.suppress(Stale):
+                await self._change_once(stream, moved, "move")
+                return
+            await self._catch_up(stream)
+        await self._change_once(stream, moved, "move")
+
+    def on_move(self, hindrance: Callable[[Slot], str | None]) -> None:
+        """Ask before each move of a slot whether something beside it keeps it where it is: why, or None."""
+        self._hindrances.append(hindrance)
+
+    def hindrance_of(self, slot: Slot) -> str | None:
+        """The reason why a slot must stay where it is."""
+        return next((why for ask in self._hindrances if (why := ask(slot)) is not None), None)
+
     async def _scale(self, stream: Stream, decision: Decision) -> None:
         await self.scale_stream(stream, decision.sealed, decision.cuts, decision.reason, decision.kind)
 
@@ -549,7 +584,7 @@ class Store:
         if self._following is not None:
             await self._following.take_locked(stream, state)
             return
-        if not state.is_elsewhere:
+        if not state.is_elsewhere and not before.is_elsewhere:
             return
         try:
             await self._shares.bring(stream)
@@ -596,7 +631,7 @@ class Store:
         self.streams.name(stream)
 
     def _take(self, stream: Stream, state: StreamState) -> None:
-        if state.slots != stream.state.slots:
+        if state.slots != stream.state.slots or state.containers != stream.state.containers:
             self._loads.add(stream.state, -1)
             self._loads.add(state)
         stream.state = state
@@ -686,6 +721,9 @@ class _Elsewhere:
     id: int
     known_writers: KnownWriters
     epoch: int = -1  # not known here
+
+    def displaced(self, slot: Slot) -> None:
+        """Nothing is kept of it here."""
 
 
 def _locked(directory: Path) -> int:

@@ -1,5 +1,5 @@
-"""The REST API: streams and their segments, scale events, totals; the changes scale and seal; and records, read and
-added.
+"""The REST API: streams and their segments, scale events, totals; the changes scale, move and seal; and records, read
+and added.
 
 Keeps: every refusal is a problem document; a change passes the `Guard` before its body is read, and so does whoever
 reads records, which a token may protect.
@@ -20,9 +20,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from core.errors import StoreError, UnknownStream
+from core.errors import NotMovedYet, StoreError, UnknownStream
 from core.streams.live import Stream
 from core.turns import in_turns
+from gateway.cluster.nodes import NOBODY
 from gateway.http.access import Access
 from gateway.http.console import SECURITY
 from gateway.http.desk import INT_MAX, LISTED_MAX, TOPIC, Desk, answered, number, wanted_by
@@ -30,6 +31,9 @@ from gateway.http.models import (
     Added,
     EventList,
     LimitView,
+    MoveRequest,
+    MoveState,
+    Moving,
     NewRecords,
     Overview,
     RecordPage,
@@ -48,11 +52,14 @@ from gateway.http.scaling import Planned, plan
 from gateway.http.views import status_of, stream_map, summary, told
 from gateway.metrics.activity import Activity, told_limit
 from gateway.security.acls import Operation, ResourceType
+from gateway.services import Services
 
 SEGMENTS_TOLD_MAX: Final = 100
 """Segments of one scale that the audit log names, of each kind."""
 STREAMS_AT_ONCE: Final = 50
 """Streams that are read before other work runs."""
+MOVE_WAIT_S: Final = 10.0
+"""The longest wait of one request for a move: copying may take minutes."""
 EVENTS_MAX: Final = 1_000
 EVENTS_DEFAULT: Final = 50
 COMMITTED, UNCOMMITTED = "read_committed", "read_uncommitted"
@@ -110,7 +117,8 @@ class Api:
     async def _map(self, request: Request) -> Response:
         sources, stream = self._desk.stream(request, Operation.DESCRIBE)
         since_ms = number(request, "since_ms", 0, INT_MAX)
-        return answered(stream_map(stream, sources.activity, since_ms or 0, sources.clock.wall_ms()))
+        node_of = partial(_node_of, sources.services)
+        return answered(stream_map(stream, sources.activity, since_ms or 0, sources.clock.wall_ms(), node_of))
 
     async def _events(self, request: Request) -> Response:
         sources = self._desk.ready()
@@ -154,6 +162,28 @@ class Api:
         told = {"sealed": sealed[:SEGMENTS_TOLD_MAX], "opened": opened[:SEGMENTS_TOLD_MAX]}
         access.tell("stream scaled", name=stream.name, epoch=epoch.epoch, **told)
         return answered(Scaled(name=stream.name, epoch=epoch.epoch, sealed=sealed, opened=opened))
+
+    async def _move(self, request: Request) -> Response:
+        self._desk.guard.check_write(request.headers)
+        wanted = await wanted_by(request, MoveRequest)
+        sources, stream = self._desk.stream(request, Operation.ALTER)
+        moving = asyncio.ensure_future(sources.store.move_slot(stream, wanted.slot, wanted.container))
+        await asyncio.wait((moving,), timeout=MOVE_WAIT_S)
+        state: MoveState = "moved" if moving.done() else "moving"
+        try:
+            if moving.done():
+                moving.result()
+            else:
+                moving.add_done_callback(lambda done: done.cancelled() or done.exception())  # the log tells
+        except NotMovedYet as error:
+            raise Problem(503, "Not moved yet", str(error)) from error
+        except ValueError as error:
+            raise Problem(409, "Cannot be moved", str(error)) from error
+        except StoreError as error:
+            raise _failed(error) from error
+        told = {"slot": wanted.slot, "container": wanted.container, "state": state}
+        Access(sources.authorizer, request).tell("slot moved", name=stream.name, **told)
+        return answered(Moving(name=stream.name, slot=wanted.slot, container=wanted.container, state=state))
 
     async def _seal(self, request: Request) -> Response:
         self._desk.guard.check_write(request.headers)
@@ -244,6 +274,15 @@ _OPERATIONS: Final = (
     ),
     _Operation(
         "POST",
+        "/api/v1/streams/{name}/move",
+        "Move a slot to another container, while it is written and read; asking again waits for the same move",
+        Api._move,
+        Moving,
+        MoveRequest,
+        problems=(400, 401, 403, 404, 409, 413, 415, 503),
+    ),
+    _Operation(
+        "POST",
         "/api/v1/streams/{name}/seal",
         "End a stream: it is read, and takes no more records",
         Api._seal,
@@ -318,6 +357,14 @@ def _planned(stream: Stream, wanted: ScaleRequest, activity: Activity) -> Planne
         return plan(stream, wanted, activity)
     except ValueError as error:
         raise Problem(409, "Cannot be scaled like that", str(error)) from error
+
+
+def _node_of(services: Services, container_id: int) -> int | None:
+    """The node that has a container; None if that is nobody, or not known."""
+    if services.store.serves(container_id):
+        return services.nodes.me
+    leader = services.nodes.leader(container_id)
+    return None if leader == NOBODY else leader
 
 
 def _failed(error: StoreError) -> Problem:

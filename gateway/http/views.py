@@ -6,7 +6,7 @@ Keeps: a long history is sent piece by piece and never holds up the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -105,6 +105,7 @@ def epoch_view(state: StreamState, epoch: Epoch, loads: Mapping[int, SegmentLoad
                 slots=order[segment.first : segment.last],
                 key_range=(float(bounds.low), float(bounds.high)),
                 state="active" if segment.number in active else "sealed",
+                container=state.container_of(segment),
                 bytes=load.bytes,
                 rate_bytes=load.bytes_s,
                 rate_events=load.events_s,
@@ -115,8 +116,10 @@ def epoch_view(state: StreamState, epoch: Epoch, loads: Mapping[int, SegmentLoad
     )
 
 
-def stream_map(stream: Stream, activity: Activity, since_ms: int, now_ms: int) -> StreamMap:
-    """The segments that were active at some time since `since_ms`."""
+def stream_map(
+    stream: Stream, activity: Activity, since_ms: int, now_ms: int, node_of: Callable[[int], int | None]
+) -> StreamMap:
+    """The segments that were active at some time since `since_ms`. `node_of` a container: the node that has it now."""
     state = stream.state
     loads = activity.loads(stream)
     segments: list[MapSegment] = []
@@ -131,6 +134,8 @@ def stream_map(stream: Stream, activity: Activity, since_ms: int, now_ms: int) -
                 slots=life.segment.last - life.segment.first,
                 opened_ms=life.opened_ms,
                 sealed_ms=life.sealed_ms,
+                container=state.container_of(life.segment),
+                node=node_of(state.container_of(life.segment)),
                 bytes=load.bytes,
                 rate_bytes=load.bytes_s,
                 rate_events=load.events_s,

@@ -104,7 +104,7 @@ class StorageWriter:
         await self._uploads.abandon_left()
         for stream in self._container.streams.values():
             for slot in stream.slots_in(self._container.id):
-                if slot.durable_end > slot.untiered_from[0] and not slot.untiered:
+                if slot.durable_end > slot.untiered_from[0] and not slot.untiered and not slot.has_moved:
                     self._container.mark_untiered(slot)
         self._background.start()
 
@@ -182,7 +182,7 @@ class StorageWriter:
             for slot, since in untiered[start : start + SLICE_SLOTS]:
                 first, before = self._place_of(slot)
                 end, end_bytes = pins.end_of(slot)
-                if slot.stream.deleted or first >= end:
+                if slot.stream.deleted or slot.has_moved or first >= end:
                     if slot not in self._planned and self._container.untiered.pop(slot, None) is not None:
                         slot.untiered = False
                     continue

@@ -85,10 +85,11 @@ export class SegmentMap {
       let own = this.segments.get(one.id);
       if (!own) {
         const [low, high] = one.key_range;
-        own = { id: one.id, samples: [], low, high, slots: one.slots, opened: one.opened_ms };
+        own = { id: one.id, samples: [], low, high, slots: one.slots, opened: one.opened_ms, container: one.container };
         this.segments.set(one.id, own);
       }
       own.sealed = one.sealed_ms;
+      own.node = one.node;
       own.bytes = one.bytes;
       own.rate = one.sealed_ms === null ? one.rate_bytes : 0;
       own.events = one.rate_events;
@@ -293,7 +294,7 @@ export class SegmentMap {
     }
     const life = own.sealed === null ? `active since ${format.time(own.opened)}` : `${format.time(own.opened)} to ${format.time(own.sealed)}`;
     const rate = own.sealed === null && !this.isStopped ? `${format.bytes(own.rate)}/s, ${format.short(own.events)} records/s, ` : "";
-    this.readout.textContent = `Segment ${own.id}: keys ${format.key(own.low)} to ${format.key(own.high)}, ${format.plural(own.slots, "slot")}, ${life}, ${rate}${format.bytes(own.bytes)} in all`;
+    this.readout.textContent = `Segment ${own.id}: keys ${format.key(own.low)} to ${format.key(own.high)}, ${format.plural(own.slots, "slot")} in container ${own.container}${own.sealed === null && own.node !== null ? ` of node ${own.node}` : ""}, ${life}, ${rate}${format.bytes(own.bytes)} in all`;
   }
 }
 
