@@ -147,6 +147,7 @@ class Container:
             self._trimmed,
             self.make_slot,
             self._slot_left,
+            self._stream_left,
         )
         self.streams: Mapping[int, Stream] = self.outcomes.streams
         self.tables: Mapping[str, Table] = self.outcomes.tables
@@ -165,6 +166,7 @@ class Container:
         self.trimmed: dict[Slot, None] = {}  # their start moved: chunks may have become free
         self.departed: dict[Place, None] = {}  # slots that have left: their runs in chunks are dead
         self._left_in: dict[Place, int] = {}  # the open log file when they left, by its first LSN
+        self._streams_left_in: dict[int, int] = {}  # the same, when a stream left with its last slot
         self.throttle = Throttle(config.log_max_bytes)  # of appends, when the log fills faster than it is tiered
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
@@ -453,7 +455,7 @@ class Container:
 
         No file has entries of two stays. Raises StorageFull if the next file is not ready, StorageFailure.
         """
-        if self._left_in.get(place) == self.log.file.first_lsn:
+        if self.log.file.first_lsn in (self._left_in.get(place), self._streams_left_in.get(place[0])):
             self.log.roll()
         return self.log.file.first_lsn
 
@@ -470,6 +472,9 @@ class Container:
         self._left_in[place] = self.log.file.first_lsn
         if self.tier is not None:
             self.tier.promised()
+
+    def _stream_left(self, stream_id: int) -> None:
+        self._streams_left_in[stream_id] = self.log.file.first_lsn
 
     # Transactions
 

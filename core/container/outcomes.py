@@ -40,6 +40,7 @@ class Outcomes:
         trimmed: Callable[[Slot], None],
         new_slot: Callable[[Stream, int], Slot],
         left: Callable[[Slot], None],
+        stream_left: Callable[[int], None],
     ) -> None:
         self.streams: dict[int, Stream] = {}
         self.tables: dict[str, Table] = {}
@@ -53,6 +54,7 @@ class Outcomes:
         self._trimmed = trimmed
         self._new_slot = new_slot
         self._left = left
+        self._stream_left = stream_left
         self._listeners: dict[str, list[TableListener]] = {
             STREAMS_TABLE: [self._apply_stream],
             ARRIVING_TABLE: [self._apply_arrival],
@@ -180,11 +182,13 @@ class Outcomes:
             self.streams_deleted += 1
             self.copies.pop(stream_id, None)
             for place in [place for place in self.beside if place[0] == stream_id]:
-                self.known_writers.slot_gone(self.beside.pop(place))
+                self._gone(self.beside.pop(place))
             self._unsaved.mark_dead(stream_id)
             for slot in gone.slots_in(self._container_id):
                 self.known_writers.slot_gone(slot)
                 slot.changed()
+            if not gone.deleted:  # it goes on in other containers, and may come back
+                self._stream_left(stream_id)
 
     def _state_of(self, stream_id: int, value: bytes) -> StreamState:
         """The decoded value. A known value is not decoded again, as a long history takes a while."""

@@ -280,6 +280,8 @@ class _Recovery:
                 continue
             left -= 1
             for slot, rows in container.files.columns_of(file):
+                if slot.has_moved:
+                    continue  # of a stay that is over
                 key = slot.stream.id, slot.number
                 rows.bytes_before = before[key] = before.get(key, slot.total_bytes) - rows.total
 
