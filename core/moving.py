@@ -3,7 +3,8 @@
 The steps, in this order, with what the logs say after each:
 
 1. *Arrive*: the target's log begins the slot, beside its stream. It has no say.
-2. *Copy*: entries go from wherever the source has them into the target's log, until little is missing. Appends go on.
+2. *Copy*: entries go from wherever the source has them into the target's log, until little is missing. What the source
+   has in chunks is put into chunks of the target. Appends go on.
 3. *Freeze*: the source takes nothing more for this slot. What is on its way settles, the rest is copied, and the
    target's log gets the slot's state: writers, transactions, leader epochs. It is synced.
 4. *Decide*: the registry names the target as the slot's container. This is the only step that changes who owns it.
@@ -17,7 +18,8 @@ storage.
 **Invariants**
 
 - A slot takes appends in one container at most: in the source up to 3, in the target from 5 on.
-- What was acknowledged at the source is synced at the target before 4.
+- The target puts nothing into chunks that an open transaction of the source may still change.
+- What was acknowledged at the source is synced at the target before 4; what was in long-term storage is there again.
 - Appends are refused from 3 to 5, and `FREEZE_S` at most before 4: else they go on, and the copying, too.
 """
 
@@ -26,7 +28,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -47,7 +49,7 @@ from core.errors import (
 from core.log.records import Delete, Operation, Put
 from core.streams.handing import Mismatch, begun, handed_over
 from core.streams.state import STREAMS_TABLE, stream_key
-from core.streams.transactions import Aborted, overlapping
+from core.streams.transactions import Aborted, SlotTransactions, Unstable, overlapping
 from core.tiering.writing.backlog import Piece, UnreadableEntry, entries
 from core.turns import Turn
 
@@ -72,6 +74,8 @@ ROUNDS_MAX: Final = 20
 ROUND_PAUSE_S: Final = 0.2
 ROOM_S_MAX: Final = 60.0
 """The longest wait for room in the target's log."""
+TIERED_S_MAX: Final = 600.0
+"""The longest wait for chunks of what was copied."""
 CLEAR_S_MAX: Final = 60.0
 """The longest wait for what an earlier stay of the slot has left in the target."""
 PAUSE_S: Final = 0.05
@@ -119,10 +123,27 @@ class _Move:
     arrived: Slot
     copied_bytes: int = 0
     aborted: set[Aborted] = field(default_factory=set)
+    barrier: tuple[int, int] | None = None  # copied beyond this while a transaction was open: offset, bytes before it
 
     @property
     def place(self) -> Place:
         return self.stream.id, self.slot.number
+
+    def note_transactions(self) -> None:
+        """Have the target put into chunks only what is settled, and list what was aborted there."""
+        made = SlotTransactions()
+        for row in sorted(self.aborted):
+            made.aborted.extend(row)
+        if self.barrier is not None:
+            made.unstable[self.barrier[0]] = Unstable(-1, self.barrier[1])
+        self.arrived.transactions = made if made.aborted or made.unstable else None
+
+    def met(self, aborted: Iterable[Aborted]) -> None:
+        """Take in aborted transactions of what is copied next."""
+        before = len(self.aborted)
+        self.aborted.update(aborted)
+        if len(self.aborted) > before:
+            self.note_transactions()
 
     def check(self) -> None:
         """Raises UnknownStream, NotMovedYet if it cannot go on."""
@@ -187,6 +208,7 @@ class Mover:
             move = await self._begin(stream, number, target)
             try:
                 await self._copy(move, move.slot.durable_end, patient=True)
+                await self._tiered(move)
                 frozen_s = await self._hand_over(move)
             except BaseException as error:
                 if not isinstance(error, StorageFailure):  # else it may have been decided
@@ -300,7 +322,40 @@ class Mover:
                     source.thaw(slot)
             await asyncio.sleep(ROUND_PAUSE_S)
             await self._copy(move, slot.durable_end, patient=True)
+            await self._tiered(move)
         raise NotMovedYet(stream.name, slot.number, f"it was frozen {ROUNDS_MAX} times and never settled in time")
+
+    async def _tiered(self, move: _Move) -> None:
+        """Wait until the target has in chunks what the source has there: else a disk that is lost soon after the move
+        would take what was safe before."""
+        tier, wanted = move.target.tier, move.slot.tiered_end
+        if tier is None or wanted <= move.slot.start:
+            return
+        tier.writer.hurry(move.arrived)
+        try:
+            async with asyncio.timeout(TIERED_S_MAX):
+                while move.arrived.tiered_end < wanted:
+                    move.check()
+                    await self._lift(move)
+                    await asyncio.sleep(PAUSE_S)
+        except TimeoutError as error:
+            why = f"container {move.target.id} has not put it into chunks within {TIERED_S_MAX:g} s"
+            raise NotMovedYet(move.stream.name, move.slot.number, why) from error
+        finally:
+            tier.writer.calm(move.arrived)
+
+    async def _lift(self, move: _Move) -> None:
+        """Let go of the barrier once all is settled that was copied beyond it."""
+        slot, copied = move.slot, move.arrived.end
+        if move.barrier is None or slot.stable_end < copied:
+            return
+        if await move.source.reader.first_in_log(slot, copied) > copied:
+            # The slot may have forgotten what was aborted; the chunks that have the next entries know it.
+            await self._copy(move, slot.stable_end, patient=True)
+        elif move.arrived.end == copied:
+            move.aborted.update(overlapping(slot.aborted_rows, move.barrier[0], copied))
+            move.barrier = None
+            move.note_transactions()
 
     async def _settled(self, move: _Move) -> bool:
         """Step 3: whether the target has all of the frozen slot, synced, in time."""
@@ -310,6 +365,8 @@ class Mover:
                 await source.all_durable()
                 await self._copy(move, move.slot.durable_end, patient=False)
                 move.check()
+                if move.arrived.tiered_end < move.slot.tiered_end:
+                    return False  # chunks of the source came to be meanwhile
                 value = handed_over(move.slot, move.arrived, move.aborted)
                 await target.update(arrival_put(move.place, value))
                 await target.synced()
@@ -342,8 +399,12 @@ class Mover:
         target, arrived = move.target.container, move.arrived
         while arrived.end < end:
             move.check()
+            stable = move.slot.stable_end
+            if move.barrier is None and arrived.end >= stable:
+                move.barrier = arrived.end, arrived.total_bytes
+                move.note_transactions()
             turn = Turn()
-            for entry in await self._some(move, arrived.end, end):
+            for entry in await self._some(move, arrived.end, min(end, stable) if move.barrier is None else end):
                 if entry.first != arrived.end:
                     why = f"there is nothing between offsets {arrived.end} and {entry.first}"
                     raise CannotMove(move.stream.name, move.slot.number, why)
@@ -372,13 +433,13 @@ class Mover:
         aborted = slot.aborted_rows  # the slot may forget these during the read
         found: Sequence[_Entry] = await reader.in_thread(_from_log, reader, slot, first, end)
         if found and found[0].first == first:
-            move.aborted.update(overlapping(aborted, first, found[-1].first + found[-1].count))
+            move.met(overlapping(aborted, first, found[-1].first + found[-1].count))
             return found
         tier = move.source.tier
         if tier is None:
             raise OutOfRange(first, slot.start, slot.durable_end)
         read = await reader.read(slot, first, end, COPY_BYTES, at_least_one=True)
-        move.aborted.update(read.aborted)
+        move.met(read.aborted)
         return list(await reader.in_thread(_cut, b"".join(read.parts), tier.long_term.head_of))
 
 

@@ -274,7 +274,7 @@ def test_a_sidecar_is_written_while_the_slot_leaves(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_former_stay_go_without_the_new_ones(tmp_path: Path) -> None:
-    """The log gives up a file with entries of a former stay. The rows of the present one have the same keys: they stay."""
+    """The log gives up a file with entries of a former stay. Rows of the present one have the same keys: they stay."""
 
     async def scenario() -> None:
         store, stream, source, target = await opened(tmp_path)
