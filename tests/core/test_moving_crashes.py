@@ -91,7 +91,8 @@ async def check(directory: Path, acknowledged: int) -> None:
         count = len(found) - again
         assert acknowledged <= count <= acknowledged + 1
         assert found[:count] == [payload(n) for n in range(count)]
-        assert isinstance(owner_of(slot).check_writer(slot, 9, 0, count - 1, 1), Duplicate)
+        if count > 1:  # the first is another writer's
+            assert isinstance(owner_of(slot).check_writer(slot, 9, 0, count - 1, 1), Duplicate)
         assert owner_of(slot).check_writer(slot, 9, 0, count, 1) is None
         assert slot.transactions is not None
         assert slot.has_open_transaction(5)

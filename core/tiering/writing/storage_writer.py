@@ -1,9 +1,9 @@
 """The storage writer, which moves entries from the log into chunks, in the background.
 
-A segment is due when it has `chunk_bytes` that are in no chunk, and when it is sealed. A slot may be `hurried`. When an entry is older than
-`chunk_age_ms`, all entries at least half as old go in one round, many slots in one object. So rounds by age cost at
-most two puts a minute times 60,000 / `chunk_age_ms`, plus one for each `chunk_bytes` or `RUNS_MAX` slots, however many
-slots there are. When the log is half full, everything is due, every `PRESSURE_PAUSE_S`.
+A segment is due when it has `chunk_bytes` that are in no chunk, and when it is sealed; a slot also while it is hurried.
+When an entry is older than `chunk_age_ms`, all entries at least half as old go in one round, many slots in one object.
+So rounds by age cost at most two puts a minute times 60,000 / `chunk_age_ms`, plus one for each `chunk_bytes` or
+`RUNS_MAX` slots, however many slots there are. When the log is half full, everything is due, every `PRESSURE_PAUSE_S`.
 
 **Invariants**
 
