@@ -105,7 +105,8 @@ class Moved(NamedTuple):
     frozen_s: float
 
 
-class _Entry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Entry:
     first: int
     count: int
     timestamp: int

@@ -722,9 +722,6 @@ class _Elsewhere:
     known_writers: KnownWriters
     epoch: int = -1  # not known here
 
-    def displaced(self, slot: Slot) -> None:
-        """Nothing is kept of it here."""
-
 
 def _locked(directory: Path) -> int:
     """Lock a directory for this process; returns the descriptor that holds the lock. Raises AlreadyLocked."""

@@ -148,6 +148,7 @@ class Container:
             self.make_slot,
             self._slot_left,
             self._stream_left,
+            _displaced,
         )
         self.streams: Mapping[int, Stream] = self.outcomes.streams
         self.tables: Mapping[str, Table] = self.outcomes.tables
@@ -631,6 +632,12 @@ class Container:
         for _, late_waiter in late:
             late_waiter.append_failed(error)
         self.fail(error)
+
+
+def _displaced(slot: Slot) -> None:
+    """The stream has another container's object for a slot: its owner may still have to let it go."""
+    if isinstance(slot.owner, Container):
+        slot.owner.displaced(slot)
 
 
 def _by_number(writers: Collection[int]) -> Mapping[int, str]:

@@ -41,6 +41,7 @@ class Outcomes:
         new_slot: Callable[[Stream, int], Slot],
         left: Callable[[Slot], None],
         stream_left: Callable[[int], None],
+        displaced: Callable[[Slot], None],
     ) -> None:
         self.streams: dict[int, Stream] = {}
         self.tables: dict[str, Table] = {}
@@ -55,6 +56,7 @@ class Outcomes:
         self._new_slot = new_slot
         self._left = left
         self._stream_left = stream_left
+        self._displaced = displaced
         self._listeners: dict[str, list[TableListener]] = {
             STREAMS_TABLE: [self._apply_stream],
             ARRIVING_TABLE: [self._apply_arrival],
@@ -149,7 +151,7 @@ class Outcomes:
                 slot = self.beside.pop(place)
                 for other in stream.adopt(slot):
                     if other.container_id != own:
-                        other.owner.displaced(other)
+                        self._displaced(other)
                 slot.segment_id = stream.segment_id_of(slot.number)
         if before is None or (before.slots == after.slots and before.runs_in(own) == after.runs_in(own)):
             return

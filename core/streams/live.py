@@ -62,9 +62,6 @@ class Owner(Protocol):
     def epoch(self) -> int:
         """The leader epoch that new entries carry."""
 
-    def displaced(self, slot: Slot) -> None:
-        """Another container has brought the stream its own object for this slot."""
-
 
 class Marker:
     """The waiter of a marker: what changes when that is durable."""

@@ -67,6 +67,7 @@ class Container:
             lambda stream, number: Slot(self, stream, number),
             lambda slot: None,
             lambda stream_id: None,
+            lambda slot: self.world.containers[slot.container_id].displaced(slot),
         )
         for record in log:
             self.write(record)
