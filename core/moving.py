@@ -36,6 +36,7 @@ from core.config import LogStore
 from core.container.arrivals import Place, arrival_delete, arrival_put, place_of
 from core.errors import (
     CannotMove,
+    CoordinatorAway,
     Corrupt,
     NotHosted,
     NotMovedYet,
@@ -124,6 +125,7 @@ class _Move:
     arrived: Slot
     copied_bytes: int = 0
     aborted: set[Aborted] = field(default_factory=set)
+    may_be_decided: bool = False
     barrier: tuple[int, int] | None = None  # copied beyond this while a transaction was open: offset, bytes before it
 
     @property
@@ -163,6 +165,7 @@ class Mover:
         self._store = store
         self._one_at_a_time = asyncio.Lock()
         self._under_way: dict[tuple[Stream, int, int], asyncio.Task[Moved]] = {}
+        self._deciding: set[asyncio.Task[None]] = set()
 
     async def move(self, stream: Stream, number: int, target: int) -> Moved:
         """Move a slot, or wait for that move if it is under way. It goes on if its caller is cancelled. A slot that is
@@ -182,11 +185,12 @@ class Mover:
         return await asyncio.shield(task)
 
     async def stop(self) -> None:
-        """Take back what is not decided."""
+        """Take back what is not decided, and wait for what may be."""
         tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._deciding, return_exceptions=True)
 
     async def settle(self, streams: Callable[[int], Stream | None]) -> None:
         """After a start: take back arrivals that were not decided, and end those that were. Raises StoreError."""
@@ -212,7 +216,7 @@ class Mover:
                 await self._tiered(move)
                 frozen_s = await self._hand_over(move)
             except BaseException as error:
-                if not isinstance(error, StorageFailure):  # else it may have been decided
+                if not move.may_be_decided:
                     await self._take_back(move.target.container, move.place, stream)
                 if isinstance(error, Mismatch | OutOfRange | TierUnavailable):
                     raise NotMovedYet(stream.name, number, str(error)) from error
@@ -315,16 +319,31 @@ class Mover:
                 source.freeze(slot, move.target.id)
                 try:
                     if await self._settled(move):
-                        await self._store.decide_move(stream, slot.number, move.target.id)
+                        await self._decide(move)
                         frozen_s = clock.monotonic_s() - began_s
                         await self._arrived(move)
                         return frozen_s
                 finally:
-                    source.thaw(slot)
+                    if not move.may_be_decided or slot.has_moved:
+                        source.thaw(slot)
             await asyncio.sleep(ROUND_PAUSE_S)
             await self._copy(move, slot.durable_end, patient=True)
             await self._tiered(move)
         raise NotMovedYet(stream.name, slot.number, f"it was frozen {ROUNDS_MAX} times and never settled in time")
+
+    async def _decide(self, move: _Move) -> None:
+        """Steps 4 and 5. Once begun they go on, whoever is cancelled: `stop` waits for them."""
+        move.may_be_decided = True
+        deciding = asyncio.create_task(self._store.decide_move(move.stream, move.slot.number, move.target.id))
+        self._deciding.add(deciding)
+        deciding.add_done_callback(self._deciding.discard)
+        try:
+            await asyncio.shield(deciding)
+        except (StorageFailure, CoordinatorAway):
+            raise  # nobody knows: the slot stays frozen until the next start
+        except StoreError:
+            move.may_be_decided = False
+            raise
 
     async def _tiered(self, move: _Move) -> None:
         """Wait until the target has in chunks what the source has there: else a disk that is lost soon after the move

@@ -631,7 +631,7 @@ class Store:
         self.streams.name(stream)
 
     def _take(self, stream: Stream, state: StreamState) -> None:
-        if state.slots != stream.state.slots or state.containers != stream.state.containers:
+        if state.current is not stream.state.current:
             self._loads.add(stream.state, -1)
             self._loads.add(state)
         stream.state = state

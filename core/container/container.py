@@ -469,6 +469,7 @@ class Container:
         place = slot.stream.id, slot.number
         self.untiered.pop(slot, None)
         self.trimmed.pop(slot, None)
+        self.thaw(slot)
         self.departed[place] = None
         self._left_in[place] = self.log.file.first_lsn
         if self.tier is not None:

@@ -88,8 +88,10 @@ class Outcomes:
 
     def owns(self, place: Place) -> bool:
         """Whether a slot lies in this container, by its own copy of the stream."""
-        copy = self.copies.get(place[0])
-        return copy is not None and place[1] < copy.slots and copy.container_of_slot(place[1]) == self._container_id
+        copy, own = self.copies.get(place[0]), self._container_id
+        if copy is None or place[1] >= copy.slots or own not in copy.containers:
+            return False
+        return len(copy.containers) == 1 or copy.container_of_slot(place[1]) == own
 
     def slot_at(self, stream_id: int, number: int) -> Slot | None:
         """The slot of this container, or on its way into it; None if it is neither, or its stream is gone."""

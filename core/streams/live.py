@@ -578,9 +578,20 @@ class Stream:
         self.is_sealed = state.is_sealed
         if self._shares is None and state.is_elsewhere:  # it has grown into other containers
             self._shares = {self.state.container: dict(self._slots)}
+        if is_cut_again and self._shares is not None:
+            self._forget_addresses(state)
         if is_cut_again or self._shares is not None:
             for slot in self.slots_in(container_id):
                 slot.segment_id = self.segment_id_of(slot.number)
+
+    def _forget_addresses(self, state: StreamState) -> None:
+        """Slots of other processes may lie in other containers now."""
+        for slot in [slot for slot in self._slots.values() if slot.is_elsewhere]:
+            if state.container_of_slot(slot.number) != slot.container_id:
+                slot.has_moved = True
+                del self._slots[slot.number]
+                if self._shares is not None:
+                    self._shares.get(slot.container_id, {}).pop(slot.number, None)
 
     def segment_id_of(self, number: int) -> int:
         """The active segment that owns a slot, as of what the log takes next."""

@@ -199,6 +199,8 @@ def test_written_and_read_meanwhile(tmp_path: Path) -> None:
         for to in (target, source) * 5:
             await until(lambda wanted=sent + 20: sent > wanted or writing.done())
             await store.move_slot(stream, 1, to)
+            for one in store.containers.values():
+                await one.maintenance.index_files()
         is_over = True
         await writing
         assert await entries(store, stream) == [b"%d" % n for n in range(sent)]
