@@ -259,7 +259,7 @@ class Mover:
         if source is None:
             raise NotHosted(slot.container_id)
         if target is None:
-            raise CannotMove(stream.name, number, f"container {target_id} is not open in this process")
+            raise NotHosted(target_id)
         why = self._hindrance(slot, source, target)
         if why is not None:
             raise CannotMove(stream.name, number, why)

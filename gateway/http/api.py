@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from core.errors import NotMovedYet, StoreError, UnknownStream
+from core.errors import NotHosted, NotMovedYet, StoreError, UnknownStream
 from core.streams.live import Stream
 from core.turns import in_turns
 from gateway.cluster.nodes import NOBODY
@@ -175,6 +175,8 @@ class Api:
                 moving.result()
             else:
                 moving.add_done_callback(lambda done: done.cancelled() or done.exception())  # the log tells
+        except NotHosted as error:
+            raise Problem(404, "No such container here", str(error)) from error
         except NotMovedYet as error:
             raise Problem(503, "Not moved yet", str(error)) from error
         except ValueError as error:

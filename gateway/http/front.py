@@ -287,10 +287,10 @@ class _Front:
             return (await self._first(asked, {404, 409, 503}, order)).passed_on()
 
     async def move(self, request: Request) -> Response:
-        """The worker that has both containers does it; the others refuse."""
+        """The worker that has both containers does it; the others have none such."""
         self._guard.check_write(request.headers)
         async with self._place():
-            return (await self._first(asked_by(request, await read_body(request)), {404, 409, 503})).passed_on()
+            return (await self._first(asked_by(request, await read_body(request)), {404})).passed_on()
 
     async def any_changes(self, request: Request) -> Response:
         """Any worker does it, if it knows the stream."""
