@@ -157,7 +157,7 @@ def test_a_sealed_stream(gateway: tuple[str, str]) -> None:
 
 
 def test_a_slot_moves(tmp_path: Path) -> None:
-    """A partition goes to another container with its records; asking again changes nothing; the map tells where it is."""
+    """A partition goes to another container with its records; asking again changes nothing; the map tells where."""
     with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "containers=2") as running:
         ready = running.ready()
         kafka, http = ready["kafka"][0], ready["http"]
