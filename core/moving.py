@@ -324,7 +324,7 @@ class Mover:
                         await self._arrived(move)
                         return frozen_s
                 finally:
-                    if not move.may_be_decided or slot.has_moved:
+                    if not move.may_be_decided:
                         source.thaw(slot)
             await asyncio.sleep(ROUND_PAUSE_S)
             await self._copy(move, slot.durable_end, patient=True)

@@ -227,11 +227,9 @@ class Container:
 
         The payload must not change any more. `timestamp` is the largest in it, ms. The waiter is told once the entry
         is durable. `flags` may be IN_TRANSACTION: it belongs to the transaction of its writer, which begins with it if
-        there is none. Raises StreamSealed, StorageFull, StorageFailure, NotHosted: then nothing has changed.
+        there is none. Raises StreamSealed, StorageFull, StorageFailure, NotHosted, SlotMoves: then nothing has changed.
         """
-        if slot.stream.is_sealed:
-            raise StreamSealed(slot.stream.name)
-        if self._barred and slot in self._barred:
+        if slot.stream.is_sealed or slot.has_moved or (self._barred and slot in self._barred):
             raise self._refusal(slot)
         log = self.log
         size = APPEND_OVERHEAD + len(payload)
@@ -409,7 +407,7 @@ class Container:
         self.refused = self._refused
 
     def thaw(self, slot: Slot) -> None:
-        """The slot stays after all, or it has left."""
+        """The slot stays after all, or its stream has another object for it."""
         self._frozen.pop(slot, None)
         self.refused = self._refused
 
@@ -425,7 +423,9 @@ class Container:
             raise SlotMoves(slot.stream.name, slot.number, self.id)
 
     def _refusal(self, slot: Slot) -> StoreError:
-        if slot in self._frozen:
+        if slot.stream.is_sealed:
+            return StreamSealed(slot.stream.name)
+        if self.is_leaving(slot):
             return SlotMoves(slot.stream.name, slot.number, self.id)
         return StorageFull(self._refused[slot])
 
@@ -463,13 +463,13 @@ class Container:
     def displaced(self, slot: Slot) -> None:
         """Another container has brought the stream its own object for this slot."""
         self.outcomes.displaced(slot)
+        self.thaw(slot)  # only now: until then callers found this one
         slot.changed()
 
     def _slot_left(self, slot: Slot) -> None:
         place = slot.stream.id, slot.number
         self.untiered.pop(slot, None)
         self.trimmed.pop(slot, None)
-        self.thaw(slot)
         self.departed[place] = None
         self._left_in[place] = self.log.file.first_lsn
         if self.tier is not None:

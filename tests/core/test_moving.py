@@ -13,6 +13,7 @@ from core.errors import CannotMove, NotHosted, NotMovedYet, SequenceGap, SlotMov
 from core.log.records import Operation
 from core.store import Store
 from core.streams.live import Slot, Stream
+from core.streams.state import StreamState
 from core.streams.writers import Duplicate
 from tests.core.cluster.several import check_copies, open_several, places_of
 from tests.core.support import (
@@ -206,6 +207,38 @@ def test_written_and_read_meanwhile(tmp_path: Path) -> None:
         assert await entries(store, stream) == [b"%d" % n for n in range(sent)]
         store, stream = await again(store, tmp_path, clean=False)
         assert await entries(store, stream) == [b"%d" % n for n in range(sent)]
+        await store.close()
+
+    run(scenario())
+
+
+def test_frozen_until_the_target_has_it(tmp_path: Path) -> None:
+    """The source has applied that the slot is gone, the target not yet that it is there: nothing is appended to the
+    object that callers still find."""
+
+    async def scenario() -> None:
+        store, stream, _, target = await opened(tmp_path)
+        home = store.containers[stream.state.container]
+        number = next(number for number in range(4) if stream.slot(number).container_id == home.id)
+        await append(stream.slot(number), b"x")
+        container: Container = store.containers[target].container
+        real, tried = container.change_stream, []
+
+        async def late(changed: Stream, state: StreamState) -> None:
+            old = changed.slot(number)
+            assert old.has_moved
+            with pytest.raises(SlotMoves):
+                begin_append(old, b"lost")
+            tried.append(old)
+            await real(changed, state)
+
+        container.change_stream = late  # type: ignore[method-assign]
+        await store.move_slot(stream, number, target)
+        assert len(tried) == 1
+        assert await read_all(store, stream.slot(number)) == [b"x"]
+        assert stream.slot(number) is not tried[0]
+        with pytest.raises(SlotMoves):  # a caller may have held it over the whole move
+            home.container.append(tried[0], b"lost", 1, 0)
         await store.close()
 
     run(scenario())
