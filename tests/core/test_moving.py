@@ -228,7 +228,7 @@ def test_frozen_until_the_target_has_it(tmp_path: Path) -> None:
             old = changed.slot(number)
             assert old.has_moved
             with pytest.raises(SlotMoves):
-                begin_append(old, b"lost")
+                owner_of(old).append(old, b"lost", 1, 0)
             tried.append(old)
             await real(changed, state)
 
