@@ -84,6 +84,10 @@ WAITING_MAX: Final = 1_000
 """Moves that wait for their turn: one is carried out at a time."""
 
 
+Hindrance = Callable[["Slot"], "str | None"]
+"""Why a slot must stay where it is, because something beside it would be left behind; None if nothing would be."""
+
+
 class Movable(Protocol):
     """The store, as slots move in it."""
 
@@ -92,9 +96,6 @@ class Movable(Protocol):
     async def decide_move(self, stream: Stream, number: int, target: int) -> None:
         """Name the target as the slot's container, and follow; the caller holds `stream.changing`. Raises StoreError:
         then nothing was decided, except for StorageFailure, when the next start tells."""
-
-    def hindrance_of(self, slot: Slot) -> str | None:
-        """The reason why a slot must stay where it is, because something beside it would be left behind."""
 
 
 class Moved(NamedTuple):
@@ -166,6 +167,11 @@ class Mover:
         self._one_at_a_time = asyncio.Lock()
         self._under_way: dict[tuple[Stream, int, int], asyncio.Task[Moved]] = {}
         self._deciding: set[asyncio.Task[None]] = set()
+        self._hindrances: list[Hindrance] = []
+
+    def on_move(self, hindrance: Hindrance) -> None:
+        """Ask this before each move."""
+        self._hindrances.append(hindrance)
 
     async def move(self, stream: Stream, number: int, target: int) -> Moved:
         """Move a slot, or wait for that move if it is under way. It goes on if its caller is cancelled. A slot that is
@@ -282,7 +288,7 @@ class Mover:
             return (
                 f"container {target.id} is in an earlier epoch, and its log in long-term storage has its name from that"
             )
-        return self._store.hindrance_of(slot)
+        return next((why for ask in self._hindrances if (why := ask(slot)) is not None), None)
 
     async def _cleared(self, target: HostedContainer, place: Place, stream: Stream) -> None:
         """Wait until nothing is left in the target of an earlier stay of the slot."""

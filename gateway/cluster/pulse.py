@@ -1,6 +1,6 @@
 """The end of a node's process, noticed at once by the others, who would else wait for its lease.
 
-Each node has a *pulse*: a port on the address from which it reaches the coordinator. Whoever connects is told the life
+Each node has a *pulse*: a port of its own (`cluster.pulse.listen`). Whoever connects is told the life
 that answers there, and nothing more; the connection stays. When a process ends, its kernel ends the connection, and
 refuses the next ones.
 
@@ -89,7 +89,7 @@ class Pulse:
 
     def __init__(self, coordination: Lives) -> None:
         self._coordination = coordination
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.StreamWriter] = set()
         self.address: tuple[str, int] | None = None
         """Where others find it, once started."""
@@ -97,19 +97,16 @@ class Pulse:
     def __repr__(self) -> str:
         return f"<Pulse at {self.address} {len(self._connections)} connections>"
 
-    async def start(self, host: str) -> None:
-        """Listen. Without it others wait for the lease, so it is no error if that cannot be."""
-        try:
-            self._server = await asyncio.start_server(self._connected, host, 0)
-        except OSError as error:
-            logger.warning("other nodes notice this node's end by its lease only", extra={"reason": str(error)})
-            return
-        self.address = host, self._server.sockets[0].getsockname()[1]
+    async def start(self, sockets: Iterable[socket.socket], address: tuple[str, int]) -> None:
+        """Listen at bound sockets, which others find at this address."""
+        for bound in sockets:
+            self._servers.append(await asyncio.start_server(self._connected, sock=bound))
+        self.address = address
 
     async def close(self) -> None:
         """End, as the last that others should hear of this process."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for writer in list(self._connections):
             writer.close()
 

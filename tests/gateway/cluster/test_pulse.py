@@ -6,12 +6,14 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 from core.cluster.coordination import Life
 from gateway.cluster.pulse import Mourning, Pulse, own_address
+from gateway.config.addresses import ListenAddress
+from gateway.network.binding import bind
 from tests.core.cluster.coordinator import Coordinator, Seat
 from tests.core.support import run, until
 
@@ -23,16 +25,25 @@ LONG_S: Final = 1.5
 PROCESS: Final = f"""
 import asyncio, sys
 from gateway.cluster.pulse import Pulse
+from gateway.config.addresses import ListenAddress
+from gateway.network.binding import bind
 from tests.core.cluster.coordinator import Coordinator, Seat
 
 async def main():
     pulse = Pulse(Seat(Coordinator(()), {WATCHED}))
-    await pulse.start({HOST!r})
+    binding = bind(ListenAddress({HOST!r}, 0))
+    await pulse.start(binding.sockets, ({HOST!r}, binding.port))
     print(pulse.address[1], flush=True)
     await asyncio.sleep(60)
 
 asyncio.run(main())
 """
+
+
+def bound() -> tuple[Sequence[socket.socket], tuple[str, int]]:
+    """A port of the system's choice."""
+    binding = bind(ListenAddress(HOST, 0))
+    return binding.sockets, (HOST, binding.port)
 
 
 class Two:
@@ -116,7 +127,7 @@ def test_a_cut_connection_alone_buries_nobody() -> None:
     async def scenario() -> None:
         async with two() as nodes:
             pulse = Pulse(nodes.watched)
-            await pulse.start(HOST)
+            await pulse.start(*bound())
             assert pulse.address is not None
             await nodes.find(list(pulse.address))
             await met(pulse)
@@ -143,7 +154,7 @@ def test_the_next_life_at_an_address_is_not_the_former_one() -> None:
             next_life = Seat(Coordinator(()), WATCHED)
             next_life._life = Life(node=WATCHED, life="another")
             pulse = Pulse(next_life)
-            await pulse.start(HOST)
+            await pulse.start(*bound())
             assert pulse.address is not None
             await nodes.find(list(pulse.address))
             await asyncio.sleep(0.2)
