@@ -111,7 +111,7 @@ class Outcomes:
 
     def has_arrivals(self, stream_id: int) -> bool:
         """Whether a slot of a stream is on its way into this container."""
-        return any(place[0] == stream_id for place in self.beside)
+        return any(place[0] == stream_id and not self.owns(place) for place in self.beside)
 
     def _apply_arrival(self, operation: Put | Delete) -> None:
         place = place_of(operation.key)
