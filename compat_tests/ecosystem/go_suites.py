@@ -11,7 +11,8 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,11 @@ class GoSuite:
     is_secured: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Tests that do not run, by `go test`'s patterns, and why."""
+    chosen: Sequence[str] = ()
+    """Arguments of `go test` that choose the tests for which a broker is needed."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    beside: Callable[[Path], AbstractContextManager[Mapping[str, str]]] = lambda directory: nullcontext({})
+    """What else has to run, with further values for `environment`."""
 
 
 FRANZ: Final = GoSuite(
@@ -100,11 +106,12 @@ def run(suite: GoSuite, directory: Path) -> Finding:
 @contextlib.contextmanager
 def _open(suite: GoSuite, directory: Path) -> Iterator[Mapping[str, str]]:
     """A server that asks nobody who they are."""
-    server = Penstock(directory, SETTINGS)
+    server = Penstock(directory, SETTINGS | suite.settings)
     server.address = suite.address
     server.start()
     try:
-        yield {"kafka": server.address}
+        with suite.beside(directory) as values:
+            yield {"kafka": server.address} | values
     finally:
         server.stop()
 
@@ -157,7 +164,7 @@ def _tested(suite: GoSuite, sources: Path, values: Mapping[str, str]) -> dict[st
         command.append("-skip=" + "|".join(suite.left_out))
     environment = {name: value.format(**values) for name, value in suite.environment.items()}
     ran = subprocess.run(
-        [*command, *suite.packages],
+        [*command, *suite.chosen, *suite.packages],
         cwd=sources,
         env=os.environ | {"GOFLAGS": "-mod=mod"} | environment,
         capture_output=True,

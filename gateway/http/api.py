@@ -30,6 +30,7 @@ from gateway.http.desk import INT_MAX, LISTED_MAX, TOPIC, Desk, answered, number
 from gateway.http.models import (
     Added,
     EventList,
+    HeatHistory,
     LimitView,
     MoveRequest,
     MoveState,
@@ -52,7 +53,6 @@ from gateway.http.scaling import Planned, plan
 from gateway.http.views import status_of, stream_map, summary, told
 from gateway.metrics.activity import Activity, told_limit
 from gateway.security.acls import Operation, ResourceType
-from gateway.services import Services
 
 SEGMENTS_TOLD_MAX: Final = 100
 """Segments of one scale that the audit log names, of each kind."""
@@ -117,8 +117,18 @@ class Api:
     async def _map(self, request: Request) -> Response:
         sources, stream = self._desk.stream(request, Operation.DESCRIBE)
         since_ms = number(request, "since_ms", 0, INT_MAX)
-        node_of = partial(_node_of, sources.services)
-        return answered(stream_map(stream, sources.activity, since_ms or 0, sources.clock.wall_ms(), node_of))
+        nodes = sources.services.nodes
+
+        def leader(container_id: int) -> int | None:
+            return None if (node := nodes.leader(container_id)) == NOBODY else node
+
+        return answered(stream_map(stream, sources.activity, since_ms or 0, sources.clock.wall_ms(), leader))
+
+    async def _heat(self, request: Request) -> Response:
+        sources, stream = self._desk.stream(request, Operation.DESCRIBE)
+        since_ms = number(request, "since_ms", 0, INT_MAX)
+        heat = await sources.memory.heat.of(stream, since_ms or 0)
+        return await asyncio.to_thread(answered, heat)
 
     async def _events(self, request: Request) -> Response:
         sources = self._desk.ready()
@@ -184,7 +194,7 @@ class Api:
         except StoreError as error:
             raise _failed(error) from error
         told = {"slot": wanted.slot, "container": wanted.container, "state": state}
-        Access(sources.authorizer, request).tell("slot moved", name=stream.name, **told)
+        Access(sources.authorizer, request).tell("stream slot moved", name=stream.name, **told)
         return answered(Moving(name=stream.name, slot=wanted.slot, container=wanted.container, state=state))
 
     async def _seal(self, request: Request) -> Response:
@@ -238,6 +248,7 @@ class _Operation:
 _AFTER: Final = Parameter("after", "Only streams whose names come after this one", "string")
 _LIMIT: Final = Parameter("limit", f"Maximum number of entries. Default: {LISTED_MAX}")
 
+_SINCE: Final = Parameter("since_ms", "Milliseconds since 1970. Default: all")
 _PARTITION: Final = Parameter("partition", "Its number; needed", example="0")
 
 _OPERATIONS: Final = (
@@ -265,7 +276,16 @@ _OPERATIONS: Final = (
         "The segments that were active since a time, as rectangles of key space and time",
         Api._map,
         StreamMap,
-        query=(Parameter("since_ms", "Milliseconds since 1970. Default: all"),),
+        query=(_SINCE,),
+        problems=(400, 403, 404, 503),
+    ),
+    _Operation(
+        "GET",
+        "/api/v1/streams/{name}/heat",
+        "The loads of segments in the last six hours, as the gateway remembers them",
+        Api._heat,
+        HeatHistory,
+        query=(_SINCE,),
         problems=(400, 403, 404, 503),
     ),
     _Operation(
@@ -362,14 +382,6 @@ def _planned(stream: Stream, wanted: ScaleRequest, activity: Activity) -> Planne
         return plan(stream, wanted, activity)
     except ValueError as error:
         raise Problem(409, "Cannot be scaled like that", str(error)) from error
-
-
-def _node_of(services: Services, container_id: int) -> int | None:
-    """The node that has a container; None if that is nobody, or not known."""
-    if services.store.serves(container_id):
-        return services.nodes.me
-    leader = services.nodes.leader(container_id)
-    return None if leader == NOBODY else leader
 
 
 def _failed(error: StoreError) -> Problem:

@@ -7,6 +7,9 @@ if that has `HANDSHAKES_PER_ADDRESS_MAX`. Each ends within `HANDSHAKE_S_MAX`. On
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final, cast
@@ -24,7 +27,7 @@ class Handshakes:
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        self._begun: dict[Stranger, asyncio.Task[None]] = {}  # in the order of their arrival
+        self._begun: dict[asyncio.Task[None], str] = {}  # with their addresses, in the order of their arrival
 
     def __repr__(self) -> str:
         return f"<Handshakes, {len(self._begun)} begun>"
@@ -34,72 +37,59 @@ class Handshakes:
 
     def stranger(self, make: Made) -> asyncio.Protocol:
         """What a listening socket gives a connection to; `make` makes the protocol behind the handshake."""
-        return Stranger(self, make)
+        return _Stranger(self, make)
 
-    def begin(self, stranger: Stranger) -> None:
-        near = [other for other in self._begun if other.address == stranger.address]
-        others = near if len(near) >= HANDSHAKES_PER_ADDRESS_MAX else list(self._begun)
-        if len(near) >= HANDSHAKES_PER_ADDRESS_MAX or len(others) >= HANDSHAKES_MAX:
-            others[0].transport.abort()
-            del self._begun[others[0]]
-        self._begun[stranger] = asyncio.get_running_loop().create_task(self._shake(stranger))
+    def begin(self, connection: socket.socket, make: Made) -> None:
+        """Take a connection over, of which nothing was read."""
+        try:
+            address = str(connection.getpeername()[0])
+        except OSError:
+            connection.close()
+            raise
+        near = [task for task, other in self._begun.items() if other == address]
+        if len(near) >= HANDSHAKES_PER_ADDRESS_MAX:
+            self._end(near[0])
+        elif len(self._begun) >= HANDSHAKES_MAX:
+            self._end(next(iter(self._begun)))
+        task = asyncio.get_running_loop().create_task(self._shake(connection, make), name="tls-handshake")
+        self._begun[task] = address
+        task.add_done_callback(lambda ended: self._begun.pop(ended, None))
 
-    async def _shake(self, stranger: Stranger) -> None:
+    async def _shake(self, connection: socket.socket, make: Made) -> None:
         loop = asyncio.get_running_loop()
         try:
-            sealed = await loop.start_tls(
-                stranger.transport,
-                stranger,
-                self._context,
-                server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_S_MAX,
+            await loop.connect_accepted_socket(
+                make, connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S_MAX
             )
         except (OSError, EOFError):  # TLS errors and time-outs are some
-            stranger.transport.abort()
-        else:
-            if sealed is not None:
-                stranger.introduce(sealed)
-        finally:
-            self._begun.pop(stranger, None)
+            connection.close()
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        self._begun.pop(task, None)
 
     def close(self) -> None:
         """End those that have not ended."""
-        for stranger in list(self._begun):
-            stranger.transport.abort()
+        for task in list(self._begun):
+            self._end(task)
 
 
-class Stranger(asyncio.Protocol):
-    """One connection, until it is introduced to the protocol that serves it."""
+class _Stranger(asyncio.Protocol):
+    """A connection that has just come.
+
+    Its transport would read what belongs to the handshake: uvloop begins to read behind `connection_made`, whatever
+    that says. So it gives the socket away before it has read a byte.
+    """
 
     def __init__(self, handshakes: Handshakes, make: Made) -> None:
         self._handshakes = handshakes
         self._make = make
-        self._early = b""
-        """What came right behind the handshake."""
-        self._is_lost = False
-        self.address = ""
-        self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any use
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.pause_reading()
-        peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if peer else ""
-        self._handshakes.begin(self)
-
-    def data_received(self, data: bytes) -> None:
-        self._early += data
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._is_lost = True
-
-    def introduce(self, sealed: asyncio.Transport) -> None:
-        """The handshake is over."""
-        if self._is_lost or self.transport.is_closing() or sealed.is_closing():
-            self.transport.abort()
-            return
-        protocol = self._make()
-        sealed.set_protocol(protocol)
-        protocol.connection_made(sealed)
-        if self._early:
-            protocol.data_received(self._early)
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            number = os.dup(transport.get_extra_info("socket").fileno())
+            self._handshakes.begin(socket.socket(fileno=number), self._make)
+        cast(asyncio.Transport, transport).abort()

@@ -117,9 +117,9 @@ def epoch_view(state: StreamState, epoch: Epoch, loads: Mapping[int, SegmentLoad
 
 
 def stream_map(
-    stream: Stream, activity: Activity, since_ms: int, now_ms: int, node_of: Callable[[int], int | None]
+    stream: Stream, activity: Activity, since_ms: int, now_ms: int, leader: Callable[[int], int | None]
 ) -> StreamMap:
-    """The segments that were active at some time since `since_ms`. `node_of` a container: the node that has it now."""
+    """The segments that were active at some time since `since_ms`; `leader` gives the node that serves a container."""
     state = stream.state
     loads = activity.loads(stream)
     segments: list[MapSegment] = []
@@ -132,10 +132,10 @@ def stream_map(
                 id=life.segment.number,
                 key_range=(float(bounds.low), float(bounds.high)),
                 slots=life.segment.last - life.segment.first,
+                container=(container := state.container_of(life.segment)),
+                node=leader(container) if life.sealed_ms is None else None,
                 opened_ms=life.opened_ms,
                 sealed_ms=life.sealed_ms,
-                container=state.container_of(life.segment),
-                node=node_of(state.container_of(life.segment)),
                 bytes=load.bytes,
                 rate_bytes=load.bytes_s,
                 rate_events=load.events_s,
