@@ -199,14 +199,27 @@ class Deciding:
     async def _change(
         self, stream: Stream, changed: Callable[[StreamState], StreamState], kind: str | None = None
     ) -> Epoch:
-        # Each change starts from the outcome of the one before: a record holds the whole state.
         async with stream.changing:
-            for _ in range(CHANGE_TRIES_MAX - 1):
-                with contextlib.suppress(Stale):
-                    return await self._change_once(stream, changed, kind)
-                assert self._following is not None, "nobody else changes streams"
-                await self._following.catch_up(stream)
-            return await self._change_once(stream, changed, kind)
+            return await self._change_locked(stream, changed, kind)
+
+    async def _change_locked(
+        self, stream: Stream, changed: Callable[[StreamState], StreamState], kind: str | None
+    ) -> Epoch:
+        # Each change starts from the outcome of the one before: a record holds the whole state.
+        for _ in range(CHANGE_TRIES_MAX - 1):
+            with contextlib.suppress(Stale):
+                return await self._change_once(stream, changed, kind)
+            assert self._following is not None, "nobody else changes streams"
+            await self._following.catch_up(stream)
+        return await self._change_once(stream, changed, kind)
+
+    async def move_locked(self, stream: Stream, number: int, target: int) -> None:
+        """Name another container as a slot's, for `core.moving`; the caller holds `stream.changing`.
+
+        Raises UnknownStream, StreamSealed, ValueError for a slot that is there already, StoreError.
+        """
+        reason, now_ms = f"slot {number} moved to container {target}", self._store.clock.wall_ms
+        await self._change_locked(stream, lambda state: state.moved(number, target, now_ms(), reason), "move")
 
     async def _change_once(
         self, stream: Stream, changed: Callable[[StreamState], StreamState], kind: str | None
@@ -230,7 +243,7 @@ class Deciding:
         if self._following is not None:
             await self._following.take_locked(stream, state)
             return
-        if not state.is_elsewhere:
+        if not state.is_elsewhere and not before.is_elsewhere:
             return
         try:
             await self._shares.bring(stream)

@@ -137,6 +137,32 @@ class NotHosted(StoreError):
         self.container_id = container_id
 
 
+class SlotMoves(NotHosted):
+    """The slot is on its way to another container, or has come there: find it anew, and send the call again."""
+
+    kind = ErrorKind.RETRY
+
+    def __init__(self, stream: str, number: int, container_id: int) -> None:
+        super().__init__(container_id)
+        self.args = (f"slot {number} of stream {stream!r} leaves container {container_id}",)
+
+
+class CannotMove(StoreError, ValueError):
+    """The slot cannot be moved to that container, and stays where it is."""
+
+    def __init__(self, stream: str, number: int, why: str) -> None:
+        super().__init__(f"slot {number} of stream {stream!r} stays where it is: {why}")
+
+
+class NotMovedYet(StoreError):
+    """The move of a slot did not come to its end, and was taken back: the slot stays where it is. Try it again."""
+
+    kind = ErrorKind.RETRY
+
+    def __init__(self, stream: str, number: int, why: str) -> None:
+        super().__init__(f"slot {number} of stream {stream!r} has not moved, and may be moved later: {why}")
+
+
 class CoordinatorAway(StoreError):
     """The coordinator of the cluster does not answer just now. What was asked may have happened, or may still."""
 

@@ -21,9 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from core.applied.metadata import Metadata
+from core.applied.metadata import BEHIND_ALL, Metadata
 from core.clock import Clock
 from core.config import StoreConfig
+from core.container.arrivals import arrival_delete
 from core.container.container import CONTAINER_TABLE, Container
 from core.container.maintenance import Maintenance
 from core.container.recovery import Recovered, recover
@@ -284,6 +285,25 @@ class HostedContainer:
         )
         await container.rise(epoch, lives_put(CONTAINER_TABLE, container.table(CONTAINER_TABLE).entries, found))
 
+    async def has_remains(self, place: tuple[int, int]) -> bool:
+        """Whether anything is left here of a slot that has left, so that it cannot come back yet."""
+        container = self.container
+        if container.slot_at(*place) is not None or any(place in kept.places for kept in container.kept):
+            return True
+        # In the thread that changes rows: so what it finds gone is gone from the disk, or is to be forgotten again.
+        row = await self.maintenance.thread.run(container.metadata.block_at, *place, BEHIND_ALL)
+        if row is not None or container.unsaved.has_gone(place):
+            return True
+        return await self.catalog.in_thread(self.catalog.find_run, *place, -1) is not None
+
+    async def clear(self, place: tuple[int, int]) -> None:
+        """Do what brings a slot's remains nearer to their end. Raises StoreError."""
+        container = self.container
+        container.unsaved.mark_gone(place)
+        container.departed[place] = None
+        await container.update(arrival_delete(place))  # so that there is something to checkpoint
+        await self.maintenance.checkpoint()
+
     def concerns(self) -> list[str]:
         """Troubles of this container, a sentence each; empty when all is well."""
         failed = self.container.failed
@@ -297,7 +317,7 @@ class HostedContainer:
     async def truncate(self, slot: Slot, offset: int) -> int:
         """Move a slot's start up to `offset`, durably; returns the start.
 
-        Raises OutOfRange beyond `durable_end`, UnknownStream, StoreError.
+        Raises OutOfRange beyond `durable_end`, UnknownStream, SlotMoves, StoreError.
         """
         if not 0 <= offset <= slot.durable_end:
             raise OutOfRange(offset, slot.start, slot.durable_end)
@@ -305,5 +325,6 @@ class HostedContainer:
             before = await self.reader.bytes_before(slot, offset)
             if slot.stream.deleted:
                 raise UnknownStream(slot.stream.name)
+            self.container.check_not_frozen(slot)
             await self.container.update(Trim(slot.stream.id, slot.number, offset, before))
         return slot.start

@@ -215,7 +215,7 @@ class Joining:
         moved: list[Slot] = []
         for stream_id, its in list(container.streams.items()):
             stream = store.streams.by_id(stream_id) or self._showing.begin(its.state)
-            async for slot in in_turns(list(its.written_slots())):
+            async for slot in in_turns([slot for slot in its.written_slots() if not slot.has_moved]):
                 moved += stream.adopt(slot)
             container.outcomes.streams[stream_id] = stream
             stream.go_by(max(its.state, stream.logged, key=lambda state: state.revision), container.id)

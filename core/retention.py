@@ -73,7 +73,11 @@ class Retention:
         self._ages.forget_others(self._container.streams)
         moved = 0
         for stream in list(self._container.streams.values()):
-            slots = [slot for slot in stream.slots_in(self._container.id) if slot.start < slot.stable_end]
+            slots = [
+                slot
+                for slot in stream.slots_in(self._container.id)
+                if slot.start < slot.stable_end and not slot.has_moved
+            ]
             for start in range(0, len(slots), SLOTS_PER_STEP):
                 moved += await self._trim(slots[start : start + SLOTS_PER_STEP], stream.policy, now.timestamps_ms)
         await forget_expired(self._container, now)
@@ -86,7 +90,12 @@ class Retention:
         consumed = await self._consumed_of(slots, consumers)
         limits = [Limits(policy, now_ms, slot.stable_end, up_to) for slot, up_to in zip(slots, consumed, strict=True)]
         trims = await self._reader.in_thread(self._retained, slots, limits)
-        live = [trim for trim in trims if trim.stream_id in self._container.streams]
+        staying = {(slot.stream.id, slot.number) for slot in slots if not self._container.is_leaving(slot)}
+        live = [
+            trim
+            for trim in trims
+            if trim.stream_id in self._container.streams and (trim.stream_id, trim.slot) in staying
+        ]
         if live:
             await self._container.update(*live)
         return len(live)

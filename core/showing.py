@@ -79,7 +79,7 @@ class Showing:
         self._streams.name(stream)
 
     def _take(self, stream: Stream, state: StreamState) -> None:
-        if state.slots != stream.state.slots:
+        if state.current is not stream.state.current:
             self.loads.add(stream.state, -1)
             self.loads.add(state)
         stream.state = state

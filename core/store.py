@@ -38,6 +38,7 @@ from core.log.objects.home import Claimed, LogStorage
 from core.log.objects.prefetch import Prefetched
 from core.log.records import Operation
 from core.log.replay import open_log_files
+from core.moving import Hindrance, Moved, Mover
 from core.retention import Consumed
 from core.scaling.decisions import Decision
 from core.scaling.scaler import Scaler
@@ -92,6 +93,7 @@ class Store:
         self._deciding = Deciding(self, self.registry, self.streams, shares, showing, self._following)
         self._leaving: set[asyncio.Task[None]] = set()  # containers that are being released
         self.joining = Joining(self, shares, showing)  # for a cluster
+        self._mover = Mover(self)
         self.is_ours: Callable[[int], bool] | None = None  # in a cluster: whether what is open here is still ours
         self.on_lost: Callable[[int, StorageFailure], None] | None = None  # in a cluster: hears that a container failed
         self._consumed: Consumed | None = None
@@ -154,10 +156,12 @@ class Store:
         if self._following is not None:
             self._showing.is_settled = True
             await self._following.settle()
+            await self._mover.settle(self.streams.by_id)
             self._following.start()
             self._shares.start(self._hosts[0] if self._hosts else HOME_CONTAINER)
             return
         await self._shares.settle(self.registry)
+        await self._mover.settle(self.streams.by_id)
         self._showing.is_settled = True
         self._tables.load(stream.state for stream in self.streams.all())
         if len(self.containers) > 1:
@@ -293,6 +297,7 @@ class Store:
 
     async def close(self, *, clean: bool = True) -> None:
         """Stop. After a clean stop the next start replays nothing. Callers must have ended their appends."""
+        await self._mover.stop()
         await self._forgetting.stop()
         if self._following is not None:
             await self._following.stop()
@@ -383,6 +388,21 @@ class Store:
         Raises UnknownStream, StreamSealed when it is already, StoreError.
         """
         await self._deciding.seal(stream)
+
+    async def move_slot(self, stream: Stream, number: int, container_id: int) -> Moved:
+        """Move a slot to another container of this process, while it is written and read. See `core.moving`.
+
+        Raises UnknownStream, NotHosted, CannotMove, NotMovedYet, StoreError.
+        """
+        return await self._mover.move(stream, number, container_id)
+
+    async def decide_move(self, stream: Stream, number: int, target: int) -> None:
+        """Name another container as a slot's, and follow; the caller holds `stream.changing`. Raises StoreError."""
+        await self._deciding.move_locked(stream, number, target)
+
+    def on_move(self, hindrance: Hindrance) -> None:
+        """Ask before each move of a slot whether something beside it keeps it where it is: why, or None."""
+        self._mover.on_move(hindrance)
 
     async def delete_stream(self, stream: Stream) -> None:
         """Delete a stream, durably. Raises UnknownStream, StoreError."""

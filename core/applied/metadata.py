@@ -43,6 +43,7 @@ import rocksdict
 from core.config import StoreConfig
 from core.errors import CorruptState, StorageFailure
 from core.index.rows import BlockRef
+from core.log.files import KEPT
 from core.log.log_file import LogPosition
 from tier2.shortage import FORBIDDEN, SHORTAGES
 
@@ -65,6 +66,9 @@ BATCH_OPERATIONS: Final = 500
 
 KEY_BYTES_MAX: Final = 64
 """At least the length of any key of a table that is skipped."""
+
+BEHIND_ALL: Final = (1 << 63) - 1
+"""An LSN that no log reaches."""
 
 STALL_PAUSE_S: Final = 0.02
 STALL_RETRIES: Final = 1500
@@ -267,6 +271,12 @@ class Metadata:
             gone += len(keys)
         return gone
 
+    def forget_slot_blocks(self, stream_id: int, slot: int, before_lsn: int) -> None:
+        """Delete the rows that a slot which has left has in log files before this one."""
+        keys = [block_key(ref) for ref in self.blocks_from(stream_id, slot, 0) if ref.file_lsn & ~KEPT < before_lsn]
+        for start in range(0, len(keys), BATCH_OPERATIONS):
+            self.write((), keys[start : start + BATCH_OPERATIONS])
+
     # Places of the rows of complete log files
 
     def indexed_lsn(self) -> int:
@@ -376,9 +386,14 @@ def _lack(error: Exception) -> int | None:
     return next((number for number in SHORTAGES | FORBIDDEN if os.strerror(number) in str(error)), None)
 
 
+def slot_key(stream_id: int, slot: int) -> bytes:
+    """The key of a slot's state."""
+    return b"s" + _SLOT.pack(stream_id, slot)
+
+
 def slot_item(stream_id: int, slot: int, lsn: int, state: bytes) -> tuple[bytes, bytes]:
     """A slot's state as a key and value."""
-    return b"s" + _SLOT.pack(stream_id, slot), _LSN.pack(lsn) + state
+    return slot_key(stream_id, slot), _LSN.pack(lsn) + state
 
 
 def table_key(table: str, key: bytes) -> bytes:

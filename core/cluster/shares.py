@@ -75,8 +75,8 @@ class Shares:
         wanted = state.containers | {state.container}
         changes: list[Awaitable[None]] = []
         for one in self._containers():
-            if one.id not in wanted:
-                if stream.id in one.streams:  # of a growth that was taken back
+            if one.id not in wanted and not one.outcomes.has_arrivals(stream.id):
+                if stream.id in one.streams:  # of a growth that was taken back, or its last slot here has left
                     changes.append(one.update(Delete(STREAMS_TABLE, key)))
             elif one.table(STREAMS_TABLE).get(key) != value:
                 changes.append(self._log(one, stream))

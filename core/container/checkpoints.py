@@ -11,13 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from core.applied.metadata import BATCH_OPERATIONS, Metadata, slot_item, table_item, table_key
+from core.applied.metadata import (
+    BATCH_OPERATIONS,
+    BEHIND_ALL,
+    Metadata,
+    slot_item,
+    slot_key,
+    table_item,
+    table_key,
+)
 from core.applied.tables import StoredTable, Table
 from core.config import MIB
+from core.container.arrivals import Place
 from core.container.metadata_thread import MetadataThread
 from core.container.unsaved import Taken, Unsaved
 from core.errors import StorageFailure
@@ -52,6 +61,8 @@ class Source(Protocol):
     def tables(self) -> Mapping[str, Table]: ...
     @property
     def applied_lsn(self) -> int: ...
+    def is_here(self, slot: Slot) -> bool: ...
+    def slot_at(self, stream_id: int, number: int) -> Slot | None: ...
 
 
 @dataclass(slots=True)
@@ -59,12 +70,14 @@ class _Values:
     """The contents of one checkpoint: values, keys without a value, and the keys of streams that are gone.
 
     The last are deleted together with P: replay from an older P may come to records of such a stream, and needs its
-    slots to read them. Once RocksDB has the values of `stored`, they leave memory.
+    slots to read them. So are the values of slots that have left. Once RocksDB has the values of `stored`, they leave
+    memory.
     """
 
     puts: list[tuple[bytes, bytes]] = field(default_factory=list)
     deletes: list[bytes] = field(default_factory=list)
     gone: list[bytes] = field(default_factory=list)
+    left: list[tuple[Place, int]] = field(default_factory=list)  # slots whose rows of files before this LSN are gone
     stored: dict[StoredTable, list[tuple[bytes, bytes | None]]] = field(default_factory=dict)
 
 
@@ -105,7 +118,9 @@ class Checkpoints:
         taken = source.unsaved.take(source.streams)
         refs = thread.take_unflushed()
         try:
+            thread.forget_slots(taken.gone)
             values = await self._capture(taken.slots, taken.rows)
+            self._capture_left(taken.gone, values)
             if not clean:
                 await source.log.synced(source.applied_lsn)
             await thread.run(self._write, position, values, taken.dead_streams, clean)
@@ -127,7 +142,7 @@ class Checkpoints:
         turn = Turn()
         for slot in slots:
             slot.dirty = False
-            if not slot.stream.deleted:
+            if not slot.stream.deleted and source.is_here(slot):
                 encoded = await turn.through(slot.encoding())
                 # Only now: a writer may be newer than when this began, but not than what is applied.
                 values.puts.append(slot_item(slot.stream.id, slot.number, source.applied_lsn, encoded))
@@ -146,12 +161,22 @@ class Checkpoints:
                 values.deletes.append(table_key(name, key))
         return values
 
+    def _capture_left(self, gone: Collection[Place], values: _Values) -> None:
+        """Slots that have left; one may have come back since, and then has rows of newer files only."""
+        for place in gone:
+            slot = self._source.slot_at(*place)
+            values.left.append((place, BEHIND_ALL if slot is None else slot.since_lsn))
+            if slot is None:
+                values.gone.append(slot_key(*place))
+
     def _write(self, position: LogPosition, values: _Values, dead: list[int], clean: bool) -> None:
         metadata = self._source.metadata
         for puts in _batches(values.puts):
             metadata.write(puts)
         for start in range(0, len(values.deletes), BATCH_OPERATIONS):
             metadata.write((), values.deletes[start : start + BATCH_OPERATIONS])
+        for place, before_lsn in values.left:
+            metadata.forget_slot_blocks(*place, before_lsn)
         metadata.commit(position, values.gone, clean=clean)
         # After P: the next start forgets again any of these that a crash brings back.
         for stream_id in dead:

@@ -25,14 +25,17 @@ from core.applied.metadata import Metadata
 from core.applied.tables import Table
 from core.clock import Clock
 from core.config import StoreConfig
+from core.container.arrivals import ARRIVING_TABLE, Place
 from core.container.kept import KeptFile
 from core.container.log_files import LogFiles
 from core.container.outcomes import Outcomes, TableListener
 from core.container.ports import AppendWaiter, LongTerm, TransactionEnd
 from core.container.throttle import Throttle
 from core.container.unsaved import Unsaved
-from core.errors import NotHosted, StorageFailure, StorageFull, StreamSealed
+from core.errors import NotHosted, SlotMoves, StorageFailure, StorageFull, StoreError, StreamSealed
+from core.index.rows import BlockRef
 from core.log.durable_log import DurableLog
+from core.log.files import KEPT
 from core.log.format import (
     ABORT_MARKER,
     APPEND_OVERHEAD,
@@ -137,7 +140,15 @@ class Container:
         self.epoch = 0
         self.unsaved = Unsaved()
         self.outcomes = Outcomes(
-            container_id, self.unsaved, known_writers, partial(stream_changed, self), self._trimmed
+            container_id,
+            self.unsaved,
+            known_writers,
+            partial(stream_changed, self),
+            self._trimmed,
+            self.make_slot,
+            self._slot_left,
+            self._stream_left,
+            _displaced,
         )
         self.streams: Mapping[int, Stream] = self.outcomes.streams
         self.tables: Mapping[str, Table] = self.outcomes.tables
@@ -148,10 +159,15 @@ class Container:
         self.kept: list[KeptFile] = []  # entries that pinned the log, oldest first
         self.moved = 0  # log files that went after some of their entries were kept: rows looked up before may be stale
         self.unreadable_indices: set[Path] = set()  # sidecars that are to be made again
-        self.refused: dict[Slot, str] = {}  # slots that hold too much of the log, and why nothing is appended to them
+        self._refused: dict[Slot, str] = {}  # slots that hold too much of the log, and why nothing is appended to them
+        self._frozen: dict[Slot, int] = {}  # slots that are about to leave, and the containers that are to have them
+        self._barred: frozenset[Slot] = frozenset()  # all of these: appends look here alone
         self.name_writers: NameWriters = _by_number  # for the operator
         self.untiered: dict[Slot, float] = {}  # since when they have something that is in no chunk, monotonic s
         self.trimmed: dict[Slot, None] = {}  # their start moved: chunks may have become free
+        self.departed: dict[Place, None] = {}  # slots that have left: their runs in chunks are dead
+        self._left_in: dict[Place, int] = {}  # the open log file when they left, by its first LSN
+        self._streams_left_in: dict[int, int] = {}  # the same, when a stream left with its last slot
         self.throttle = Throttle(config.log_max_bytes)  # of appends, when the log fills faster than it is tiered
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
@@ -212,12 +228,10 @@ class Container:
 
         The payload must not change any more. `timestamp` is the largest in it, ms. The waiter is told once the entry
         is durable. `flags` may be IN_TRANSACTION: it belongs to the transaction of its writer, which begins with it if
-        there is none. Raises StreamSealed, StorageFull, StorageFailure, NotHosted: then nothing has changed.
+        there is none. Raises StreamSealed, StorageFull, StorageFailure, NotHosted, SlotMoves: then nothing has changed.
         """
-        if slot.stream.is_sealed:
-            raise StreamSealed(slot.stream.name)
-        if self.refused and slot in self.refused:
-            raise StorageFull(self.refused[slot])
+        if slot.stream.is_sealed or slot.has_moved or (self._barred and slot in self._barred):
+            raise self._refusal(slot)
         log = self.log
         size = APPEND_OVERHEAD + len(payload)
         if log.position + size > log.append_limit or log.entries >= self.config.log_file_entries_max:
@@ -381,18 +395,110 @@ class Container:
             )
         self.log.make_room(size)
 
+    # Slots that come and go
+
+    @property
+    def refused(self) -> dict[Slot, str]:
+        """Slots that hold too much of the log, and why nothing is appended to them."""
+        return self._refused
+
+    @refused.setter
+    def refused(self, refused: dict[Slot, str]) -> None:
+        self._refused = refused
+        self._barred = frozenset((*refused, *self._frozen))
+
+    def freeze(self, slot: Slot, target: int) -> None:
+        """Take nothing more for a slot that is about to leave for another container: SlotMoves. What is on its way
+        comes to its end."""
+        self._frozen[slot] = target
+        self.refused = self._refused
+
+    def thaw(self, slot: Slot) -> None:
+        """The slot stays after all, or its stream has another object for it."""
+        self._frozen.pop(slot, None)
+        self.refused = self._refused
+
+    def is_leaving(self, slot: Slot) -> bool:
+        """Whether a slot is about to leave, or has left."""
+        return slot in self._frozen or slot.has_moved
+
+    def check_not_frozen(self, slot: Slot) -> None:
+        """Raises SlotMoves for a slot that is about to leave or has left, NotHosted for one of another container."""
+        if slot.container_id != self.id:
+            raise NotHosted(self.id)
+        if self.is_leaving(slot):
+            raise SlotMoves(slot.stream.name, slot.number, self.id)
+
+    def _refusal(self, slot: Slot) -> StoreError:
+        if slot.stream.is_sealed:
+            return StreamSealed(slot.stream.name)
+        if self.is_leaving(slot):
+            return SlotMoves(slot.stream.name, slot.number, self.id)
+        return StorageFull(self._refused[slot])
+
+    def slot_at(self, stream_id: int, number: int) -> Slot | None:
+        """The slot of this container, or on its way into it; None if it is neither, or its stream is gone."""
+        return self.outcomes.slot_at(stream_id, number)
+
+    def is_here(self, slot: Slot) -> bool:
+        """Whether this is the container's object for a slot that it has."""
+        return self.outcomes.slot_at(slot.stream.id, slot.number) is slot
+
+    def slot_of(self, ref: BlockRef) -> Slot | None:
+        """The slot of rows of the log; None if it is gone, or if they are of an earlier stay of it."""
+        slot = self.outcomes.slot_at(ref.stream_id, ref.slot)
+        return None if slot is None or ref.file_lsn & ~KEPT < slot.since_lsn else slot
+
+    def arriving(self, place: Place) -> Slot | None:
+        """A slot on its way into this container, by stream and number."""
+        return self.outcomes.beside.get(place)
+
+    @property
+    def arrivals(self) -> list[bytes]:
+        """The keys of all arrivals that the log does not know to have ended."""
+        return list(self.table(ARRIVING_TABLE).entries)
+
+    def begin_stay(self, place: Place) -> int:
+        """The first LSN of the log file from which on a slot that comes has entries here.
+
+        No file has entries of two stays. Raises StorageFull if the next file is not ready, StorageFailure.
+        """
+        if self.log.file.first_lsn in (self._left_in.get(place), self._streams_left_in.get(place[0])):
+            self.log.roll()
+        return self.log.file.first_lsn
+
+    def displaced(self, slot: Slot) -> None:
+        """Another container has brought the stream its own object for this slot."""
+        self.outcomes.displaced(slot)
+        self.thaw(slot)  # only now: until then callers found this one
+        slot.changed()
+
+    def _slot_left(self, slot: Slot) -> None:
+        place = slot.stream.id, slot.number
+        self.untiered.pop(slot, None)
+        self.trimmed.pop(slot, None)
+        self.departed[place] = None
+        self._left_in[place] = self.log.file.first_lsn
+        if self.tier is not None:
+            self.tier.promised()
+
+    def _stream_left(self, stream_id: int) -> None:
+        self._streams_left_in[stream_id] = self.log.file.first_lsn
+
     # Transactions
 
     def end_transactions(self, ends: Sequence[TransactionEnd], operations: Sequence[Operation]) -> asyncio.Future[None]:
         """Append markers and apply some operations, in one step: all of it or nothing, whatever happens.
 
         A slot may occur once. No marker is appended if its writer has no transaction open. Returns a future that is
-        done when the step is durable and applied. Raises StorageFull, StorageFailure, NotHosted: then nothing has
-        changed.
+        done when the step is durable and applied. Raises StorageFull, StorageFailure, NotHosted also for a slot that
+        is about to leave: then nothing has changed.
         """
         self._check_here()
         self._check_failed()
         ends = [end for end in ends if end.slot.has_open_transaction(end.writer_id)]
+        for end in ends:
+            self.check_not_frozen(end.slot)
         entries = [end.entry(end.slot.end, self.epoch) for end in ends]
         parts = [operations[at : at + STEP_OPERATIONS_MAX] for at in range(0, len(operations), STEP_OPERATIONS_MAX)]
         bodies = [encode_update(part) for part in parts]
@@ -534,6 +640,12 @@ class Container:
         for _, late_waiter in late:
             late_waiter.append_failed(error)
         self.fail(error)
+
+
+def _displaced(slot: Slot) -> None:
+    """The stream has another container's object for a slot: its owner may still have to let it go."""
+    if isinstance(slot.owner, Container):
+        slot.owner.displaced(slot)
 
 
 def _by_number(writers: Collection[int]) -> Mapping[int, str]:

@@ -5,6 +5,7 @@
 - A file counts as indexed once its sidecar is written and the applied state names its rows.
 - Files are indexed in the order of the log.
 - Only the rows of indexed files leave memory: until then nothing else leads to their entries.
+- No rows are registered of a slot that has left the container, even if it left while its sidecar was written.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Indexing:
             return
         for file in list(files.unindexed):
             columns = [
-                (slot.stream.id, slot.number, rows) for slot, rows in files.columns_of(file) if not slot.stream.deleted
+                (slot.stream.id, slot.number, rows)
+                for slot, rows in files.columns_of(file)
+                if not slot.stream.deleted and not slot.has_moved
             ]
             try:
                 refs = await self._thread.run(write_sidecar, file, columns)
@@ -54,7 +57,7 @@ class Indexing:
                 await asyncio.sleep(FAILURE_PAUSE_S)
                 return
             try:
-                await self._thread.register(refs)
+                await self._thread.register([ref for ref in refs if self._container.slot_of(ref) is not None])
             except Exception as error:
                 logger.error("index rows not written, will be tried again", extra={"error": str(error)})
                 return

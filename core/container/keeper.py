@@ -31,11 +31,8 @@ COMPLAIN_EVERY_S: Final = 60.0
 
 def slot_of(container: Container, ref: BlockRef) -> Slot | None:
     """The slot, if it still has any of these rows' entries."""
-    stream = container.streams.get(ref.stream_id)
-    if stream is None or stream.deleted:
-        return None
-    slot = stream.slot(ref.slot)
-    return slot if slot.start < ref.end else None
+    slot = container.slot_of(ref)
+    return slot if slot is not None and not slot.stream.deleted and slot.start < ref.end else None
 
 
 def is_needed_by(container: Container, chunks: Chunks) -> Callable[[BlockRef], bool]:

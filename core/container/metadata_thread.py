@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -94,6 +94,11 @@ class MetadataThread:
     def forget(self, file: LogFile) -> None:
         """Note that a log file goes: its rows must not be registered again."""
         self._unflushed = [ref for ref in self._unflushed if ref.file_lsn != file.first_lsn]
+
+    def forget_slots(self, places: Collection[tuple[int, int]]) -> None:
+        """Note that slots have left: their rows must not be registered again."""
+        if places:
+            self._unflushed = [ref for ref in self._unflushed if (ref.stream_id, ref.slot) not in places]
 
     # After a failed write
 

@@ -1,4 +1,4 @@
-"""The outcomes of durable updates in a container: its tables, its streams, and the starts of their slots.
+"""The outcomes of durable updates in a container: its tables, its streams, its slots and their starts.
 
 **Invariants**
 
@@ -7,6 +7,8 @@
 - A stream is here as long as the table of streams lists it. The listener for changed streams marks a deleted one at
   once, and the watchers of its slots hear of it.
 - A slot's start only moves up.
+- A slot is here if this container's own copy of its stream says so, or while it arrives. Nothing else counts: the
+  stream itself is the same object for all containers, and may be ahead of what this one has applied.
 - Listeners of a table hear of each operation after it was applied. For streams, the first listener is this module.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from core.applied.tables import Delete, Put, Table, new_table
+from core.container.arrivals import ARRIVING_TABLE, Place, place_of
 from core.container.unsaved import Unsaved
 from core.log.records import Operation, Trim
 from core.streams.known_writers import KnownWriters
@@ -35,16 +38,29 @@ class Outcomes:
         known_writers: KnownWriters,
         stream_changed: Callable[[int, StreamState | None], Stream | None],
         trimmed: Callable[[Slot], None],
+        new_slot: Callable[[Stream, int], Slot],
+        left: Callable[[Slot], None],
+        stream_left: Callable[[int], None],
+        displaced: Callable[[Slot], None],
     ) -> None:
         self.streams: dict[int, Stream] = {}
         self.tables: dict[str, Table] = {}
+        self.copies: dict[int, StreamState] = {}  # of the streams, as this container's log has them
+        self.beside: dict[Place, Slot] = {}  # slots here for which their stream has another object, or none
         self.streams_deleted = 0  # since the start
         self._container_id = container_id
         self._unsaved = unsaved
         self.known_writers = known_writers
         self._stream_changed = stream_changed
         self._trimmed = trimmed
-        self._listeners: dict[str, list[TableListener]] = {STREAMS_TABLE: [self._apply_stream]}
+        self._new_slot = new_slot
+        self._left = left
+        self._stream_left = stream_left
+        self._displaced = displaced
+        self._listeners: dict[str, list[TableListener]] = {
+            STREAMS_TABLE: [self._apply_stream],
+            ARRIVING_TABLE: [self._apply_arrival],
+        }
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """Make the outcomes of a durable update record visible. Applying it again changes nothing."""
@@ -68,19 +84,115 @@ class Outcomes:
             table = self.tables[name] = new_table(name)
         return table
 
+    # Slots
+
+    def owns(self, place: Place) -> bool:
+        """Whether a slot lies in this container, by its own copy of the stream."""
+        copy, own = self.copies.get(place[0]), self._container_id
+        if copy is None or place[1] >= copy.slots or own not in copy.containers:
+            return False
+        return len(copy.containers) == 1 or copy.container_of_slot(place[1]) == own
+
+    def slot_at(self, stream_id: int, number: int) -> Slot | None:
+        """The slot of this container, or on its way into it; None if it is neither, or its stream is gone."""
+        found = self.beside.get((stream_id, number)) if self.beside else None
+        if found is not None:
+            return found
+        stream = self.streams.get(stream_id)
+        if stream is None or not self.owns((stream_id, number)):
+            return None
+        known = stream.known_slot(number)
+        if known is None and stream.logged.container_of_slot(number) == self._container_id:
+            return stream.slot(number)
+        if known is None or known.container_id != self._container_id or known.has_moved:
+            # The stream is ahead of this container, which has still to apply that the slot has left it.
+            known = self.beside[stream_id, number] = self._new_slot(stream, number)
+        return known
+
+    def has_arrivals(self, stream_id: int) -> bool:
+        """Whether a slot of a stream is on its way into this container."""
+        return any(place[0] == stream_id and not self.owns(place) for place in self.beside)
+
+    def _apply_arrival(self, operation: Put | Delete) -> None:
+        place = place_of(operation.key)
+        stream = self.streams.get(place[0])
+        if stream is None:
+            return
+        if isinstance(operation, Delete):
+            slot = None if self.owns(place) else self.beside.pop(place, None)
+            if slot is not None:
+                self._gone(slot)
+            return
+        slot = self.slot_at(*place)
+        if slot is None:
+            slot = self.beside[place] = self._new_slot(stream, place[1])
+        self._begin(slot, operation.value)
+
+    def _begin(self, slot: Slot, value: bytes) -> None:
+        """Have a slot in a saved state. What this stay of it has in chunks already is not in that."""
+        since, tiered = slot.since_lsn, (slot.tiered_end, slot.tiered_bytes)
+        self.known_writers.slot_gone(slot)
+        slot.decode(value)
+        self.known_writers.added(len(slot.writers or ()))
+        if since == slot.since_lsn and tiered[0] > slot.tiered_end:
+            slot.tiered_end, slot.tiered_bytes = tiered
+        self._unsaved.mark(slot)
+
+    def _gone(self, slot: Slot) -> None:
+        """A slot is not here any more."""
+        slot.has_moved = True
+        self.known_writers.slot_gone(slot)
+        self._unsaved.mark_gone((slot.stream.id, slot.number))
+        self._left(slot)
+
+    def _follow(self, stream: Stream, before: StreamState | None, after: StreamState) -> None:
+        """The container's copy of a stream has changed: slots may have come or gone with it."""
+        own = self._container_id
+        for place in [place for place in self.beside if place[0] == stream.id and self.owns(place)]:
+            if stream.logged.container_of_slot(place[1]) == own:
+                slot = self.beside.pop(place)
+                for other in stream.adopt(slot):
+                    if other.container_id != own:
+                        self._displaced(other)
+                slot.segment_id = stream.segment_id_of(slot.number)
+        if before is None or (before.slots == after.slots and before.runs_in(own) == after.runs_in(own)):
+            return
+        for place in [place for place in self.beside if place[0] == stream.id]:
+            if _had(before, place[1], own) and not self.owns(place):
+                self._gone(self.beside.pop(place))
+        for slot in list(stream.slots_in(own)):
+            if not self.owns((stream.id, slot.number)):
+                self._gone(slot)
+
+    def displaced(self, slot: Slot) -> None:
+        """Another container has brought the stream its own object for a slot that this one may still have to let go."""
+        place = slot.stream.id, slot.number
+        if self.owns(place):
+            self.beside[place] = slot
+
+    # Streams
+
     def _apply_stream(self, operation: Put | Delete) -> None:
         stream_id = int.from_bytes(operation.key, "big")
         state = self._state_of(stream_id, operation.value) if isinstance(operation, Put) else None
         stream = self._stream_changed(stream_id, state)
         if state is not None and stream is not None:
+            before = self.copies.get(stream_id)
+            self.copies[stream_id] = state
             self.streams[stream_id] = stream
             stream.go_by(state, self._container_id)
+            self._follow(stream, before, state)
         elif (gone := self.streams.pop(stream_id, None)) is not None:
             self.streams_deleted += 1
+            self.copies.pop(stream_id, None)
+            for place in [place for place in self.beside if place[0] == stream_id]:
+                self._gone(self.beside.pop(place))
             self._unsaved.mark_dead(stream_id)
             for slot in gone.slots_in(self._container_id):
                 self.known_writers.slot_gone(slot)
                 slot.changed()
+            if not gone.deleted:  # it goes on in other containers, and may come back
+                self._stream_left(stream_id)
 
     def _state_of(self, stream_id: int, value: bytes) -> StreamState:
         """The decoded value. A known value is not decoded again, as a long history takes a while."""
@@ -88,14 +200,15 @@ class Outcomes:
         return stream.logged if stream is not None and stream.logged.encode() == value else decode_stream(value)
 
     def _apply_trim(self, trim: Trim) -> None:
-        stream = self.streams.get(trim.stream_id)
-        if stream is None:
-            return
-        slot = stream.slot(trim.slot)
-        if trim.start > slot.start:
+        slot = self.slot_at(trim.stream_id, trim.slot)
+        if slot is not None and trim.start > slot.start:
             slot.start, slot.start_bytes = trim.start, trim.bytes_before
             slot.removed = slot.removed.without_before(trim.start)
             slot.forget_transactions_before(trim.start)
             self._unsaved.mark(slot)
             self._trimmed(slot)
             slot.changed()
+
+
+def _had(state: StreamState, number: int, container: int) -> bool:
+    return number < state.slots and state.container_of_slot(number) == container

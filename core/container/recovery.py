@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from core.applied.tables import STORED_TABLES
+from core.container.arrivals import ARRIVING_TABLE
 from core.container.container import CONTAINER_TABLE, EPOCH_KEY
 from core.container.keeper import is_needed_by
 from core.container.kept import restore
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
     from core.streams.live import Marker, Slot
 
 logger = logging.getLogger(__name__)
+
+OWNING_TABLES: Final = (STREAMS_TABLE, ARRIVING_TABLE)
+"""Tables whose rows say which slots are here."""
 
 _ADVICE: Final = "Keep a copy of the data directory, then restore it from a backup"
 
@@ -175,10 +179,14 @@ class _Recovery:
             if stream is None:
                 self._container.unsaved.mark_dead(stream_id)
                 continue
-            if number < stream.slot_count:  # else it has grown after P: the log holds all of the slot
-                slot = stream.slot(number)
+            slot = self._container.slot_at(stream_id, number)
+            if slot is not None:
+                self._container.known_writers.slot_gone(slot)
                 slot.decode(state)
                 self._container.known_writers.added(len(slot.writers or ()))
+            elif number < self._container.outcomes.copies[stream_id].slots:
+                self._container.unsaved.mark_gone((stream_id, number))
+            # Else it has grown after P: the log holds all of the slot.
 
     # The log
 
@@ -212,7 +220,7 @@ class _Recovery:
         if file.end_lsn > self._applied.lsn + 1:
             self._scan(file, newest=False)  # a file with a sidecar was complete, so its end is known
         if file.end_lsn > self._applied.lsn + 1 or file.first_lsn > self._indexed_lsn:
-            self._unregistered += (ref for ref in refs if ref.stream_id in self._container.streams)
+            self._unregistered += refs
 
     def _scan(self, file: LogFile, *, newest: bool) -> None:
         logger.info("reading log file", extra={"file": file.path.name, "from_lsn": file.first_lsn})
@@ -234,8 +242,8 @@ class _Recovery:
                 elif frame.lsn > applied_lsn:
                     operations = decode_update(frame.body)
                     self._container.outcomes.apply(operations)
-                    if any(isinstance(op, Put | Delete) and op.table == STREAMS_TABLE for op in operations):
-                        slots.clear()  # streams came, grew or went
+                    if any(isinstance(op, Put | Delete) and op.table in OWNING_TABLES for op in operations):
+                        slots.clear()  # streams came, grew or went, or slots did
             except BadFrame as error:
                 raise CorruptLog(file.path, frame.position, str(error), _ADVICE) from error
         for columns in (rows or {}).values():
@@ -248,10 +256,11 @@ class _Recovery:
         stream = self._container.streams.get(key[0])
         if stream is None:
             return _Target(self._container, None, None)
-        try:
-            slot = stream.slot(key[1])
-        except IndexError as error:
-            raise BadFrame(str(error)) from error
+        slot = self._container.slot_at(*key)
+        if slot is None and key[1] >= stream.slot_count:
+            raise BadFrame(f"stream {stream.name!r} has no slot {key[1]}")
+        if slot is None or file.first_lsn < slot.since_lsn:
+            return _Target(self._container, None, None)
         if rows is not None and key not in rows:
             rows[key] = self._container.files.begin_columns(slot, file, 0)
         return _Target(self._container, slot, None if rows is None else rows[key])
@@ -271,6 +280,8 @@ class _Recovery:
                 continue
             left -= 1
             for slot, rows in container.files.columns_of(file):
+                if slot.has_moved:
+                    continue  # of a stay that is over
                 key = slot.stream.id, slot.number
                 rows.bytes_before = before[key] = before.get(key, slot.total_bytes) - rows.total
 
@@ -285,7 +296,7 @@ class _Recovery:
             if files[-1].end_lsn == files[-1].first_lsn:
                 begun = True
                 files.pop()  # the next file takes its name and so replaces it
-        container.metadata.register(self._unregistered)
+        container.metadata.register([ref for ref in self._unregistered if container.slot_of(ref) is not None])
         self._build_missing_sidecars(files)
         container.kept = restore(container.directory, files, container.metadata, is_needed_by(container, self._chunks))
         # After `restore`, which leaves only needed rows of kept files: this stops at any such row.
@@ -304,8 +315,9 @@ class _Recovery:
             if file.indexed:
                 continue
             columns = container.files.columns_of(file)
-            refs = write_sidecar(file, [(slot.stream.id, slot.number, rows) for slot, rows in columns])
-            container.metadata.register(refs)
+            here = [(slot, rows) for slot, rows in columns if not slot.has_moved]
+            refs = write_sidecar(file, [(slot.stream.id, slot.number, rows) for slot, rows in here])
+            container.metadata.register([ref for ref in refs if container.slot_of(ref) is not None])
             container.files.drop_columns(file)
             file.indexed = True
 

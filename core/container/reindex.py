@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import CorruptLog
 from core.index.rows import BlockRef, SlotColumns, write_sidecar
+from core.log.files import KEPT
 from core.log.format import APPEND_BODY, APPEND_OVERHEAD, FILE_HEADER_SIZE, KIND_APPEND, BadFrame, decode_frame
 from tier2.direct_io import open_direct, read_direct
 
@@ -64,8 +65,8 @@ def _add(
         if place[0] not in container.streams:
             return
         known = container.metadata.block_at(*place, base)
-        if known is None or known.first != base:
-            return  # no row names it: it lies before the slot's start
+        if known is None or known.first != base or known.file_lsn & ~KEPT != file.first_lsn:
+            return  # no row names it: it lies before the slot's start, or is of a stay that is over
         own = columns[place] = SlotColumns(file, base, known.bytes_before)
     length = size - APPEND_OVERHEAD
     own.base.append(base)

@@ -94,11 +94,16 @@ class Truncation:
         return tier.releases(file, tiered) if tier is not None else not tiered
 
     def _give_up(self, file: LogFile) -> None:
-        gone = [ref for ref in read_directory(file) if not self._keeper.holds(ref)]
+        gone = [ref for ref in read_directory(file) if not self._keeper.holds(ref) and not self._is_of_former_stay(ref)]
         self._container.metadata.forget_blocks(gone, file.end_lsn)
         # The sidecar goes last: the next start sweeps one without its file, but would read a file without its sidecar.
         give_up(file.path, self._container.directory)
         sidecar_path(file.path).unlink(missing_ok=True)
+
+    def _is_of_former_stay(self, ref: BlockRef) -> bool:
+        """Whether the slot has left and come back since: its rows have the same keys, and lead to other files."""
+        slot = self._container.slot_at(ref.stream_id, ref.slot)
+        return slot is not None and ref.file_lsn < slot.since_lsn
 
 
 def is_settled(file: LogFile, settled: LogPosition) -> bool:

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Container as Holder
 from typing import NamedTuple
 
+from core.container.arrivals import Place
 from core.streams.live import Slot
 
 
 class Taken(NamedTuple):
-    """The changes that one checkpoint saves: slots, rows by table and key, and the ids of streams that are gone."""
+    """The changes that one checkpoint saves: slots, rows by table and key, the ids of streams that are gone, and slots
+    that have left."""
 
     slots: list[Slot]
     rows: set[tuple[str, bytes]]
     dead_streams: list[int]
+    gone: set[Place]
 
 
 class Unsaved:
@@ -26,6 +29,7 @@ class Unsaved:
         self._slots: list[Slot] = []
         self._rows: set[tuple[str, bytes]] = set()
         self._dead_streams: list[int] = []  # their keys are still in the applied state
+        self._gone: set[Place] = set()  # likewise
 
     def mark(self, slot: Slot) -> None:
         """Note that a slot's durable state changed."""
@@ -42,6 +46,14 @@ class Unsaved:
         if not self._dead_streams or self._dead_streams[-1] != stream_id:
             self._dead_streams.append(stream_id)
 
+    def mark_gone(self, place: Place) -> None:
+        """Note that a slot has left the container."""
+        self._gone.add(place)
+
+    def has_gone(self, place: Place) -> bool:
+        """Whether the applied state may still have a slot that has left."""
+        return place in self._gone
+
     def rows_are_saved(self) -> None:
         """Forget all changed rows: they come from the applied state itself."""
         self._rows.clear()
@@ -49,8 +61,9 @@ class Unsaved:
     def take(self, live: Holder[int]) -> Taken:
         """Take all changes, for a checkpoint. The log has brought back the streams in `live`, though a slot's value may
         have reached the disk before its stream's."""
-        taken = Taken(self._slots, self._rows, [one for one in self._dead_streams if one not in live])
-        self._slots, self._rows, self._dead_streams = [], set(), []
+        dead = [one for one in self._dead_streams if one not in live]
+        taken = Taken(self._slots, self._rows, dead, self._gone)
+        self._slots, self._rows, self._dead_streams, self._gone = [], set(), [], set()
         return taken
 
     def put_back(self, taken: Taken) -> None:
@@ -59,3 +72,4 @@ class Unsaved:
             self.mark(slot)
         self._rows |= taken.rows
         self._dead_streams += taken.dead_streams
+        self._gone |= taken.gone

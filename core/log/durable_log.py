@@ -161,6 +161,21 @@ class DurableLog:
             raise StorageFull(f"the next log file is not ready yet{hindrance and f': {hindrance}'}")
         self.room = grown
 
+    def roll(self) -> None:
+        """Go on in another file, unless the open one is empty. Raises StorageFull if none is ready, StorageFailure."""
+        if self.failure is not None:
+            raise self.failure
+        if self._closing:
+            raise StorageFull("the log is closing")
+        if self.position <= FILE_HEADER_SIZE:
+            return
+        if not self.can_roll:
+            raise StorageFull(f"the next log file is not ready yet{self.hindrance and f': {self.hindrance}'}")
+        self._flush_open()
+        if self.open:
+            raise StorageFull("there is no memory for what the log writes next")
+        self._roll()
+
     def begin_step(self, size: int) -> None:
         """Make frames of `size` bytes in all fit into one file, and so into one write. They may use the reserve.
 

@@ -26,7 +26,7 @@ from core.streams.policy import StreamPolicy
 from core.streams.removed import NOTHING_REMOVED, Removed
 from core.streams.slot_format import SegmentStretch, decode_slot, encode_head, encode_rest, encode_writer, joined
 from core.streams.state import Segment, StreamState
-from core.streams.transactions import Aborted, SlotTransactions, overlapping
+from core.streams.transactions import NO_TRANSACTIONS, Aborted, SlotTransactions, overlapping
 from core.streams.writers import WriterBatch, WriterState, new_batch
 
 WRITERS_PER_STEP: Final = 200
@@ -110,6 +110,7 @@ class Slot:
         "sampled_end",
         "segment_id",
         "segments",
+        "since_lsn",
         "start",
         "start_bytes",
         "stream",
@@ -145,7 +146,8 @@ class Slot:
         self.transactions: SlotTransactions | None = None  # None: there never were any
         self.watchers: dict[SlotWatcher, None] | None = None
         self.dirty = False
-        self.has_moved = False  # its container was released: the stream has another object for it, or will make one
+        self.has_moved = False  # the stream has another object for it, in this or another container, or will make one
+        self.since_lsn = 0  # of a slot that came from another container: older log files have nothing of this stay
         self.rate: SlotRate | None = None  # None: nothing came lately
         self.sampled_bytes = 0  # `total_bytes` and `end` when the rates were taken last
         self.sampled_end = 0
@@ -414,6 +416,7 @@ class Slot:
             tiered_end=self.tiered_end,
             tiered_bytes=self.tiered_bytes,
             leader_epochs=[epoch for epoch in self.leader_epochs if epoch[1] < durable],
+            since_lsn=self.since_lsn,
         )
         segments = [stretch for stretch in self._untiered_segments() if stretch.first < durable]
         transactions = None if self.transactions is None else self.transactions.encoding(durable)
@@ -426,7 +429,8 @@ class Slot:
                     writers += encode_writer(writer_id, epoch, state.last_use_ms, batches)
                     count += 1
             yield
-        rest = encode_rest(segments) if transactions is None else encode_rest(segments, (yield from transactions))
+        ended = NO_TRANSACTIONS if transactions is None else (yield from transactions)
+        rest = encode_rest(segments, ended, self.since_lsn)
         return joined(head, count, writers, rest)
 
     def decode(self, value: bytes) -> None:
@@ -436,7 +440,8 @@ class Slot:
         self.total_bytes, self.start_bytes = saved.total_bytes, saved.start_bytes
         self.tiered_end, self.tiered_bytes = saved.tiered_end, saved.tiered_bytes
         self.leader_epochs, self.segments = saved.leader_epochs, saved.segments
-        self.transactions = saved.transactions
+        self.transactions, self.since_lsn = saved.transactions, saved.since_lsn
+        self.writers = None
         if saved.writers:
             self.writers = {}
             for writer_id, epoch, last_use_ms, batches in saved.writers:
@@ -544,9 +549,12 @@ class Stream:
         return moved
 
     def adopt(self, slot: Slot) -> list[Slot]:
-        """A container that was opened has this slot. Returns the object that was in its place, if there was one."""
+        """A container has this slot: it was opened, or the slot has come to it. Returns the object that was in its
+        place, if there was one."""
         before = self._slots.get(slot.number)
         slot.stream = self
+        if before is not None and self._shares is not None:
+            self._shares.get(before.container_id, {}).pop(before.number, None)
         self._slots[slot.number] = slot
         if self._shares is not None:
             self._shares.setdefault(slot.container_id, {})[slot.number] = slot
@@ -570,9 +578,20 @@ class Stream:
         self.is_sealed = state.is_sealed
         if self._shares is None and state.is_elsewhere:  # it has grown into other containers
             self._shares = {self.state.container: dict(self._slots)}
+        if is_cut_again and self._shares is not None:
+            self._forget_addresses(state)
         if is_cut_again or self._shares is not None:
             for slot in self.slots_in(container_id):
                 slot.segment_id = self.segment_id_of(slot.number)
+
+    def _forget_addresses(self, state: StreamState) -> None:
+        """Slots of other processes may lie in other containers now."""
+        for slot in [slot for slot in self._slots.values() if slot.is_elsewhere]:
+            if state.container_of_slot(slot.number) != slot.container_id:
+                slot.has_moved = True
+                del self._slots[slot.number]
+                if self._shares is not None:
+                    self._shares.get(slot.container_id, {}).pop(slot.number, None)
 
     def segment_id_of(self, number: int) -> int:
         """The active segment that owns a slot, as of what the log takes next."""

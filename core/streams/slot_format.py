@@ -1,14 +1,14 @@
 """A slot's value in the applied state: its bytes, and nothing else. All numbers are little-endian.
 
-This is version 2. A value of version 1 ends where the transactions begin. The value stands behind the LSN that it
-reflects (`core.applied.metadata`).
+A value of version 1 ends where the transactions begin, one of version 2 behind them. Version 3 is for a slot that has
+come from another container. The value stands behind the LSN that it reflects (`core.applied.metadata`).
 
 Head, then its leader epochs:
 
     ======  ====  =====================================================
     offset  type  field
     ======  ====  =====================================================
-    0       u8    version (2)
+    0       u8    version (2 or 3)
     1       i64   start: first sequence number
     9       i64   end: behind the last durable entry
     17      u64   bytes ever appended
@@ -66,6 +66,16 @@ Transactions, behind the stretches, from version 2 on:
     +20     i64       writer id
     +28     i64       stable end when it had ended
     ======  ====  =====================================================
+
+Arrival, behind the transactions, in version 3:
+
+    ======  ====  =====================================================
+    offset  type  field
+    ======  ====  =====================================================
+    0       u64   first LSN of the oldest log file that may have entries
+                  of the slot since it came to this container; older
+                  files may have some of an earlier stay
+    ======  ====  =====================================================
 """
 
 from __future__ import annotations
@@ -80,6 +90,7 @@ from core.streams.transactions import NO_TRANSACTIONS, SlotTransactions
 from core.streams.writers import BATCHES_KEPT, WriterBatch
 
 VERSION: Final = 2
+ARRIVED_VERSION: Final = 3
 TRANSACTIONS_SINCE: Final = 2
 _HEAD: Final = struct.Struct("<BqqQQqQH")
 _EPOCH: Final = struct.Struct("<iq")
@@ -91,6 +102,7 @@ _WRITERS: Final = [
 ]
 """A writer with this many batches, a gap among them."""
 _SEGMENT: Final = struct.Struct("<qQQ")
+_SINCE: Final = struct.Struct("<Q")
 assert _HEAD.size == 51
 assert _WRITER.size == 19
 assert _BATCH.size == 30
@@ -126,6 +138,7 @@ class SavedSlot(NamedTuple):
     writers: list[SavedWriter]
     segments: list[SegmentStretch]
     transactions: SlotTransactions | None
+    since_lsn: int = 0  # 0: the slot was always in this container
 
     def encode(self) -> bytes:
         """The slot's value. Transactions that began at or behind `end` are left out."""
@@ -137,10 +150,12 @@ class SavedSlot(NamedTuple):
             tiered_end=self.tiered_end,
             tiered_bytes=self.tiered_bytes,
             leader_epochs=self.leader_epochs,
+            since_lsn=self.since_lsn,
         )
         writers = b"".join(encode_writer(*writer) for writer in self.writers)
         transactions = NO_TRANSACTIONS if self.transactions is None else self.transactions.encode(self.end)
-        return joined(head, len(self.writers), writers, encode_rest(self.segments, transactions))
+        rest = encode_rest(self.segments, transactions, self.since_lsn)
+        return joined(head, len(self.writers), writers, rest)
 
 
 def encode_head(
@@ -152,11 +167,13 @@ def encode_head(
     tiered_end: int,
     tiered_bytes: int,
     leader_epochs: Sequence[tuple[int, int]],
+    since_lsn: int = 0,
 ) -> bytes:
     """The part of a slot's value before its writers."""
+    version = ARRIVED_VERSION if since_lsn else VERSION
     return b"".join(
         (
-            _HEAD.pack(VERSION, start, end, total_bytes, start_bytes, tiered_end, tiered_bytes, len(leader_epochs)),
+            _HEAD.pack(version, start, end, total_bytes, start_bytes, tiered_end, tiered_bytes, len(leader_epochs)),
             *(_EPOCH.pack(*epoch) for epoch in leader_epochs),
         )
     )
@@ -168,13 +185,14 @@ def encode_writer(writer_id: int, epoch: int, last_use_ms: int, batches: Sequenc
     return _WRITERS[count].pack(writer_id, epoch, last_use_ms, count, *chain.from_iterable(batches))
 
 
-def encode_rest(segments: Sequence[SegmentStretch], transactions: bytes = NO_TRANSACTIONS) -> bytes:
+def encode_rest(segments: Sequence[SegmentStretch], transactions: bytes = NO_TRANSACTIONS, since_lsn: int = 0) -> bytes:
     """The part behind the writers; `transactions` as `SlotTransactions` encodes them."""
     return b"".join(
         (
             _COUNT.pack(len(segments)),
             *(_SEGMENT.pack(*stretch) for stretch in segments),
             transactions,
+            _SINCE.pack(since_lsn) if since_lsn else b"",
         )
     )
 
@@ -194,7 +212,7 @@ def decode_slot(value: bytes) -> SavedSlot:
     """Read a slot's value. Raises CorruptState."""
     try:
         version, start, end, total, before, tiered_end, tiered_bytes, epochs = _HEAD.unpack_from(value)
-        if version > VERSION:
+        if version > ARRIVED_VERSION:
             raise CorruptState(f"slot state version {version} is newer than this release")
         position = _HEAD.size
         leader_epochs = [_EPOCH.unpack_from(value, position + n * _EPOCH.size) for n in range(epochs)]
@@ -206,10 +224,11 @@ def decode_slot(value: bytes) -> SavedSlot:
         transactions: SlotTransactions | None = None
         if version >= TRANSACTIONS_SINCE:
             transactions, position = SlotTransactions.decode(value, position)
+        since_lsn = _SINCE.unpack_from(value, position)[0] if version >= ARRIVED_VERSION else 0
     except struct.error as error:
         raise CorruptState(f"the state of a slot cannot be read: {error}") from error
     return SavedSlot(
-        start, end, total, before, tiered_end, tiered_bytes, leader_epochs, writers, segments, transactions
+        start, end, total, before, tiered_end, tiered_bytes, leader_epochs, writers, segments, transactions, since_lsn
     )
 
 

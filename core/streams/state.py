@@ -10,7 +10,8 @@ segment, and the next epoch has more slots; slots keep their numbers, sequence n
 - Epochs and segment numbers only grow: a segment's number is never used again, so it is the segment's id in its stream.
 - A segment's slots never change. It is sealed when the stream grows.
 - A stream's id is never used again. A sealed segment or stream stays sealed.
-- A segment's slots lie in one container, and a slot never leaves its container. So a scale stays within a container.
+- A segment's slots lie in one container. A scale stays within a container; a slot that moves gets a segment of its own
+  in its new one.
 - Every change of a stream that lies in several containers has a higher `revision` than the one before it.
 
 A stream's value in table ``streams`` (key: its id, u32 big-endian) is a JSON object, version 1 or 2:
@@ -247,6 +248,36 @@ class StreamState:
         number = self._next_number()
         opened = tuple(Segment(number + n, *cut, *where) for n, cut in enumerate(pairwise(places)))
         return self._next(now_ms, reason, self.slots, _continued(current.segments, opened), opened)
+
+    def moved(self, number: int, container: int, now_ms: int, reason: str) -> StreamState:
+        """The stream with a slot in another container: its segment is cut around it.
+
+        Raises StreamSealed, ValueError for a slot that is there already, or that the stream does not have.
+        """
+        self._check_open()
+        if not 0 <= number < self.slots:
+            raise ValueError(f"stream {self.name!r} has {self.slots} slots, and none of number {number}")
+        current, place = self.current, position_of_slot(number, self.slots)
+        old = current.segment_at(place)
+        if self.container_of(old) == container:
+            raise ValueError(f"slot {number} of stream {self.name!r} lies in container {container} already")
+        where = None if container == self.container else container
+        runs = [(old.first, place, old.container), (place, place + 1, where), (place + 1, old.last, old.container)]
+        begun = self._next_number()
+        opened = tuple(Segment(begun + n, *run) for n, run in enumerate(run for run in runs if run[0] < run[1]))
+        return self._next(now_ms, reason, self.slots, _continued(current.segments, opened), opened)
+
+    def runs_in(self, container: int) -> list[tuple[int, int]]:
+        """The places in key order that a container has, as runs."""
+        runs: list[tuple[int, int]] = []
+        for segment in self.current.segments:
+            if self.container_of(segment) != container:
+                continue
+            if runs and runs[-1][1] == segment.first:
+                runs[-1] = runs[-1][0], segment.last
+            else:
+                runs.append((segment.first, segment.last))
+        return runs
 
     def placed(self, places: Sequence[int], now_ms: int, reason: str) -> StreamState:
         """The stream with as many slots as there are `places`, each in the container that is named there.

@@ -98,10 +98,9 @@ class Catalog:
         if isinstance(operation, Delete):
             return
         stream_id, number, first, end, bytes_up_to_end, removed = run_extent(operation.key, operation.value)
-        stream = self._container.streams.get(stream_id)
-        if stream is None or number >= stream.slot_count:
+        slot = self._container.slot_at(stream_id, number)
+        if slot is None:
             return
-        slot = stream.slot(number)
         if removed or slot.removed:
             slot.removed = slot.removed.with_run(first, end, removed)
         if end > slot.tiered_end:

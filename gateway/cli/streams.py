@@ -1,4 +1,4 @@
-"""`penstock streams`: looking at streams, and cutting them by hand."""
+"""`penstock streams`: looking at streams, and cutting and placing them by hand."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gateway.cli.client.rest import Rest
 
 app = typer.Typer(
     name="streams",
-    short_help="Look at streams and segments; split and merge them.",
-    help="Look at streams and their segments, split and merge them by hand. Asks a running gateway.",
+    short_help="Look at streams and segments; split, merge and move them.",
+    help="Look at streams and their segments, split, merge and move them by hand. Asks a running gateway.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -58,6 +58,26 @@ def scale(
     from gateway.cli import streams_client
 
     streams_client.scale(rest, name, split=split, merge=merge, as_json=as_json)
+
+
+@app.command()
+@asking
+def move(
+    rest: Rest,
+    name: Name,
+    slot: Annotated[int, typer.Argument(metavar="SLOT", help="The slot: a Kafka partition.", min=0)],
+    to: Annotated[int, typer.Option("--to", metavar="CONTAINER", help="The container that is to have it.", min=0)],
+    *,
+    as_json: bool,
+) -> None:
+    """Move a slot to another container, while it is written and read.
+
+    Its history is copied, which may take a while. Clients notice at most a short retry. Interrupting this command
+    does not interrupt the move.
+    """
+    from gateway.cli import streams_client
+
+    streams_client.move(rest, name, slot, to, as_json=as_json)
 
 
 @app.command()

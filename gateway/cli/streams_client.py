@@ -1,4 +1,4 @@
-"""`penstock streams ls|show|scale|seal`: the REST API, for people in a terminal.
+"""`penstock streams ls|show|scale|move|seal`: the REST API, for people in a terminal.
 
 Keeps: `--json` prints the API's answer unchanged; every error is one line on stderr.
 """
@@ -57,6 +57,14 @@ def scale(rest: Rest, name: str, *, split: str | None, merge: str | None, as_jso
         return
     sealed, opened = (", ".join(map(str, scaled[part])) for part in ("sealed", "opened"))
     print(f"{name}: epoch {scaled['epoch']} began; sealed: {sealed}; opened: {opened}")
+
+
+def move(rest: Rest, name: str, slot: int, container: int, *, as_json: bool) -> None:
+    """Move a slot, and wait until it is there."""
+    path, body = f"/streams/{quote(name, safe='')}/move", {"slot": slot, "container": container}
+    while (moved := rest.call("POST", path, body))["state"] == "moving":
+        print(f"{name}: slot {slot} is being copied to container {container}", file=sys.stderr, flush=True)
+    _print(moved) if as_json else print(f"{name}: slot {slot} lies in container {container}")
 
 
 def seal(rest: Rest, name: str, *, yes: bool, as_json: bool) -> None:

@@ -1,5 +1,5 @@
-"""The REST API: streams and their segments, scale events, totals; the changes scale and seal; and records, read and
-added.
+"""The REST API: streams and their segments, scale events, totals; the changes scale, move and seal; and records, read
+and added.
 
 Keeps: every refusal is a problem document; a change passes the `Guard` before its body is read, and so does whoever
 reads records, which a token may protect.
@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from core.errors import StoreError, UnknownStream
+from core.errors import NotHosted, NotMovedYet, StoreError, UnknownStream
 from core.streams.live import Stream
 from core.turns import in_turns
 from gateway.cluster.nodes import NOBODY
@@ -32,6 +32,9 @@ from gateway.http.models import (
     EventList,
     HeatHistory,
     LimitView,
+    MoveRequest,
+    MoveState,
+    Moving,
     NewRecords,
     Overview,
     RecordPage,
@@ -55,6 +58,8 @@ SEGMENTS_TOLD_MAX: Final = 100
 """Segments of one scale that the audit log names, of each kind."""
 STREAMS_AT_ONCE: Final = 50
 """Streams that are read before other work runs."""
+MOVE_WAIT_S: Final = 10.0
+"""The longest wait of one request for a move: copying may take minutes."""
 EVENTS_MAX: Final = 1_000
 EVENTS_DEFAULT: Final = 50
 COMMITTED, UNCOMMITTED = "read_committed", "read_uncommitted"
@@ -168,6 +173,30 @@ class Api:
         access.tell("stream scaled", name=stream.name, epoch=epoch.epoch, **told)
         return answered(Scaled(name=stream.name, epoch=epoch.epoch, sealed=sealed, opened=opened))
 
+    async def _move(self, request: Request) -> Response:
+        self._desk.guard.check_write(request.headers)
+        wanted = await wanted_by(request, MoveRequest)
+        sources, stream = self._desk.stream(request, Operation.ALTER)
+        moving = asyncio.ensure_future(sources.store.move_slot(stream, wanted.slot, wanted.container))
+        await asyncio.wait((moving,), timeout=MOVE_WAIT_S)
+        state: MoveState = "moved" if moving.done() else "moving"
+        try:
+            if moving.done():
+                moving.result()
+            else:
+                moving.add_done_callback(lambda done: done.cancelled() or done.exception())  # the log tells
+        except NotHosted as error:
+            raise Problem(404, "No such container here", str(error)) from error
+        except NotMovedYet as error:
+            raise Problem(503, "Not moved yet", str(error)) from error
+        except ValueError as error:
+            raise Problem(409, "Cannot be moved", str(error)) from error
+        except StoreError as error:
+            raise _failed(error) from error
+        told = {"slot": wanted.slot, "container": wanted.container, "state": state}
+        Access(sources.authorizer, request).tell("stream slot moved", name=stream.name, **told)
+        return answered(Moving(name=stream.name, slot=wanted.slot, container=wanted.container, state=state))
+
     async def _seal(self, request: Request) -> Response:
         self._desk.guard.check_write(request.headers)
         sources, stream = self._desk.stream(request, Operation.ALTER)
@@ -266,6 +295,15 @@ _OPERATIONS: Final = (
         Api._scale,
         Scaled,
         ScaleRequest,
+        problems=(400, 401, 403, 404, 409, 413, 415, 503),
+    ),
+    _Operation(
+        "POST",
+        "/api/v1/streams/{name}/move",
+        "Move a slot to another container, while it is written and read; asking again waits for the same move",
+        Api._move,
+        Moving,
+        MoveRequest,
         problems=(400, 401, 403, 404, 409, 413, 415, 503),
     ),
     _Operation(

@@ -121,6 +121,7 @@ def front(
             Route("/api/v1/streams/{name}/map", whole.stream_map),
             Route("/api/v1/streams/{name}/heat", whole.heat),
             Route("/api/v1/streams/{name}/scale", whole.scale, methods=["POST"]),
+            Route("/api/v1/streams/{name}/move", whole.move, methods=["POST"]),
             Route("/api/v1/streams/{name}/seal", whole.any_changes, methods=["POST"]),
             Route("/api/v1/topics", whole.topics),
             Route("/api/v1/topics/{name}/partitions", whole.partitions),
@@ -315,6 +316,12 @@ class _Front:
             asked = asked_by(request, await read_body(request))
             order = await self._by_bytes(asked)
             return (await self._first(asked, {404, 409, 503}, order)).passed_on()
+
+    async def move(self, request: Request) -> Response:
+        """The worker that has both containers does it; the others have none such."""
+        self._guard.check_write(request.headers)
+        async with self._place():
+            return (await self._first(asked_by(request, await read_body(request)), {404})).passed_on()
 
     async def any_changes(self, request: Request) -> Response:
         """Any worker does it, if it knows the stream."""

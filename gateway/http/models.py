@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
 SegmentState = Literal["active", "sealed"]
+MoveState = Literal["moving", "moved"]
 StreamStatus = Literal["open", "sealed"]
 KeyRangeBounds = Annotated[
     tuple[float, float], Field(description="From, and up to but without, as parts of the key space [0, 1)")
@@ -108,6 +109,7 @@ class SegmentView(ApiModel):
     slots: list[int] = Field(description="In key order")
     key_range: KeyRangeBounds
     state: SegmentState
+    container: int = Field(description="The container that has its slots")
     bytes: int = Field(description="Appended to it")
     rate_bytes: float
     rate_events: float
@@ -223,6 +225,24 @@ class Scaled(ApiModel):
     opened: list[int]
 
 
+class MoveRequest(ApiModel):
+    """Move a slot to another container."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"slot": 0, "container": 1}]})
+
+    slot: StrictInt = Field(ge=0, description="A Kafka partition")
+    container: StrictInt = Field(ge=0)
+
+
+class Moving(ApiModel):
+    """A move that is carried out, or still under way: then the same request waits for it again."""
+
+    name: str
+    slot: int
+    container: int
+    state: MoveState
+
+
 class Sealed(ApiModel):
     """A stream that takes no more records."""
 
@@ -270,7 +290,7 @@ class ScaleEventView(ApiModel):
     time_ms: int
     stream: str
     epoch: int
-    kind: str = Field(description="split, merge, manual or grown")
+    kind: str = Field(description="split, merge, manual, grown or move")
     reason: str
     sealed: list[int]
     opened: list[int]

@@ -105,6 +105,7 @@ def epoch_view(state: StreamState, epoch: Epoch, loads: Mapping[int, SegmentLoad
                 slots=order[segment.first : segment.last],
                 key_range=(float(bounds.low), float(bounds.high)),
                 state="active" if segment.number in active else "sealed",
+                container=state.container_of(segment),
                 bytes=load.bytes,
                 rate_bytes=load.bytes_s,
                 rate_events=load.events_s,

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from core.errors import ErrorKind, NotHosted, Stale, StoreClosed, StoreError, TooManyWriters
+from core.errors import ErrorKind, NotHosted, NotMovedYet, Stale, StoreClosed, StoreError, TooManyWriters
 from gateway.exits import CannotGoOn, ExitCode
 from gateway.network.binding import CannotListen
 from tier2.shortage import is_forbidden, is_shortage
@@ -58,7 +58,7 @@ def _code_of(error: Exception) -> ExitCode | None:
     match error:
         case CannotGoOn():
             return error.exit_code
-        case StoreClosed() | NotHosted() | Stale() | TooManyWriters():
+        case StoreClosed() | NotHosted() | NotMovedYet() | Stale() | TooManyWriters():
             return None
         case StoreError():
             return _OF_THE_STORE.get(error.kind)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from kio.schema.errors import ErrorCode
 
-from core.errors import SequenceGap, StoreError
+from core.errors import SequenceGap, SlotMoves, StoreError
 from gateway.records.record_batch import HEADER_BYTES, BatchHeader, read_header
 from gateway.refusals import Refusal
 from gateway.transactions.coordinator import TransactionCoordinator
@@ -58,6 +58,7 @@ class TransactionalWrites:
     __slots__ = (
         "_adds",
         "_asked",
+        "_asked_in",
         "_codes",
         "_coordinator",
         "_failure",
@@ -79,6 +80,7 @@ class TransactionalWrites:
         self._coordinator: TransactionCoordinator | RemoteCoordinator | None = None
         self._identity: Identity | None = None  # whose partitions were asked for
         self._asked: dict[Place, Guard] = {}  # partitions elsewhere, once they are part of the transaction
+        self._asked_in: dict[Place, int] = {}  # the containers that they were in by then
         try:
             self._coordinator = transactions.asked_by_leader(transactional_id)
         except Refusal as refused:
@@ -148,6 +150,7 @@ class TransactionalWrites:
                     participant = self._transactions.participant_in(slot.container_id)
                     guards[slot.container_id] = participant.guard(identity)
                 self._asked[Place(slot.stream.id, slot.number)] = guards[slot.container_id]
+                self._asked_in[Place(slot.stream.id, slot.number)] = slot.container_id
             if not isinstance(coordinator, TransactionCoordinator):
                 return False
             wanted = [*places, *self._asked] if self._adds else self._asked
@@ -203,6 +206,8 @@ class TransactionalWrites:
         if self._refusal is not None:
             raise self._refusal
         guard = self._asked.get(place)
+        if guard is not None and self._asked_in[place] != slot.container_id:
+            raise SlotMoves(slot.stream.name, slot.number, self._asked_in[place])  # it has moved since, unguarded
         return guard is not None and not guard.is_broken and identity == self._identity
 
     def _check_first(self, slot: Slot, batch: BatchHeader) -> None:

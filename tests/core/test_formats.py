@@ -190,6 +190,18 @@ def test_placed_stream_is_written_as_released() -> None:
     assert placed_stream_state() == decode_stream(golden("stream-v2.json")).encode()
 
 
+def test_slot_that_came_from_another_container(tmp_path: Path) -> None:
+    """Its state is the bytes of version 3, with the log file from which on it has entries here."""
+    slot = run(slot_in(tmp_path))
+    slot.since_lsn = 4711
+    assert golden("slot-v3.bin") == slot_state(slot)
+
+    again = run(slot_in(tmp_path / "b"))
+    again.decode(golden("slot-v3.bin"))
+    assert_saved_slot(again)
+    assert again.since_lsn == 4711
+
+
 def test_slot_is_written_as_released(tmp_path: Path) -> None:
     """A slot's state is the bytes of version 2, without appends in flight."""
     slot = run(slot_in(tmp_path))
@@ -365,12 +377,13 @@ def test_damaged_stream_state(damage: Callable[[bytes], bytes]) -> None:
 def test_damaged_slot_state(tmp_path: Path) -> None:
     """A slot state that is cut, or of a later version, raises CorruptState."""
     slot = run(slot_in(tmp_path))
-    state = slot_state(slot)
-    for size in range(0, len(state) - 1, 7):
-        with pytest.raises(CorruptState):
-            slot.decode(state[:size])
+    slot.since_lsn = 4711
+    for state in (slot_state(slot), golden("slot-v2.bin")):
+        for size in range(0, len(state) - 1, 7):
+            with pytest.raises(CorruptState):
+                slot.decode(state[:size])
     with pytest.raises(CorruptState, match="newer"):
-        slot.decode(b"\x03" + state[1:])
+        slot.decode(b"\x04" + state[1:])
 
 
 def test_append_frame_of_the_hot_path(tmp_path: Path) -> None:

@@ -57,9 +57,8 @@ def decode_cleaned(value: bytes) -> Cleaned:
 
 
 def slot_in(container: Container, key: SlotKey) -> Slot | None:
-    """The slot, unless its stream is gone."""
-    stream = container.streams.get(key.stream_id)
-    return None if stream is None or key.slot >= stream.slot_count else stream.slot(key.slot)
+    """The slot, unless its stream is gone, or it has left the container."""
+    return container.slot_at(key.stream_id, key.slot)
 
 
 def count_removed(container: Container, catalog: Catalog) -> None:

@@ -98,8 +98,9 @@ async def recover_store(
             await recoveries[-1].find()
             ids += range(len(ids), 1 + max((max(one.containers) for one in recoveries[-1].streams), default=0))
         agree([recovery.streams for recovery in recoveries])
+        known = {place: slot for recovery in recoveries for place, slot in recovery.known.items()}
         for recovery in recoveries:
-            await asyncio.to_thread(recovery.settle)
+            await asyncio.to_thread(recovery.settle, known)
         bounds = _reported(recoveries, report)
         for recovery in recoveries:
             await asyncio.to_thread(recovery.write_tables, tables_of, bounds)
@@ -184,6 +185,7 @@ class _Recovery:
         self._report = report
         self._progress = progress
         self._known: dict[tuple[int, int], SlotSnapshot] = {}
+        self._known_elsewhere: Mapping[tuple[int, int], SlotSnapshot] = {}
         self._writers: dict[tuple[int, int], Sequence[WriterSnapshot]] = {}
         self._has_snapshot = False
         self._sizes: dict[ChunkId, int] = {}
@@ -209,8 +211,17 @@ class _Recovery:
         self._epoch = max(self._epoch, self._bucket.newest_epoch)
         await self._adopt_chunks(self._dead)
 
-    def settle(self) -> None:
-        """Passes 2 and 3, once all containers agree about streams. Blocks."""
+    @property
+    def known(self) -> Mapping[tuple[int, int], SlotSnapshot]:
+        """The slots that the snapshot lists, by stream and number."""
+        return self._known
+
+    def settle(self, known: Mapping[tuple[int, int], SlotSnapshot]) -> None:
+        """Passes 2 and 3, once all containers agree about streams. Blocks.
+
+        `known`: the slots that the snapshots of all containers list. One that has moved since may be in another's.
+        """
+        self._known_elsewhere = known
         self._settle_slots()
         self._settle_chunks()
 
@@ -298,12 +309,13 @@ class _Recovery:
     ) -> None:
         stream_id, number = place
         stream = self.streams.get(stream_id)
-        if stream is None or number >= stream.slots:
+        if stream is None or number >= stream.slots or stream.container_of_slot(number) != self._container_id:
+            # Gone, or moved to another container, which has had all of it in chunks before that was decided.
             self._write([], [table_key(RUNS_TABLE, row.key) for row in rows])
             return
         known = self._known.get(place)
         # What a snapshot does not know began after it, with nothing tiered.
-        begun = SlotSnapshot(stream_id, number, 0, 0, 0, 0, 0, ()) if known is None and self._has_snapshot else known
+        begun = self._begun(place, rows) if known is None and self._has_snapshot else known
         slot = settle(begun, rows)
         settled[place] = RecoveredSlot(number, slot.start, slot.end)
         losses.setdefault(stream_id, {})[number] = SlotLoss(
@@ -334,6 +346,13 @@ class _Recovery:
             left_out = last[0].first if len(last) < len(slot.rows) else 0
             self._endings.append(Ending(name, place, slot.end, slot.lost, head, last, left_out, known_end, writers))
         self._write(puts, [table_key(RUNS_TABLE, row.key) for row in rows if row.key not in kept])
+
+    def _begun(self, place: tuple[int, int], rows: Sequence[RunRow]) -> SlotSnapshot:
+        """A slot that began after the snapshot, with nothing tiered: at 0, or where it did in the container that it has
+        moved from."""
+        before = self._known_elsewhere.get(place)
+        start = 0 if before is None else max(before.start, rows[0].first if rows else 0)
+        return SlotSnapshot(*place, start, 0, start, start, 0, () if before is None else before.epochs)
 
     def _tell_of_slot(self, name: str, slot: SettledSlot) -> None:
         for first, end in slot.lost:

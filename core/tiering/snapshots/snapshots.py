@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.applied.tables import StoredTable
 from core.background import Background
+from core.container.arrivals import ARRIVING_TABLE
 from core.errors import StorageFailure, TierUnavailable
 from core.streams.writers import BATCHES_KEPT, GAP, WriterBatch
 from core.tiering.snapshots.format import (
@@ -244,7 +245,7 @@ class Snapshots:
         tables = {
             name: dict(table.entries)
             for name, table in container.tables.items()
-            if not isinstance(table, StoredTable) and name not in self._private
+            if not isinstance(table, StoredTable) and name not in self._private and name != ARRIVING_TABLE
         }
         slots: list[SlotSnapshot] = []
         writers: dict[int, list[_Writer]] = {}
@@ -252,6 +253,8 @@ class Snapshots:
         yield_at = SLICE_SLOTS
         for stream in list(container.streams.values()):
             for slot in list(stream.slots_in(container.id)):
+                if slot.has_moved:
+                    continue
                 slots.append(_slot_snapshot(slot))  # before its writers: they may be newer than its end
                 if slot.writers and room > 0:
                     found = writers[len(slots) - 1] = await _capture_writers(slot, room)

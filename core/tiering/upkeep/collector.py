@@ -1,7 +1,8 @@
 """The collector, which removes useless data from long-term storage: dead runs, then chunks without a live run, then
 objects.
 
-A run is dead when its slot starts behind it, or its stream is gone. A chunk goes when none of its runs is alive.
+A run is dead when its slot starts behind it or has left for another container, or its stream is gone. A chunk goes when
+none of its runs is alive.
 
 **Invariants**
 
@@ -87,6 +88,11 @@ class Collector:
         container = self._container
         container.trimmed.update((slot, None) for s in container.streams.values() for slot in s.slots_in(container.id))
         self._deletions_seen = -1
+        for stream_id, copy in container.outcomes.copies.items():
+            if copy.revision:  # else its slots were always here
+                for numbers in copy.slots_by_container().items():
+                    if numbers[0] != container.id:
+                        container.departed.update(((stream_id, number), None) for number in numbers[1])
 
     async def _step(self) -> float:
         self._container.log_changed()
@@ -95,6 +101,7 @@ class Collector:
                 self._look_again()
             await self._collect_streams()
             await self._collect_slots()
+            await self._collect_departed()
             await self._delete_objects()
             await self._sweep_uploads()
         except Exception:
@@ -123,6 +130,19 @@ class Collector:
                     break
                 dead.append(run)
         return dead
+
+    async def _collect_departed(self) -> None:
+        """All runs of slots that have left. One that has come back since was free of runs when it came."""
+        container, catalog = self._container, self._catalog
+        while container.departed:
+            places = list(container.departed)[:SLOTS_PER_STEP]
+            async with self._context.changing:
+                gone = [place for place in places if container.slot_at(*place) is None]
+                await self._remove(
+                    await catalog.in_thread(lambda: [run for place in gone for run in catalog.iter_runs(*place, -1)])  # noqa: B023
+                )
+            for place in places:
+                container.departed.pop(place, None)
 
     async def _collect_streams(self) -> None:
         catalog, deletions = self._catalog, self._container.outcomes.streams_deleted

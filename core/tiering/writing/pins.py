@@ -136,7 +136,7 @@ class Pins:
         """Look again at unreadable entries: they may be readable by now, or gone."""
         now = self._clock.monotonic_s()
         for slot, known in list(self._unreadable.items()):
-            if slot.stream.deleted or slot.start > known.first:
+            if slot.stream.deleted or slot.has_moved or slot.start > known.first:
                 self._readable(slot)
             elif now >= known.retry_at:
                 try:
@@ -182,8 +182,8 @@ class Pins:
         """Forget ranges before the start of their slot, and ranges of streams that are gone."""
         gone = []
         for one in self._container.damage:
-            stream = self._container.streams.get(one.stream_id)
-            if stream is None or stream.deleted or stream.slot(one.slot).start >= one.end:
+            slot = self._container.slot_at(one.stream_id, one.slot)
+            if slot is None or slot.stream.deleted or slot.start >= one.end:
                 gone.append(one.delete())
         if gone:
             with contextlib.suppress(StorageFull):
@@ -192,17 +192,22 @@ class Pins:
     def name_lost(self) -> None:
         """Log the ranges that are lost for good, at a start."""
         for one in islice(self._container.damage, NAMED_MAX):
-            if (stream := self._container.streams.get(one.stream_id)) is not None:
+            if (slot := self._container.slot_at(one.stream_id, one.slot)) is not None:
                 _name_lost(
                     "a partition has a damaged range: readers are refused there",
                     self._container.directory,
-                    stream.slot(one.slot),
+                    slot,
                     one,
                 )
 
     def _readable(self, slot: Slot) -> None:
         del self._unreadable[slot]
-        if not slot.stream.deleted and not slot.untiered and slot.durable_end > slot.untiered_from[0]:
+        if (
+            not slot.stream.deleted
+            and not slot.has_moved
+            and not slot.untiered
+            and slot.durable_end > slot.untiered_from[0]
+        ):
             self._container.mark_untiered(slot)
 
     # Finding pins

@@ -130,11 +130,10 @@ class SecondLook:
         )
         pieces: list[Piece] = []
         for run in row.runs:
-            stream = self._container.streams.get(run.stream_id)
+            slot = self._container.slot_at(run.stream_id, run.slot)
             found = await self._catalog.run_at(run.stream_id, run.slot, run.first)
-            if stream is None or found is None or found.chunk != row.id:
+            if slot is None or found is None or found.chunk != row.id:
                 continue
-            slot = stream.slot(run.slot)
             first = max(found.first, slot.start)
             if first < found.end:
                 before = found.bytes_before if first == found.first else slot.start_bytes

@@ -1,9 +1,9 @@
 """The storage writer, which moves entries from the log into chunks, in the background.
 
-A segment is due when it has `chunk_bytes` that are in no chunk, and when it is sealed. When an entry is older than
-`chunk_age_ms`, all entries at least half as old go in one round, many slots in one object. So rounds by age cost at
-most two puts a minute times 60,000 / `chunk_age_ms`, plus one for each `chunk_bytes` or `RUNS_MAX` slots, however many
-slots there are. When the log is half full, everything is due, every `PRESSURE_PAUSE_S`.
+A segment is due when it has `chunk_bytes` that are in no chunk, and when it is sealed; a slot also while it is hurried.
+When an entry is older than `chunk_age_ms`, all entries at least half as old go in one round, many slots in one object.
+So rounds by age cost at most two puts a minute times 60,000 / `chunk_age_ms`, plus one for each `chunk_bytes` or
+`RUNS_MAX` slots, however many slots there are. When the log is half full, everything is due, every `PRESSURE_PAUSE_S`.
 
 **Invariants**
 
@@ -58,6 +58,7 @@ class StorageWriter:
         self._second_look = SecondLook(context)
         self._uploads = Uploads(context, pins, self._second_look.committed)
         self._wake = asyncio.Event()
+        self._hurried: set[Slot] = set()
         self._planned: dict[Slot, tuple[int, int, asyncio.Task[bool]]] = {}  # end, bytes before it, the newest chunk
         self._tasks: set[asyncio.Task[bool]] = set()
         self._pressed_at = 0.0
@@ -104,7 +105,7 @@ class StorageWriter:
         await self._uploads.abandon_left()
         for stream in self._container.streams.values():
             for slot in stream.slots_in(self._container.id):
-                if slot.durable_end > slot.untiered_from[0] and not slot.untiered:
+                if slot.durable_end > slot.untiered_from[0] and not slot.untiered and not slot.has_moved:
                     self._container.mark_untiered(slot)
         self._background.start()
 
@@ -116,6 +117,14 @@ class StorageWriter:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._second_look.stop()
+
+    def hurry(self, slot: Slot) -> None:
+        """Tier a slot without waiting for more of it, until `calm` is called."""
+        self._hurried.add(slot)
+        self.wake()
+
+    def calm(self, slot: Slot) -> None:
+        self._hurried.discard(slot)
 
     def wake(self) -> None:
         """Look soon: something may be due."""
@@ -182,13 +191,13 @@ class StorageWriter:
             for slot, since in untiered[start : start + SLICE_SLOTS]:
                 first, before = self._place_of(slot)
                 end, end_bytes = pins.end_of(slot)
-                if slot.stream.deleted or first >= end:
+                if slot.stream.deleted or slot.has_moved or first >= end:
                     if slot not in self._planned and self._container.untiered.pop(slot, None) is not None:
                         slot.untiered = False
                     continue
                 segment = slot.stream.id, slot.segment_id
                 slots_of.setdefault(segment, []).append(slot)
-                if slot.stream.is_sealed or slot.segment_at(first)[0] != slot.segment_id:
+                if slot.stream.is_sealed or slot in self._hurried or slot.segment_at(first)[0] != slot.segment_id:
                     sealed.append(slot)
                 # Entries held back by an open transaction are not due. Their age must not count for the others.
                 size_of[segment] = size_of.get(segment, 0) + end_bytes - before
@@ -210,7 +219,14 @@ class StorageWriter:
     async def _start_sealed(self, slots: Sequence[Slot]) -> None:
         """Begin to upload the rest of sealed segments, which is due at once."""
         backlogs = [backlog for slot in slots for backlog in self._backlogs(slot)]
-        await self._start_whole([b for b in backlogs if b.slot.stream.is_sealed or b.segment_id != b.slot.segment_id])
+        hurried = self._hurried
+        await self._start_whole(
+            [
+                one
+                for one in backlogs
+                if one.slot.stream.is_sealed or one.slot in hurried or one.segment_id != one.slot.segment_id
+            ]
+        )
 
     async def _start(self, slots: Sequence[Slot], *, by_age: bool) -> None:
         """Cut the oldest backlogs into chunks and begin to upload them."""

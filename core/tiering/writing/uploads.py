@@ -179,7 +179,8 @@ class Uploads:
         )
         while True:
             now_ms = self._container.trusted.stamp_ms()
-            live = [one for one in made if self._is_live(one[0])]
+            here = {(piece.slot.stream.id, piece.slot.number) for piece in upload.pieces if self._is_here(piece)}
+            live = [one for one in made if (one[0].stream_id, one[0].slot) in here and self._is_live(one[0])]
             rows = [row for row, _ in live]
             if not rows:
                 await self._abandon(chunk_id)
@@ -211,8 +212,12 @@ class Uploads:
         return True
 
     def _is_live(self, row: RunRow) -> bool:
-        stream = self._container.streams.get(row.stream_id)
-        return stream is not None and not stream.deleted and stream.slot(row.slot).start < row.end
+        slot = self._container.slot_at(row.stream_id, row.slot)
+        return slot is not None and not slot.stream.deleted and slot.start < row.end
+
+    def _is_here(self, piece: Piece) -> bool:
+        """Whether its slot has not left meanwhile, and is what it was: it may have come back."""
+        return self._container.is_here(piece.slot)
 
     async def _abandon(self, chunk_id: ChunkId) -> None:
         now_ms = self._container.trusted.stamp_ms()

@@ -249,6 +249,7 @@ class SharePartitions:
         self._deletions: set[asyncio.Task[None]] = set()
         self._is_stopped = False
         topics.on_deletion(self._topic_deleted)
+        store.on_move(self._keeps)
 
     def __repr__(self) -> str:
         return f"<SharePartitions {len(self._live)} in use>"
@@ -338,6 +339,15 @@ class SharePartitions:
         wanted_ms = self._store.hosted(slot).container.trusted.stamp_ms() - settings.reset_ms
         entry = await self._store.hosted(slot).reader.entry_at_time(slot, wanted_ms, slot.start)
         return slot.durable_end if entry is None else max(entry.first, slot.start)
+
+    def _keeps(self, slot: Slot) -> str | None:
+        """Why a partition stays in its container: what groups have settled of it lies there, and does not move."""
+        table = self._store.hosted(slot).container.table(PARTITIONS_TABLE)
+        place = slot.stream.uuid, slot.number
+        groups = [key.group_id for key in map(decode_key, dict(table.items())) if (key.topic, key.partition) == place]
+        if not groups:
+            return None
+        return f"share group {groups[0]!r} reads it, and what that has settled lies beside it: delete the group first"
 
     # Administration
 

@@ -15,7 +15,7 @@ COLUMNS: Final = 78
 """As on a terminal of 80 or more."""
 COMMANDS: Final = (
     *("", "serve", "recover", "config", "version"),
-    *("streams", "streams ls", "streams show", "streams scale", "streams seal"),
+    *("streams", "streams ls", "streams show", "streams scale", "streams move", "streams seal"),
     *("tier2", "tier2 ls", "tier2 verify", "tier2 init"),
     *("users", "users add", "users delete", "users list", "users hash"),
     "bench",

@@ -48,6 +48,7 @@ def test_by_hand(gateway: tuple[str, str]) -> None:
         run("streams", "scale", "orders", "--split", "4", "--json", *url),
         run("streams", "ls", *url),
         run("streams", "show", "orders", *url),
+        run("streams", "move", "orders", "1", "--to", "0", *url),
         run("streams", "seal", "orders", "--yes", *url),
     ]
 
@@ -56,6 +57,7 @@ def test_by_hand(gateway: tuple[str, str]) -> None:
     assert json.loads(outcomes[2].stdout) == {"name": "orders", "epoch": 3, "sealed": [4], "opened": [5, 6]}
     assert "orders" in outcomes[3].stdout
     assert "epoch    3" in outcomes[4].stdout
+    assert outcomes[5].stdout == "orders: slot 1 lies in container 0\n"
     shown = json.loads(run("streams", "show", "orders", "--json", *url).stdout)
     assert without_rates(shown) == without_rates(get(http, "/api/v1/streams/orders"))
     assert (shown["state"], len(shown["epochs"])) == ("sealed", 4)

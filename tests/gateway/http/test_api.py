@@ -156,6 +156,37 @@ def test_a_sealed_stream(gateway: tuple[str, str]) -> None:
         assert "sealed" in problem["detail"]
 
 
+def test_a_slot_moves(tmp_path: Path) -> None:
+    """A partition goes to another container with its records; asking again changes nothing; the map tells where."""
+    with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "containers=2") as running:
+        ready = running.ready()
+        kafka, http = ready["kafka"][0], ready["http"]
+        create_topic(kafka, "moved", 2)
+        produce(kafka, "moved", 1, 3)
+        (before,) = {one["container"] for one in active(get(http, f"{BASE}/moved")) if 1 in one["slots"]}
+        move = {"slot": 1, "container": 1 - before}
+
+        for _ in range(2):
+            status, _, moved = call(http, "POST", f"{BASE}/moved/move", move)
+            assert (status, moved) == (200, {"name": "moved", **move, "state": "moved"})
+
+        shown = get(http, f"{BASE}/moved")
+        assert {one["container"] for one in active(shown) if 1 in one["slots"]} == {1 - before}
+        assert shown["epoch"] == 1
+        rectangles = get(http, f"{BASE}/moved/map")["segments"]
+        assert {one["container"] for one in rectangles} == {0, 1}
+        assert {one["node"] for one in rectangles if one["sealed_ms"] is None} == {1}
+        produce(kafka, "moved", 1, 2)
+        page = get(http, "/api/v1/topics/moved/records?partition=1&offset=0")
+        assert [record["offset"] for record in page["records"]] == [0, 1, 2, 3, 4]
+        (event,) = get(http, "/api/v1/events")["events"]
+        assert (event["kind"], event["reason"]) == ("move", f"slot 1 moved to container {1 - before}")
+        for wanted, expected in (({"slot": 9, "container": 0}, 409), ({"slot": 0, "container": 7}, 404)):
+            status, headers, problem = call(http, "POST", f"{BASE}/moved/move", wanted)
+            assert (status, headers["Content-Type"]) == (expected, "application/problem+json")
+            assert problem["detail"]
+
+
 def test_segments_at_their_limit(tmp_path: Path) -> None:
     """Hot segments that cannot split are named, a few of them one by one, and what to do is said once."""
     with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "scaler.time.factor=0.001") as running:

@@ -120,7 +120,7 @@ class FakeWorker:
         assert request.query_params["epochs"] == "1"
         segments = [
             SegmentView(
-                id=n, slots=[n], key_range=(0, 1), state="active",
+                id=n, slots=[n], key_range=(0, 1), state="active", container=n,
                 bytes=self.lag if n == self.hosts else 0, rate_bytes=0, rate_events=0,
             )
             for n in (1, 2)

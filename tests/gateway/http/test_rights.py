@@ -82,21 +82,24 @@ def test_a_stream(address: str, path: str) -> None:
 
 
 def test_changes(address: str, audit_log: Path) -> None:
-    """Scaling and sealing need ALTER, and stand in the audit log."""
-    split = {"split": {"segment": 0}}
+    """Scaling, moving and sealing need ALTER, and stand in the audit log."""
+    split, move = {"split": {"segment": 0}}, {"slot": 0, "container": 0}
     for name in ("seen", "hidden", "absent"):
         assert call(address, "POST", f"{BASE}/{name}/scale", split)[0] == 403
+        assert call(address, "POST", f"{BASE}/{name}/move", move)[0] == 403
         assert call(address, "POST", f"{BASE}/{name}/seal")[0] == 403
     assert call(address, "POST", f"{BASE}/mine/scale", split)[0] == 200
     assert get(address, f"{BASE}/mine")["state"] == "open"
+    assert call(address, "POST", f"{BASE}/mine/move", move)[0] == 200
     assert call(address, "POST", f"{BASE}/mine/seal")[0] == 200
 
     def changes() -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in audit_log.read_text().splitlines()]
         return [line for line in lines if line["event"].startswith("stream ")]
 
-    until(lambda: len(changes()) == 2)
-    scaled, sealed = changes()
+    until(lambda: len(changes()) == 3)
+    scaled, moved, sealed = changes()
+    assert (moved["name"], moved["slot"], moved["container"], moved["state"]) == ("mine", 0, 0, "moved")
     assert (scaled["event"], scaled["name"], scaled["sealed"]) == ("stream scaled", "mine", [0])
     assert len(scaled["opened"]) == 2
     assert (sealed["event"], sealed["name"], sealed["principal"]) == ("stream sealed", "mine", "User:ANONYMOUS")

@@ -11,6 +11,7 @@ import pytest
 
 from core.errors import (
     AlreadyLocked,
+    CannotMove,
     CoordinatorAway,
     CoordinatorRefuses,
     Corrupt,
@@ -21,8 +22,10 @@ from core.errors import (
     MissingChunk,
     NameCollides,
     NotHosted,
+    NotMovedYet,
     OutOfRange,
     SequenceGap,
+    SlotMoves,
     Stale,
     StaleWriterEpoch,
     StorageFailure,
@@ -110,6 +113,9 @@ DEFECTS: Final[tuple[Exception, ...]] = (
     SequenceGap(1, 2, 4),
     TooManyWriters(5),
     NotHosted(3),
+    SlotMoves("a", 1, 3),
+    CannotMove("a", 1, "it is sealed"),
+    NotMovedYet("a", 1, "there is no room"),
     StoreClosed("stopping"),
 )
 

@@ -1,0 +1,82 @@
+"""The state in which a slot comes to another container: what it was, with the bytes of what was copied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import pytest
+
+from core.log.format import IN_TRANSACTION
+from core.streams.handing import Mismatch, begun, handed_over
+from core.streams.known_writers import KnownWriters
+from core.streams.live import Slot, Stream
+from core.streams.policy import StreamPolicy
+from core.streams.state import new_stream
+from core.streams.transactions import Aborted
+
+
+@dataclass
+class Owner:
+    id: int = 0
+    epoch: int = 0
+    known_writers: KnownWriters = field(default_factory=lambda: KnownWriters(100))
+
+
+def slot_of(owner: Owner) -> Slot:
+    state = new_stream(stream_id=1, name="s", uuid=UUID(int=1), slots=1, created_ms=0, container=0, config={})
+    stream = Stream(state, StreamPolicy(), lambda stream, number: Slot(owner, stream, number))
+    return stream.slot(0)
+
+
+def append(slot: Slot, count: int, size: int, *, writer: int = -1, sequence: int = -1, flags: int = 0) -> None:
+    slot.appended(slot.end, count, size, 7, slot.owner.epoch, 5, writer, 0, sequence, flags, 1)
+    slot.durable(slot.end, size)
+
+
+def copied(source: Slot, size: int) -> Slot:
+    """All entries in one, of other bytes."""
+    slot = slot_of(Owner(1, 4))
+    slot.decode(begun(source, 99))
+    append(slot, source.end - source.start, size)
+    return slot
+
+
+def test_all_but_bytes_is_the_sources() -> None:
+    source = slot_of(Owner(0, 3))
+    for sequence in range(4):
+        append(source, 2, 50, writer=9, sequence=2 * sequence)
+    append(source, 1, 30, writer=5, sequence=0, flags=IN_TRANSACTION)
+    source.start, source.start_bytes = 2, 50
+    target = copied(source, 200)
+    target.decode(handed_over(source, target, ()))
+    assert (target.start, target.end, target.stable_end, target.since_lsn) == (2, 9, 8, 99)
+    assert target.leader_epochs == [(3, 0)]
+    assert target.writers is not None
+    assert source.writers is not None
+    assert target.writers[9].batches == source.writers[9].batches
+    assert target.has_open_transaction(5)
+    assert (target.total_bytes, target.start_bytes) == (250, 70)  # 20 more than the source has
+    assert target.stable_bytes == 220
+
+
+def test_aborted_transactions_of_both() -> None:
+    """Those that the source still knows, and those that it had forgotten when it was asked."""
+    source = slot_of(Owner())
+    append(source, 30, 10)
+    mark = source.mark_transaction
+    source.begin_transaction(5, 20)
+    marker = mark(5, 0, 25, 1, committed=False)
+    marker.appended()
+    target = copied(source, 10)
+    target.decode(handed_over(source, target, [Aborted(12, 10, 4, 13)]))
+    assert [row.writer_id for row in target.aborted_in(0, 30)] == [4, 5]
+
+
+def test_something_is_missing() -> None:
+    source = slot_of(Owner())
+    append(source, 3, 10)
+    target = copied(source, 10)
+    append(source, 1, 10)
+    with pytest.raises(Mismatch, match="copied up to 3 and ends at 4"):
+        handed_over(source, target, ())

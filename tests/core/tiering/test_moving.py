@@ -1,0 +1,180 @@
+"""A slot with history in chunks moves to another container: it brings all of it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from core.clock import SystemClock
+from core.errors import CannotMove
+from core.store import Store
+from core.streams.live import Slot, Stream
+from core.streams.removed import Removed
+from core.tiering.context import LongTermStorage
+from core.tiering.snapshots.recover import recover_store
+from tests.core.cluster.several import check_copies
+from tests.core.support import KIB, policy_from, read_all, run, until
+from tests.core.tiering.support import AGEING, CLUSTER, TIERING, fill, runs_of, storage_in
+from tests.core.transactional import Transactional
+from tests.tier2.chunks import head_of
+from tier2.storage import Storage
+
+TWO = replace(TIERING, container_ids=(0, 1))
+TWO_AGEING = replace(AGEING, container_ids=(0, 1))
+
+
+@asynccontextmanager
+async def opened(directory: Path, storage: Storage, config=TWO, *, clean: bool = True) -> AsyncIterator[Store]:  # type: ignore[no-untyped-def]
+    long_term = LongTermStorage(storage=storage, cluster_id=CLUSTER, head_of=head_of)
+    store = await Store.open(directory, config, policy_from, SystemClock(), long_term)
+    try:
+        yield store
+    finally:
+        await store.close(clean=clean)
+
+
+def whole(store: Store, slot: Slot) -> bool:
+    """Whether the runs of a slot follow one another, and lie in chunks of its own container."""
+    runs = runs_of(store, slot)
+    ends = [slot.start, *(run.end for run in runs)]
+    return [run.first for run in runs] == ends[:-1] and {run.chunk.container for run in runs} == {slot.container_id}
+
+
+async def whole_of(store: Store, slot: Slot) -> bytes:
+    """All entries; chunks give them in pieces."""
+    return b"".join(await read_all(store, slot))
+
+
+async def objects(storage: Storage, container: int) -> list[str]:
+    return [info.key async for info in storage.list(f"chunks/{container}/")]
+
+
+def test_history_in_chunks_and_in_the_log(tmp_path: Path) -> None:
+    """Entries from chunks, from the log, and of both come along; chunks of the old container are deleted."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, clean=False) as store:
+            stream = await store.create_stream("s", slots=1)
+            slot = stream.slot(0)
+            written = await fill(slot, 300 * KIB)
+            await until(lambda: slot.tiered_end > slot.end // 2)
+            source = store.hosted(slot)
+            await until(lambda: not source.container.files.complete or source.container.files.complete[0].first_lsn > 1)
+            tiered = slot.tiered_end
+            target = 1 - slot.container_id
+            await store.move_slot(stream, 0, target)
+            assert slot.has_moved
+            slot = stream.slot(0)
+            assert slot.tiered_end >= tiered
+            assert whole(store, slot)
+            assert await whole_of(store, slot) == b"".join(written)
+            written += await fill(slot, 50 * KIB)
+            assert await whole_of(store, slot) == b"".join(written)
+            async with asyncio.timeout(30):
+                while await objects(storage, source.id):  # noqa: ASYNC110 - a deletion has no event
+                    await asyncio.sleep(0.02)
+            assert not list(source.catalog.iter_runs(stream.id, 0, -1))
+            assert await whole_of(store, slot) == b"".join(written)
+        async with opened(tmp_path / "store", storage) as store:
+            (stream,) = store.streams
+            slot = stream.slot(0)
+            check_copies(store)
+            assert whole(store, slot)
+            assert await whole_of(store, slot) == b"".join(written)
+            await store.move_slot(stream, 0, 1 - slot.container_id)
+            assert await whole_of(store, stream.slot(0)) == b"".join(written)
+        await storage.close()
+
+    run(scenario())
+
+
+def test_aborted_transactions_in_chunks(tmp_path: Path) -> None:
+    """Committed readers skip what they skipped before, also where only chunks knew of it."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, TWO_AGEING, clean=False) as store:
+            stream = await store.create_stream("s", slots=1)
+            slot, random = stream.slot(0), Random(4)
+            script = Transactional(store, slot)
+            for writer in range(30):
+                for _ in range(random.randrange(1, 3)):
+                    await script.append(writer, body=4 * KIB)
+                await script.append(body=KIB)
+                await script.end(writer, committed=random.random() < 0.5)
+            source = store.hosted(slot)
+            await until(lambda: slot.tiered_end > 60)
+            await until(lambda: not source.container.files.complete)
+            expected = await skipped(store, slot)
+            assert len(expected) > 5
+            await store.move_slot(stream, 0, 1 - slot.container_id)
+            assert await skipped(store, stream.slot(0)) == expected
+            assert await whole_of(store, stream.slot(0)) == b"".join(script.written)
+        async with opened(tmp_path / "store", storage, TWO_AGEING) as store:
+            (stream,) = store.streams
+            assert await skipped(store, stream.slot(0)) == expected
+        await storage.close()
+
+    async def skipped(store: Store, slot: Slot) -> set[tuple[int, int, int]]:
+        found: set[tuple[int, int, int]] = set()
+        offset = slot.start
+        while offset < slot.stable_end:
+            read = await store.hosted(slot).reader.read(slot, offset, slot.stable_end, 16 * KIB, True)
+            found.update((row.last, row.first, row.writer_id) for row in read.aborted)
+            offset = read.end
+        return found
+
+    run(scenario())
+
+
+def test_a_lost_disk_after_a_move(tmp_path: Path) -> None:
+    """Long-term storage alone gives back, in the new container, at least what it had before the move."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, clean=False) as store:
+            stream = await store.create_stream("s", slots=2)
+            slot = stream.slot(1)
+            written = await fill(slot, 200 * KIB)
+            await until(lambda: slot.tiered_end > slot.end // 2)
+            tiered, target = slot.tiered_end, 1 - slot.container_id
+            await store.move_slot(stream, 1, target)
+            hosted = store.containers[target]
+            await hosted.tier.snapshots.take() if hosted.tier is not None else None
+        await recover_store(
+            tmp_path / "again", TWO, storage, CLUSTER, head_of, lambda tables, bounds: tables, lambda *_: None
+        )
+        async with opened(tmp_path / "again", storage) as store:
+            (stream,) = store.streams
+            slot = stream.slot(1)
+            assert slot.container_id == target
+            assert slot.durable_end >= tiered
+            assert await whole_of(store, slot) == b"".join(written[: slot.durable_end])
+            check_copies(store)
+        await storage.close()
+
+    run(scenario())
+
+
+def test_a_compacted_slot_stays(tmp_path: Path) -> None:
+    """Offsets without a record cannot be copied through a log: the refusal says so."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage) as store:
+            stream: Stream = await store.create_stream("s", slots=1)
+            slot = stream.slot(0)
+            await fill(slot, 4 * KIB)
+            slot.removed = Removed.of_runs([(0, 2, 100)])
+            with pytest.raises(CannotMove, match="compaction"):
+                await store.move_slot(stream, 0, 1 - slot.container_id)
+        await storage.close()
+
+    run(scenario())

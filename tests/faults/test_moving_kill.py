@@ -1,0 +1,108 @@
+"""kill -9 while partitions move between containers under load: nothing is lost, doubled or reordered."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.faults.client import Connection, Disconnected, Produced
+from tests.faults.gateway_process import EAGER, Gateway
+from tests.faults.history import History
+from tests.faults.load import BatchWriter, Client, Committer, IdempotentWriter, Load, RealWriter, TailReader
+from tests.faults.settings import SEED, scaled
+from tests.faults.test_kill import PARTITIONS, TOPIC, everywhere, found
+
+pytestmark = pytest.mark.slow
+
+KILLS: Final = scaled(6, 300)
+UP_SECONDS_MAX: Final = 1.5
+MOVES_MIN: Final = 5
+LOOK_S: Final = 0.5
+LOOKS_MAX: Final = 100
+CONTAINERS: Final = 3
+NOT_LEADER, OUT_OF_ORDER = 6, 45
+SETTINGS: Final = {**EAGER, "containers": CONTAINERS}
+
+
+class MovingWriter(IdempotentWriter):
+    """A client that finds its leader anew when that has changed, and sends all again that is not acknowledged."""
+
+    def answered(self, produced: Produced) -> None:
+        if produced.code in (NOT_LEADER, OUT_OF_ORDER):  # the second: what it follows was refused
+            raise Disconnected(f"error {produced.code}")  # with all of it still waiting
+        super().answered(produced)
+
+
+class Moving(Client):
+    """An operator who moves partitions to and fro."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__("moving", lambda: gateway.address, SEED)
+        self._gateway = gateway
+        self.moved = 0
+
+    def session(self, connection: Connection) -> None:
+        while not self.finished():
+            wanted = {"slot": self.random.randrange(PARTITIONS), "container": self.random.randrange(CONTAINERS)}
+            try:
+                asked = http.client.HTTPConnection(self._gateway.ready["http"], timeout=30)
+                headers = {"Content-Type": "application/json"}
+                asked.request("POST", f"/api/v1/streams/{TOPIC}/move", json.dumps(wanted), headers)
+                answer = asked.getresponse()
+                told = answer.read()
+            except (OSError, http.client.HTTPException) as gone:
+                raise Disconnected(str(gone)) from gone
+            assert answer.status in (200, 503), told
+            self.moved += answer.status == 200
+            self.stopping.wait(self.random.random() * 0.05)
+
+
+@pytest.mark.timeout(170 if KILLS == 6 else 0)
+def test_killed_while_partitions_move(tmp_path: Path) -> None:
+    """Plain, idempotent and real producers, readers and groups go on across moves, and kills among them."""
+    dice, history, places = random.Random(SEED), History(), everywhere()
+    with Gateway(tmp_path, SETTINGS) as gateway:
+        gateway.http = "127.0.0.1:0"
+        gateway.start()
+        with gateway.connect() as connection:
+            connection.create_topic(TOPIC, PARTITIONS)
+
+        def address() -> str:
+            return gateway.address
+
+        moving = Moving(gateway)
+        clients = [
+            BatchWriter("plain", address, history, places, SEED),
+            MovingWriter("sure-a", address, history, places, SEED),
+            MovingWriter("sure-b", address, history, places[:1], SEED),
+            RealWriter("real", gateway.address, history, places[1], SEED),
+            TailReader(address, history, places[0], SEED),
+            TailReader(address, history, places[1], SEED),
+            Committer(address, history, places[0], SEED),
+            moving,
+        ]
+        with Load(clients) as load:
+            for number in range(KILLS):
+                load.run_for(dice.random() * UP_SECONDS_MAX)
+                gateway.kill()
+                gateway.start()
+                assert load.problems() == [], f"after kill {number + 1}, seed {SEED}"
+            for _ in range(LOOKS_MAX):
+                load.run_for(LOOK_S)
+                if moving.moved >= MOVES_MIN:
+                    break
+            load.drain()
+            assert load.problems() == [], f"seed {SEED}"
+        with gateway.connect() as connection:
+            assert found(connection, history) == [], f"seed {SEED}"
+        print(f"seed {SEED}: {moving.moved} moves, {history.acknowledged_count()} records acknowledged")
+        assert moving.moved >= MOVES_MIN, f"seed {SEED}"
+        assert gateway.stop() == 0
+        gateway.start()
+        with gateway.connect() as connection:
+            assert found(connection, history) == [], f"after a clean stop, seed {SEED}"
