@@ -398,8 +398,9 @@ class Broker:
         )
         seat.coordination.on_changed(self._know_nodes)
         self._pulse, self._mourning = Pulse(seat.coordination), Mourning(seat.coordination)
-        if seat.address:
-            await self._pulse.start(seat.address)
+        pulse_address = self.config.cluster_pulse_listen or (ListenAddress(seat.address, 0) if seat.address else None)
+        if pulse_address is not None:
+            await self._pulse.start(pulse_address)
         await seat.coordination.tell(self._myself().encode())
         self._know_nodes()
         self._mourning.start()

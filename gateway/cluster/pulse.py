@@ -1,8 +1,8 @@
 """The end of a node's process, noticed at once by the others, who would else wait for its lease.
 
-Each node has a *pulse*: a port on the address from which it reaches the coordinator. Whoever connects is told the life
-that answers there, and nothing more; the connection stays. When a process ends, its kernel ends the connection, and
-refuses the next ones.
+Each node has a *pulse*: a port at `cluster.pulse.listen`, or else on the address from which it reaches the coordinator.
+Whoever connects is told the life that answers there, and nothing more; the connection stays. When a process ends, its
+kernel ends the connection, and refuses the next ones.
 
     node B --connect--> pulse of node A
            <-- "penstock life <id>\n" --
@@ -32,6 +32,8 @@ from typing import Any, Final, Protocol
 
 from core.cluster.coordination import Life
 from core.errors import StoreError
+from gateway.config.addresses import ListenAddress
+from gateway.network.binding import CannotListen, bind
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +91,7 @@ class Pulse:
 
     def __init__(self, coordination: Lives) -> None:
         self._coordination = coordination
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []  # one for each family of the address
         self._connections: set[asyncio.StreamWriter] = set()
         self.address: tuple[str, int] | None = None
         """Where others find it, once started."""
@@ -97,19 +99,24 @@ class Pulse:
     def __repr__(self) -> str:
         return f"<Pulse at {self.address} {len(self._connections)} connections>"
 
-    async def start(self, host: str) -> None:
+    async def start(self, address: ListenAddress) -> None:
         """Listen. Without it others wait for the lease, so it is no error if that cannot be."""
         try:
-            self._server = await asyncio.start_server(self._connected, host, 0)
-        except OSError as error:
-            logger.warning("other nodes notice this node's end by its lease only", extra={"reason": str(error)})
+            bound = bind(address)
+        except CannotListen as error:
+            logger.warning(
+                "other nodes notice this node's end by its lease only: set cluster.pulse.listen",
+                extra={"reason": str(error)},
+            )
             return
-        self.address = host, self._server.sockets[0].getsockname()[1]
+        for one in bound.sockets:
+            self._servers.append(await asyncio.start_server(self._connected, sock=one))
+        self.address = bound.advertised_host, bound.advertised_port
 
     async def close(self) -> None:
         """End, as the last that others should hear of this process."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for writer in list(self._connections):
             writer.close()
 

@@ -72,6 +72,13 @@ class ClusterKeys(BaseModel):
         "address from which etcd is reached.",
         json_schema_extra={"allowed": "HOST:PORT[=ADVERTISED_HOST[:PORT]]"},
     )
+    cluster_pulse_listen: InnerAddress = Field(
+        None,
+        description="Address at which the other nodes notice at once that this node's process has ended, "
+        "HOST:PORT[=ADVERTISED_HOST[:PORT]]. Whoever connects is told the life of the node, and nothing more. Not set: "
+        "a free port on the address from which etcd is reached.",
+        json_schema_extra={"allowed": "HOST:PORT[=ADVERTISED_HOST[:PORT]]"},
+    )
     cluster_containers: int = Field(
         16,
         ge=1,
