@@ -142,7 +142,7 @@ def acknowledge_out_of_order() -> None:
             self.stored_lsn = max(self.stored_lsn, group.last_lsn)
             return self.stored_lsn
 
-    core.log.objects.writer.Window = AtOnce  # type: ignore[misc]
+    core.log.objects.writer.Window = AtOnce  # type: ignore[attr-defined]
 
 
 MISTAKES: Final[Mapping[str, Callable[[], None]]] = {

@@ -52,7 +52,7 @@ SETTINGS: Final[Mapping[str, object]] = {
     "checkpoint.interval.ms": 500,
     "log.max.bytes": 64 << 20,
     "log.object.timeout.ms": 2_000,
-    "log.format": "json",
+    "logging.format": "json",
     "cluster.containers": CONTAINERS,
     "cluster.lease.ms": int(LEASE_S * 1_000),
     "group.initial.rebalance.delay.ms": 0,
