@@ -55,6 +55,7 @@ class Links:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_told)
         self._thread = threading.Thread(target=self._loop.run_forever, name="links", daemon=True)
         self._proxies = AsyncExitStack()
 
@@ -76,3 +77,9 @@ class Links:
             return Link(self._loop, proxy)
 
         return asyncio.run_coroutine_threadsafe(made(), self._loop).result()
+
+
+def _told(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """A party that refuses connections is no news here."""
+    if not isinstance(context.get("exception"), OSError):
+        loop.default_exception_handler(context)

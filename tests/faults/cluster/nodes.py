@@ -1,11 +1,13 @@
 """Three nodes as processes over three members of etcd and one MinIO, with a link between any two that may be cut.
 
-Each node has links of its own to each member of etcd and to MinIO; clients and the other nodes reach it by links. What
-is killed is started again with the same id, data directory and addresses.
+Each node has links of its own to each member of etcd and to MinIO; clients and the other nodes reach it by links, but
+for its pulse: a link that leads to a process that has ended does not refuse as the process' own kernel does. What is
+killed is started again with the same id, data directory and addresses.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -75,9 +77,7 @@ class Node:
     store: Link
     clients: Link
     inner: Link
-    pulse: Link
     inner_port: int
-    pulse_port: int
     running: Running | None = None
     command: Sequence[str] = (PENSTOCK,)
     environ: dict[str, str] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class Node:
 
     @property
     def links(self) -> list[Link]:
-        return [*self.etcd, self.store, self.clients, self.inner, self.pulse]
+        return [*self.etcd, self.store, self.clients, self.inner]
 
 
 class Nodes:
@@ -115,9 +115,8 @@ class Nodes:
         self._http.__enter__()
         self._links.__enter__()
         self._clocks.mkdir()
-        ports = free_ports(2 * len(NODES))
-        for number in NODES:
-            inner, pulse = ports + 2 * number - 2, ports + 2 * number - 1
+        ports = free_ports(len(NODES))
+        for number, inner in zip(NODES, itertools.count(ports), strict=False):
             clock = self._clocks / str(number)
             set_clock(clock, 0)
             self.nodes[number] = Node(
@@ -126,9 +125,7 @@ class Nodes:
                 self._links.make(self.minio.port),
                 self._links.make(),
                 self._links.make(inner),
-                self._links.make(pulse),
                 inner,
-                pulse,
                 environ=Faults(self._directory, clock=clock).environment(),
             )
         return self
@@ -181,7 +178,6 @@ class Nodes:
         members = ",".join(link.address for link in node.etcd)
         own = {
             "cluster.listen": f"{HOST}:{node.inner_port}={node.inner.address}",
-            "cluster.pulse.listen": f"{HOST}:{node.pulse_port}={node.pulse.address}",
             **SETTINGS,
             **node.settings,
         }

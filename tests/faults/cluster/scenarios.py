@@ -125,8 +125,7 @@ def cut_off_from_other_nodes(hurting: Hurting) -> None:
     """Nobody is buried: it lives, and keeps what it has. Transactions over both wait."""
     nodes, victim, lost = hurting.nodes, hurting.one(), hurting.nodes.lost()
     try:
-        for link in (nodes.nodes[victim].inner, nodes.nodes[victim].pulse):
-            link.hold()
+        nodes.nodes[victim].inner.hold()
         hurting.rest(CUT_S)
         assert nodes.lost() == lost, f"node {victim} has let go of containers"
     finally:
