@@ -6,6 +6,7 @@ Nothing acknowledged is lost, doubled, reordered or torn, whatever is killed, an
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from compat_tests.histories.workload import Workload
 from tests.faults.cluster.nodes import NODES, Nodes
 from tests.faults.settings import SEED, SOAK, scaled
 
-KILLS: Final = scaled(3, 300)
+KILLS: Final = int(os.environ.get("KILLS") or scaled(3, 300))
 IN_A_ROUND: Final = scaled(3, 20)
 """After so many the history is judged, and another one begins on the same cluster."""
 ROUND_S_MAX: Final = scaled(60, 600)
