@@ -2,7 +2,7 @@
 
 Keeps: all systems of a round are up on the same disk; each workload runs on one right after the other, the order turned
 with each round, and only when the work of the one before is over. Latency and what was just written are measured with
-one system up at a time, in turn. A run that is cut short leaves its figures so far.
+one system up at a time, in turn. A run that is cut short leaves its figures so far, and `--more` adds rounds to them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from bench.results import Results
 from bench.systems import BARE, COMPARED, NAMES, PENSTOCK, KafkaLike, System, started, until_quiet
 
 DIRECTORY: Final = Path(__file__).resolve().parent / "results"
+FIGURES: Final = "latest.json"
 ROUNDS: Final = 3
 ROUNDS_SECONDS_MAX: Final = 37 * 60
 """The whole run takes less than 40 minutes; profiles and report need some of them."""
@@ -40,13 +41,17 @@ def main() -> int:
     loadgen.build()
     began = time.monotonic()
     results = Results(pairs=COMPARED)
+    earlier = results.go_on(options.output / FIGURES) if options.more else 0
     works = [work for work in WORKS if not options.only or _chosen(work.key, options.only)]
-    for number in range(options.rounds):
+    for done in range(options.rounds):
         gone_s = time.monotonic() - began
-        if number and gone_s * (number + 1) / number > ROUNDS_SECONDS_MAX:
-            _say(f"no time for another round after {gone_s:.0f} s: other work is on this machine")
+        if done and gone_s * (done + 1) / done > ROUNDS_SECONDS_MAX:
+            _say(
+                f"no time for another round after {gone_s:.0f} s: other work is on this machine; --more adds one later"
+            )
             break
-        _say(f"round {number + 1} of {options.rounds}, {gone_s:.0f} s gone")
+        results.round = number = earlier + done
+        _say(f"round {number + 1} of {earlier + options.rounds}, {gone_s:.0f} s gone")
         with _scratch(scratch / f"round-{number}") as directory:
             for workload, unit, value in machine.limits(directory):
                 results.add(machine.SYSTEM, workload, unit, value)
@@ -54,7 +59,7 @@ def main() -> int:
             _together(results, [work for work in due if not work.alone], options, directory / "together", number)
             _in_turn(results, [work for work in due if work.alone], options, directory / "alone", number)
         _write(results, options.output)
-    if PENSTOCK in options.systems and not options.only:
+    if PENSTOCK in options.systems and not options.only and not options.more:
         _say("profiles")
         with _scratch(scratch / "profiles") as directory:
             flame.profile(options.output, directory)
@@ -79,6 +84,7 @@ def _options() -> argparse.Namespace:
         help=f"the program of the {BARE}, which is left out without one (BASELINE)",
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="samples of each row")
+    parser.add_argument("--more", action="store_true", help="add rounds to those that the output has")
     parser.add_argument("--output", type=Path, default=DIRECTORY, help="directory of latest.json and the report")
     options = parser.parse_args()
     if options.baseline is None:
@@ -185,7 +191,7 @@ def _guarded(results: Results, what: str, measure: Callable[[], None]) -> None:
 
 def _write(results: Results, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    figures_file = output / "latest.json"
+    figures_file = output / FIGURES
     content = {"machine": machine.described(), "rows": results.rows(), "failures": results.failures}
     figures_file.write_text(json.dumps(content, indent=1) + "\n")
 

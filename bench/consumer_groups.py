@@ -6,7 +6,11 @@ they behave as clients must: they give up at once what they are told to, and bea
 - A group of many members over many partitions that all join at once: seconds until each has its share; then the
   server's CPU at rest, in % of a core.
 - A group of 100 members, one of which leaves: seconds until the others have its partitions, and how many of the others'
-  own partitions moved (a partition that stays with its member is read on without a gap).
+  own partitions moved.
+- The same with records: each member reads its partition, to which a record comes 20 times a second. The longest time in
+  which a member that stays got none, while one leaves and its partition goes to another.
+- `--topics N`: a member subscribes to so many topics, of a partition each; the longest time that the answer to another
+  group's heartbeat took meanwhile.
 
 A Kafka stands beside if `--kafka` is given.
 """
@@ -27,6 +31,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import confluent_kafka
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench import disk, loadgen
 from bench.results import Results
@@ -37,7 +42,17 @@ from gateway.wire.headers import RequestHeader, encode_request_header, response_
 RESULT: Final = Path(__file__).resolve().parent / "results" / "consumer-groups.json"
 HEARTBEAT: Final = 68
 VERSION: Final = 1
+FETCH: Final = 1
+FETCH_VERSION: Final = 12
+FETCH_WAIT_MS: Final = 200
+FETCH_BYTES: Final = 1 << 20
+RECORD_EVERY_S: Final = 0.05
+READS_S: Final = 5.0
+"""Time that all read before one leaves, and after."""
+BEATS_EVERY_S: Final = 0.005
+CREATED_WITHIN_S: Final = 300.0
 CONNECTIONS: Final = 50
+ANSWER_BYTES_MAX: Final = 64 << 20
 REBALANCE_TIMEOUT_MS: Final = 60_000
 CONVERGES_WITHIN_S: Final = 120.0
 REST_S: Final = 30.0
@@ -51,17 +66,23 @@ Owned = dict[UUID, frozenset[int]]
 class Connection:
     """One socket that many members share; requests are answered in order."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, api: tuple[int, int]) -> None:
         self._reader = reader
         self._writer = writer
-        self._ask = request_codec(HEARTBEAT, VERSION)
-        self._answer = response_codec(HEARTBEAT, VERSION)
-        self._start = 5 if response_header_is_flexible(HEARTBEAT, self._answer.flexible) else 4
+        self._api = api
+        self._ask = request_codec(*api)
+        self._answer = response_codec(*api)
+        self._start = 5 if response_header_is_flexible(api[0], self._answer.flexible) else 4
         self._waiting: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
         self._reading = asyncio.create_task(self._read())
 
-    async def heartbeat(self, body: dict[str, Any]) -> Any:
-        header = encode_request_header(RequestHeader(HEARTBEAT, VERSION, 1, "bench"), self._ask.flexible)
+    @classmethod
+    async def to(cls, address: str, api: tuple[int, int] = (HEARTBEAT, VERSION)) -> Connection:
+        host, port = address.rsplit(":", 1)
+        return cls(*await asyncio.open_connection(host, int(port), limit=ANSWER_BYTES_MAX), api)
+
+    async def ask(self, body: dict[str, Any]) -> Any:
+        header = encode_request_header(RequestHeader(*self._api, 1, "bench"), self._ask.flexible)
         frame = header + bytes(self._ask.encode(body))
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait(answer)
@@ -88,7 +109,7 @@ class Member:
     connection: Connection
     group: str
     name: str
-    topic: str
+    topics: tuple[str, ...]
     epoch: int = 0
     owned: Owned = field(default_factory=dict)
     moved: int = 0
@@ -112,12 +133,12 @@ class Member:
             "member_id": self.name,
             "member_epoch": epoch,
             "rebalance_timeout": REBALANCE_TIMEOUT_MS if joins else -1,
-            "subscribed_topic_names": [self.topic] if joins else None,
+            "subscribed_topic_names": list(self.topics) if joins else None,
             "topic_partitions": None,
         }
         if joins or says:
             body["topic_partitions"] = [{"topic_id": t, "partitions": sorted(p)} for t, p in self.owned.items()]
-        answer = await self.connection.heartbeat(body)
+        answer = await self.connection.ask(body)
         self.beats += 1
         if answer.error_code:
             raise SystemExit(f"{self.name}: error {answer.error_code}, {answer.error_message}")
@@ -136,7 +157,7 @@ class Crowd:
     """The members of one group."""
 
     def __init__(self, address: str, group: str, topic: str) -> None:
-        self._host, self._port = address.rsplit(":", 1)
+        self._address = address
         self._group = group
         self._topic = topic
         self._connections: list[Connection] = []
@@ -145,10 +166,10 @@ class Crowd:
 
     async def join(self, count: int) -> None:
         for _ in range(min(CONNECTIONS, count)):
-            self._connections.append(Connection(*await asyncio.open_connection(self._host, int(self._port))))
+            self._connections.append(await Connection.to(self._address))
         for number in range(count):
             connection = self._connections[number % len(self._connections)]
-            member = Member(connection, self._group, f"member-{number:05}", self._topic)
+            member = Member(connection, self._group, f"member-{number:05}", (self._topic,))
             self.members.append(member)
             self._lives[member.name] = asyncio.create_task(member.live())
 
@@ -222,12 +243,174 @@ async def measured(results: Results, server: Server, bootstrap: str, members: in
     moved = sum(member.moved - before[member.name] for member in few.members)
     results.add(server.name, f"one of {FEW} leaves: partitions that others gave up", "", moved)
     await few.end()
+    await _read_while_one_leaves(results, server, bootstrap)
+
+
+class Reading:
+    """One member that reads what it has; `longest_s`: the longest time without a record from a partition it kept."""
+
+    def __init__(self, member: Member, topic: str, connection: Connection) -> None:
+        self.member = member
+        self.longest_s = 0.0
+        self._topic = topic
+        self._connection = connection
+        self._offsets: dict[int, int] = {}
+        self._last_s: dict[int, float] = {}
+
+    async def live(self) -> None:
+        while True:
+            has = sorted(number for held in self.member.owned.values() for number in held)
+            for lost in self._last_s.keys() - set(has):
+                del self._last_s[lost]
+            if not has:
+                await asyncio.sleep(RECORD_EVERY_S)
+                continue
+            await self._fetch(has)
+
+    async def _fetch(self, partitions: list[int]) -> None:
+        wanted = [
+            {
+                "partition": number,
+                "fetch_offset": self._offsets.get(number, 0),
+                "partition_max_bytes": FETCH_BYTES,
+                "current_leader_epoch": -1,
+                "last_fetched_epoch": -1,
+                "log_start_offset": -1,
+            }
+            for number in partitions
+        ]
+        body = {
+            "replica_id": -1,
+            "max_wait": FETCH_WAIT_MS,
+            "min_bytes": 1,
+            "max_bytes": FETCH_BYTES,
+            "session_epoch": -1,
+            "topics": [{"topic": self._topic, "partitions": wanted}],
+            "forgotten_topics_data": [],
+        }
+        answer = await self._connection.ask(body)
+        now_s = time.perf_counter()
+        for told in [told for topic in answer.responses for told in topic.partitions]:
+            number = told.partition_index
+            records = bytes(told.records or b"")
+            self.longest_s = max(self.longest_s, now_s - self._last_s.get(number, now_s))
+            if records:
+                self._offsets[number] = _next_offset(records)
+                self._last_s[number] = now_s
+
+    def forget(self) -> None:
+        """Only what comes from now on counts."""
+        self.longest_s = 0.0
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _next_offset(records: bytes) -> int:
+    """The offset behind the last whole batch."""
+    position, following = 0, 0
+    while position + 61 <= len(records):
+        base, size = struct.unpack_from(">qi", records, position)
+        (last,) = struct.unpack_from(">i", records, position + 23)
+        if position + 12 + size > len(records):
+            break
+        following = base + last + 1
+        position += 12 + size
+    return following
+
+
+async def _produce(bootstrap: str, topic: str) -> None:
+    """A record to each partition, again and again."""
+    producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
+    while True:
+        for number in range(FEW):
+            producer.produce(topic, b"x", partition=number)
+        producer.poll(0)
+        await asyncio.sleep(RECORD_EVERY_S)
+
+
+async def _read_while_one_leaves(results: Results, server: Server, bootstrap: str) -> None:
+    topic = "reading"
+    server.create_topic(topic, FEW)
+    crowd = Crowd(bootstrap, "reading", topic)
+    await crowd.join(FEW)
+    await crowd.until_shared(FEW)
+    readers = [Reading(one, topic, await Connection.to(bootstrap, (FETCH, FETCH_VERSION))) for one in crowd.members]
+    tasks = [asyncio.create_task(reader.live()) for reader in readers]
+    tasks.append(asyncio.create_task(_produce(bootstrap, topic)))
+    await asyncio.sleep(READS_S)
+    for reader in readers:
+        reader.forget()
+    leaving = readers.pop(FEW // 2)
+    tasks.pop(FEW // 2).cancel()
+    await crowd.leave(leaving.member)
+    await crowd.until_shared(FEW)
+    await asyncio.sleep(READS_S)
+    for task in tasks:
+        if task.done():
+            task.result()
+        task.cancel()
+    longest_s = max(reader.longest_s for reader in readers)
+    results.add(server.name, f"one of {FEW} leaves: longest time that another got no record", "s", longest_s)
+    for reader in [*readers, leaving]:
+        reader.close()
+    await crowd.end()
+
+
+async def _held_up(results: Results, server: Server, bootstrap: str, count: int) -> None:
+    """A member with very many topics joins, and gets them."""
+    names = tuple(f"many-{number:06}" for number in range(count))
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for first in range(0, count, 1_000):
+        made = admin.create_topics([NewTopic(name, 1, 1) for name in names[first : first + 1_000]])
+        for outcome in made.values():
+            outcome.result(CREATED_WITHIN_S)
+    await asyncio.to_thread(_find_coordinators, bootstrap, names[0])
+    crowd = Crowd(bootstrap, "beside", names[0])
+    await crowd.join(1)
+    await crowd.until_shared(1)
+    bystander = Member(await Connection.to(bootstrap), "watching", "watcher", (names[0],))
+    await bystander.beat(0)
+    longest_s = 0.0
+
+    async def watch() -> None:
+        nonlocal longest_s
+        while True:
+            began = time.perf_counter()
+            await bystander.beat(bystander.epoch)
+            longest_s = max(longest_s, time.perf_counter() - began)
+            await asyncio.sleep(BEATS_EVERY_S)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(1.0)
+    results.add(server.name, "longest answer to a heartbeat, before", "ms", longest_s * 1e3)
+    longest_s = 0.0
+    member = Member(await Connection.to(bootstrap), "many", "many", names)
+    living = asyncio.create_task(member.live())
+    began = time.perf_counter()
+    while member.count < count:
+        if living.done():
+            living.result()
+        if time.perf_counter() - began > CONVERGES_WITHIN_S:
+            raise SystemExit(f"a member has {member.count} of {count} topics")
+        await asyncio.sleep(0.02)
+    results.add(server.name, f"a member of {count:,} topics has them", "s", time.perf_counter() - began)
+    results.add(
+        server.name, f"longest answer to another's heartbeat while one gets {count:,} topics", "ms", longest_s * 1e3
+    )
+    living.cancel()
+    watching.cancel()
+    await asyncio.gather(living, watching, return_exceptions=True)
+    member.connection.close()
+    bystander.connection.close()
+    await crowd.end()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.consumer_groups", description=__doc__)
     parser.add_argument("--members", type=int, default=1_000)
     parser.add_argument("--partitions", type=int, default=10_000)
+    parser.add_argument("--topics", type=int, default=0, help="measure only a member of so many topics")
     parser.add_argument("--kafka", action="store_true", help="measure Apache Kafka, too")
     options = parser.parse_args()
     scratch = Path(os.environ.get("BENCH_DIR", loadgen.BUILD / "scratch")).resolve() / "consumer-groups"
@@ -240,9 +423,13 @@ def main() -> int:
         with ExitStack() as cleanup:
             server = kind(scratch / kind.name)
             cleanup.callback(server.stop)
-            asyncio.run(measured(results, server, server.bootstrap, options.members, options.partitions))
+            if options.topics:
+                asyncio.run(_held_up(results, server, server.bootstrap, options.topics))
+            else:
+                asyncio.run(measured(results, server, server.bootstrap, options.members, options.partitions))
     results.show()
-    results.write(RESULT)
+    if not options.topics:
+        results.write(RESULT)
     return 0
 
 

@@ -6,6 +6,7 @@ import mmap
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -57,27 +58,43 @@ def _timed_writes(descriptor: int, block: bytes, count: int) -> float:
 
 
 def paced_writes(directory: Path, mb_s: int, seconds: float) -> list[float]:
-    """Seconds from the moment when a write was due until it was synced, sorted: one in each millisecond, past the page
-    cache, to blocks that were written before. A log that is written at this rate cannot be faster."""
+    """Seconds from the moment when a write was due until it was synced, sorted: one in each millisecond. A log that is
+    written at this rate cannot be faster."""
     size = max(1, round(mb_s * 1e6 * PACE_S / BLOCK_BYTES)) * BLOCK_BYTES
-    count, places = int(seconds / PACE_S), PACED_BYTES // size
-    path, block = directory / "disk.probe", mmap.mmap(-1, size)
+    return sorted(
+        due_s for due_s, _ in due_writes(directory, [(n * PACE_S, size) for n in range(int(seconds / PACE_S))])
+    )
+
+
+def due_writes(directory: Path, writes: Sequence[tuple[float, int]]) -> list[tuple[float, float]]:
+    """Carry out writes of (seconds after the beginning, bytes), each synced, one after the other: past the page cache,
+    to blocks that were written before. For each the seconds from the moment when it was due, and those of the call."""
+    path, block = directory / "disk.probe", mmap.mmap(-1, _whole_blocks(max(size for _, size in writes)))
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_TRUNC | os.O_DIRECT)
-    took = []
+    took, position = [], 0
     try:
-        for number in range(places):
-            os.pwrite(descriptor, block, number * size)
+        for at in range(0, PACED_BYTES, MIB):
+            os.pwrite(descriptor, mmap.mmap(-1, MIB), at)
         os.fsync(descriptor)
         began = time.perf_counter()
-        for number in range(count):
-            due = began + number * PACE_S
+        for due_s, size in writes:
+            due, whole = began + due_s, _whole_blocks(size)
+            if position + whole > PACED_BYTES:
+                position = 0
             time.sleep(max(0.0, due - time.perf_counter()))
-            os.pwritev(descriptor, [block], number % places * size, os.RWF_DSYNC)
-            took.append(time.perf_counter() - due)
+            called = time.perf_counter()
+            os.pwritev(descriptor, [memoryview(block)[:whole]], position, os.RWF_DSYNC)
+            ended = time.perf_counter()
+            took.append((ended - due, ended - called))
+            position += whole
     finally:
         os.close(descriptor)
         path.unlink()
-    return sorted(took)
+    return took
+
+
+def _whole_blocks(size: int) -> int:
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def fill_page_cache(directory: Path) -> None:

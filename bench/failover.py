@@ -6,13 +6,15 @@ sends all the time; a run in which a record was lost, doubled or put out of orde
 killed      one of three nodes gets SIGKILL, and is started again: the gap of each partition that it had
 handed over a container is moved from one node to the next, and back: the gap of its partition
 
-Writes `results/failover.json`: each gap, with their quantiles and a histogram, and how many processes of the machine
-wanted to run before and behind it (`machine_load`): beyond the number of its cores, figures are of the machine.
+Writes `results/failover.json`: each gap, with their quantiles and a histogram; where the nodes' own time went, station
+by station, as their logs tell (`stations_p50_ms`); and how many processes of the machine wanted to run before and
+behind it (`machine_load`): beyond the number of its cores, figures are of the machine. `--add` keeps what is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -26,10 +28,10 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -47,8 +49,14 @@ RATE: Final = 200
 BOUNDS_MS: Final = (50, 100, 200, 300, 500, 750, 1_000, 2_000, 3_000, 5_000, 10_000, 30_000)
 WAIT_S: Final = 60.0
 REST_S: Final = 1.5
-GAP_S: Final = 3.0
+GAP_S: Final = 1.0
 """How long after a move its gap is looked for."""
+EVENTS: Final = {"container served": "taken", "container handed over": "given"}
+"""Lines of a node's log that tell where its time went."""
+
+
+Stations = defaultdict[str, defaultdict[str, list[float]]]
+"""Milliseconds of each takeover or hand-over, by what happened and the station."""
 
 
 class Nodes:
@@ -60,11 +68,14 @@ class Nodes:
         self._settings = (
             *("--cluster", self.cluster, "--tier2", f"s3://{BUCKET}/a", "--tier2-endpoint", minio.endpoint),
             *("--http", "off", "--set", f"cluster.containers={CONTAINERS}", "--set", "cluster.rebalance=off"),
+            *("--set", "logging.format=json"),
         )
+        self._read: dict[int, int] = {}  # bytes of each node's log that were looked at
         self.running: dict[int, Running] = {}
         self.addresses: dict[int, str] = {}
 
     def start(self, node: int) -> None:
+        self._read.pop(node, None)
         listen = ("--listen", self.addresses.get(node, "127.0.0.1:0"), "--node-id", str(node))
         running = self.running[node] = Running(self._directory / f"node-{node}", *self._settings, *listen)
         self.addresses[node] = running.ready()["kafka"][0].rpartition("//")[2]
@@ -80,6 +91,20 @@ class Nodes:
             if time.monotonic() > deadline:
                 raise SystemExit(f"partitions without a leader: {found}")
             time.sleep(0.05)
+        return found
+
+    def stations(self) -> list[tuple[str, dict[str, float]]]:
+        """What nodes have logged of takeovers and hand-overs since the last call: the event, and ms by station."""
+        found: list[tuple[str, dict[str, float]]] = []
+        for node, running in self.running.items():
+            whole = running.err.read_bytes()
+            lines = whole[self._read.get(node, 0) :].splitlines()
+            self._read[node] = len(whole)
+            for line in lines:
+                with contextlib.suppress(ValueError):
+                    told = json.loads(line)
+                    if "ms" in told and told.get("message") in EVENTS:
+                        found.append((told["message"], told["ms"]))
         return found
 
     def end(self) -> None:
@@ -139,8 +164,8 @@ class Load:
         self._thread.join()
 
 
-def killed(nodes: Nodes, load: Load, runs: int, gaps: list[float]) -> None:
-    for number in range(runs):
+def killed(nodes: Nodes, load: Load, runs: Iterable[int], gaps: list[float], stations: Stations) -> None:
+    for number in runs:
         leaders = nodes.until_all_are_led()
         victim = random.Random(number).choice(sorted(set(leaders.values())))
         load.until_all_go_on(time.monotonic())
@@ -149,8 +174,16 @@ def killed(nodes: Nodes, load: Load, runs: int, gaps: list[float]) -> None:
         nodes.running[victim].process.wait()
         load.until_all_go_on(time.monotonic() + REST_S)
         gaps += [load.gap_s(partition, at_s) for partition, node in leaders.items() if node == victim]
+        _note(stations, "killed", nodes)
         nodes.start(victim)
         spread(nodes)
+        nodes.stations()  # of the moves
+
+
+def _note(stations: Stations, name: str, nodes: Nodes) -> None:
+    for event, ms in nodes.stations():
+        for station, one in ms.items():
+            stations[f"{name}: {EVENTS[event]}"][station].append(one)
 
 
 def spread(nodes: Nodes) -> None:
@@ -173,8 +206,8 @@ def move(nodes: Nodes, partition: int, node: int) -> None:
         raise SystemExit(f"{' '.join(command)}: {done.stderr[-500:]}")
 
 
-def handed_over(nodes: Nodes, load: Load, runs: int, gaps: list[float]) -> None:
-    for number in range(runs):
+def handed_over(nodes: Nodes, load: Load, runs: Iterable[int], gaps: list[float]) -> None:
+    for number in runs:
         partition, leaders = number % CONTAINERS, nodes.until_all_are_led()
         others = sorted(set(nodes.running) - {leaders[partition]})
         at_s = time.monotonic()
@@ -197,7 +230,7 @@ def read(address: str, partition: int) -> list[int]:
         consumer.close()
 
 
-def summary(gaps: Sequence[float]) -> dict[str, object]:
+def summary(gaps: Sequence[float]) -> dict[str, Any]:
     ms = sorted(round(gap * 1000) for gap in gaps)
     between = itertools.pairwise((0, *BOUNDS_MS))
     counts = {f"<= {high} ms": sum(low < one <= high for one in ms) for low, high in between}
@@ -234,6 +267,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # and end all that was started
     options = _options()
     found: dict[str, list[float]] = {"killed": [], "handed over": []}
+    ends_s = time.monotonic() + options.seconds
+    stations: Stations = defaultdict(lambda: defaultdict(list))
     machine = [round(os.getloadavg()[0], 1)]
     directory = Path(tempfile.mkdtemp(prefix="failover-", dir=os.environ.get("BENCH_DIR")))
     try:
@@ -245,9 +280,12 @@ def main() -> int:
             try:
                 time.sleep(REST_S)
                 load.until_all_go_on(time.monotonic())
-                handed_over(nodes, load, options.runs, found["handed over"])
+                nodes.stations()
+                handed_over(nodes, load, until(options.runs, ends_s), found["handed over"])
+                _note(stations, "handed over", nodes)
                 print("handed over, ms:", [round(gap * 1000) for gap in found["handed over"]], flush=True)
-                killed(nodes, load, options.kills, found["killed"])
+                killed(nodes, load, until(options.kills, ends_s), found["killed"], stations)
+                print("killed, ms:", [round(gap * 1000) for gap in found["killed"]], flush=True)
             finally:
                 load.end()
             if load.failed:
@@ -257,12 +295,36 @@ def main() -> int:
                     raise SystemExit(f"partition {partition} has not exactly what was acknowledged")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    told = {name: summary(gaps) for name, gaps in found.items() if gaps}
     machine.append(round(os.getloadavg()[0], 1))
-    options.out.write_text(json.dumps({"records_s": RATE, "machine_load": machine, **told}, indent=1) + "\n")
+    before = json.loads(options.out.read_text()) if options.add and options.out.exists() else {}
+    told = write(options.out, before, found, stations, machine)
     for name, one in told.items():
         print(f"{name}: {one['count']} gaps, p50 {one['p50_ms']} ms, p90 {one['p90_ms']} ms, max {one['max_ms']} ms")
     return 0
+
+
+def until(runs: int, ends_s: float) -> Iterator[int]:
+    """The numbers of so many runs, or of those that begin before that time."""
+    return itertools.takewhile(lambda _: time.monotonic() < ends_s, range(runs))
+
+
+def write(
+    out: Path, before: Mapping[str, Any], found: Mapping[str, list[float]], stations: Stations, machine: list[float]
+) -> dict[str, dict[str, Any]]:
+    """The gaps of before and now, and the stations of now, or of before where there are none now."""
+    told: dict[str, dict[str, Any]] = {}
+    for name, gaps in found.items():
+        known = [ms / 1000 for ms in before.get(name, {}).get("gaps_ms", [])]
+        if gaps or known:
+            told[name] = summary([*known, *gaps])
+    medians = {
+        name: {station: round(statistics.median(ms), 1) for station, ms in of_it.items()}
+        for name, of_it in stations.items()
+    }
+    head = {"records_s": RATE, "machine_load": [*before.get("machine_load", []), *machine]}
+    stations_p50_ms = {**before.get("stations_p50_ms", {}), **medians}
+    out.write_text(json.dumps({**head, **told, "stations_p50_ms": stations_p50_ms}, indent=1) + "\n")
+    return told
 
 
 def _options() -> argparse.Namespace:
@@ -270,6 +332,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=50, help="hand-overs")
     parser.add_argument("--kills", type=int, default=None, help="kills; as many if not given")
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--seconds", type=float, default=3_600, help="begin no run after so long")
+    parser.add_argument("--add", action="store_true", help="keep the gaps that the file has")
     options = parser.parse_args()
     options.kills = options.runs if options.kills is None else options.kills
     return options

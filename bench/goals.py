@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.comparison import RATES
-from bench.systems import BARE, KAFKA, KAFKA_FLUSHED, PENSTOCK, PENSTOCK_INTERVAL, PRAVEGA
+from bench.systems import BARE, BARE_WITHIN, KAFKA, KAFKA_FLUSHED, PENSTOCK, PENSTOCK_INTERVAL, PRAVEGA
 
 PAIRS: Final = ((PENSTOCK, KAFKA_FLUSHED), (PENSTOCK, KAFKA), (PENSTOCK_INTERVAL, KAFKA))
 AT_LEAST: Final = "≥"
@@ -17,6 +17,7 @@ SINGLE: Final = "single-record requests, 64 in flight"
 NARROW: Final = "1 partition, 100 writers, warm"
 WIDE: Final = "5,000 partitions, 100 writers, warm"
 WIDE_SHARE: Final = 0.8
+WRITTEN: Final = "read back 800 MB of 1 KB just written, 1 reader, 1 partition"
 
 # Bounds in the order of PAIRS; None where there is no goal.
 TABLE: Final[tuple[tuple[str, str, tuple[float | None, ...]], ...]] = (
@@ -32,12 +33,19 @@ TABLE: Final[tuple[tuple[str, str, tuple[float | None, ...]], ...]] = (
     ("write 100 KB, 10 writers, 16 partitions", AT_LEAST, (None, 0.9, None)),
     *((f"produce at {rate} MB/s of 1 KB, p99", AT_MOST, (0.3, 0.7, 0.8)) for rate in RATES),
     *((f"produce at {rate} MB/s of 1 KB, p99.9", AT_MOST, (0.3, 0.7, None)) for rate in RATES),
-    ("tail consumer, 1 KB", AT_LEAST, (None, 1.3, None)),
+    ("tail consumer, 1 KB", AT_LEAST, (None, 1.5, None)),
+    (WRITTEN, AT_LEAST, (None, 0.9, None)),
+    *(
+        (f"read back 400 MB of {size} just written, 10 readers, 16 partitions{what}", sign, (None, bound, None))
+        for size in ("1 KB", "10 KB")
+        for what, sign, bound in (("", AT_LEAST, 0.8), (", server CPU", AT_MOST, 1.0))
+    ),
     ("single-record requests, server CPU", AT_MOST, (0.5, 0.6, 0.5)),
     ("write 1 KB, 1 writer, 1 partition, server CPU", AT_MOST, (0.9, 1.3, 1.0)),
     ("memory at rest", AT_MOST, (None, 0.25, None)),
     ("start-up, empty directory", AT_MOST, (None, 1 / 3, None)),
 )
+AGAINST_BARE: Final = {SINGLE: 1.0, WRITTEN: 0.8}
 AGAINST_PRAVEGA: Final = {
     "write 100 B, 1 writer, 1 partition": 4.0,
     "write 1 KB, 1 writer, 1 partition": 2.0,
@@ -75,9 +83,10 @@ def goals(rows: list[dict[str, Any]]) -> Iterator[Goal]:
         yield Goal(workload, PENSTOCK, PRAVEGA, AT_LEAST, bound, ratios.get((workload, PENSTOCK, PRAVEGA)))
     one, many = (medians.get((workload, PENSTOCK)) for workload in (NARROW, WIDE))
     yield Goal(WIDE, PENSTOCK, "1 partition", AT_LEAST, WIDE_SHARE, many / one if one and many else None)
-    bare = ratios.get((SINGLE, PENSTOCK, BARE))
-    if bare is not None:
-        yield Goal(SINGLE, PENSTOCK, BARE, AT_LEAST, 1.0, bare)
+    for workload, bound in AGAINST_BARE.items():
+        for server in (BARE, BARE_WITHIN):
+            if (ratio := ratios.get((workload, PENSTOCK, server))) is not None:
+                yield Goal(workload, PENSTOCK, server, AT_LEAST, bound, ratio)
     for rate in RATES:
         if (disk_p99 := medians.get((f"disk, {rate} MB/s in synced writes, p99", "machine"))) is not None:
             workload = f"produce at {rate} MB/s of 1 KB, p99"

@@ -2,7 +2,7 @@
 
 For changes of a few per cent, which two runs one after the other cannot show: their disk and their machine differ by
 more. CPU time is that of the server itself: other work on the machine changes it least, so it is the figure to go by.
-Each checkout needs its `.venv`.
+Each checkout needs its `.venv`. It may be the same one, with other settings: `ARGS="--set-b containers=4"`.
 
 Keeps: both servers are up all the time, and each sample of one is taken right beside one of the other, with the order
 turned each time (A B, B A, A B, ...).
@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from bench import disk, loadgen
-from bench.servers import Penstock
+from bench.comparison import BATCH_RECORDS, LINGER_MS
+from bench.servers import Penstock, create_topics
 from bench.workloads import KILOBYTE, WIDE_PARTITIONS, produce_singles
 
 PAIRS: Final = 12
@@ -35,40 +36,87 @@ WIDE_RECORDS: Final = 50_000
 TAIL_RECORDS: Final = 24_000
 TAIL_ROUNDS: Final = 4
 SMALL_RECORDS: Final = 300_000
+MEMORY_RECORDS: Final = 150_000
+"""What memory holds in any case."""
+MANY_RECORDS: Final = 160_000
+MANY_TOPICS: Final = 100
 
 T = TypeVar("T")
+Side = tuple[Path, dict[str, object]]
+"""A checkout, and settings of its gateway."""
 Samples = dict[str, dict[str, list[float]]]
 """Values by figure and checkout, pair by pair."""
 
 
+Run = Callable[[Penstock, str], loadgen.Load]
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One load; a sample of it takes about half a second."""
+    """One load; a sample of it takes about half a second, each on a new topic. With `first` all samples have the same
+    topic, which was written by that load."""
 
     key: str
     name: str
     partitions: int
-    run: Callable[[Penstock, str], loadgen.Load]
+    run: Run
+    topics: int = 1
+    first: Run | None = None
 
 
-def _produce(size: int, count: int, **options: object) -> Callable[[Penstock, str], loadgen.Load]:
+def _produce(size: int, count: int, **options: object) -> Run:
     return lambda server, topic: loadgen.run("produce", server.bootstrap, topic, size=size, count=count, **options)
 
 
-def _consume(count: int, **options: object) -> Callable[[Penstock, str], loadgen.Load]:
+def _consume(count: int, **options: object) -> Run:
     return lambda server, topic: loadgen.run("consume", server.bootstrap, topic, count=count, **options)
 
 
 TAIL_FROM: Final = KILOBYTE_RECORDS - TAIL_RECORDS
+MANY: Final = _produce(
+    KILOBYTE,
+    MANY_RECORDS,
+    writers=MANY_TOPICS,
+    topics=MANY_TOPICS,
+    partitions=50,
+    run=BATCH_RECORDS,
+    linger_ms=LINGER_MS,
+)
 ROWS: Final = (
     Row("single", "single-record requests", 1, lambda server, topic: produce_singles(server, topic, SINGLE_RECORDS)),
     Row("small", "100 B, batched", 1, _produce(100, SMALL_RECORDS)),
     Row("kilobyte", "1 KB, one partition", 1, _produce(KILOBYTE, KILOBYTE_RECORDS)),
-    Row("tail", "consumer at the tail, 1 KB", 1, _consume(TAIL_RECORDS, from_offset=TAIL_FROM, rounds=TAIL_ROUNDS)),
-    Row("behind", "consumer catching up, 1 KB", 1, _consume(KILOBYTE_RECORDS)),
+    Row(
+        "tail",
+        "consumer at the tail, 1 KB",
+        1,
+        _consume(TAIL_RECORDS, from_offset=TAIL_FROM, rounds=TAIL_ROUNDS),
+        first=_produce(KILOBYTE, KILOBYTE_RECORDS),
+    ),
+    Row(
+        "behind",
+        "consumer catching up, 1 KB",
+        1,
+        _consume(KILOBYTE_RECORDS),
+        first=_produce(KILOBYTE, KILOBYTE_RECORDS),
+    ),
+    Row(
+        "memory",
+        "1 reader of memory, 1 KB",
+        1,
+        _consume(MEMORY_RECORDS),
+        first=_produce(KILOBYTE, MEMORY_RECORDS),
+    ),
+    Row(
+        "readers",
+        "10 readers of memory, 16 partitions",
+        16,
+        _consume(MEMORY_RECORDS, readers=10, partitions=16),
+        first=_produce(KILOBYTE, MEMORY_RECORDS, writers=10, partitions=16, run=BATCH_RECORDS),
+    ),
     Row("wide", "1 KB over 1,000 partitions", WIDE_PARTITIONS, _produce(KILOBYTE, WIDE_RECORDS, partitions=1000)),
+    Row("many", "5,000 partitions, 100 writers", 50, MANY, topics=MANY_TOPICS, first=MANY),
 )
-READS: Final = ("tail", "behind")
 START: Final = "start"
 
 
@@ -95,6 +143,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.paired", description=__doc__)
     parser.add_argument("a", type=Path, help="the checkout before")
     parser.add_argument("b", type=Path, help="the checkout after")
+    for side in ("a", "b"):
+        parser.add_argument(
+            f"--set-{side}", action="append", default=[], metavar="KEY=VALUE", help=f"a setting of {side.upper()}"
+        )
     parser.add_argument("--only", action="append", choices=[START, *(row.key for row in ROWS)])
     parser.add_argument("--pairs", type=int, default=PAIRS, help="of each row and pair of servers")
     parser.add_argument("--servers", type=int, default=SERVERS, help="pairs of servers that are started")
@@ -112,36 +164,43 @@ def _pair(
         if starts is not None:
             _measure_start(options, scratch, starts)
         servers = {}
-        for name, checkout in _ordered({"A": options.a, "B": options.b}, number):
-            servers[name] = _started(checkout, scratch / name)
+        for name, side in _ordered(_sides(options), number):
+            servers[name] = _started(side, scratch / name)
             running.callback(servers[name].stop)
         yield servers
 
 
 def _measure_start(options: argparse.Namespace, scratch: Path, samples: Samples) -> None:
     for number in range(options.pairs):
-        for name, checkout in _ordered({"A": options.a, "B": options.b}, number):
+        for name, side in _ordered(_sides(options), number):
             directory = scratch / f"start-{name}"
-            server = _started(checkout, directory)
+            server = _started(side, directory)
             samples["start-up, ms"][name].append(server.ready_seconds * 1e3)
             samples["start-up, CPU ms"][name].append(server.cpu_ns() / 1e6)
             server.stop()
             shutil.rmtree(directory)
 
 
-def _started(checkout: Path, directory: Path) -> Penstock:
-    return Penstock(directory, program=checkout.resolve() / ".venv/bin/penstock")
+def _sides(options: argparse.Namespace) -> dict[str, Side]:
+    given = {"A": (options.a, options.set_a), "B": (options.b, options.set_b)}
+    return {name: (checkout, dict(pair.split("=", 1) for pair in pairs)) for name, (checkout, pairs) in given.items()}
+
+
+def _started(side: Side, directory: Path) -> Penstock:
+    checkout, settings = side
+    return Penstock(directory, settings, program=checkout.resolve() / ".venv/bin/penstock")
 
 
 def _measure(row: Row, servers: dict[str, Penstock], pairs: int, samples: Samples) -> None:
     """Measure one pair more than is counted: the first finds all caches empty."""
     for number in range(pairs + 1):
         for name, server in _ordered(servers, number):
-            topic = "read" if row.key in READS else f"{row.key}-{number}"
-            if row.key not in READS or (number == 0 and row.key == READS[0]):
-                server.create_topic(topic, row.partitions)
-            if row.key in READS and number == 0:
-                _produce(KILOBYTE, KILOBYTE_RECORDS)(server, topic)
+            topic = f"{row.key}-{number}" if row.first is None else row.key
+            if row.first is None or not number:
+                names = [topic] if row.topics == 1 else [f"{topic}-{n}" for n in range(row.topics)]
+                create_topics(server.bootstrap, names, row.partitions, {})
+                if row.first is not None:
+                    row.first(server, topic)
             before = server.cpu_ns()
             load = row.run(server, topic)
             used = server.cpu_ns() - before

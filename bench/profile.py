@@ -68,10 +68,12 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def record(pid: int, output: Path, *, kind: str = "raw", native: bool = False) -> subprocess.Popen[str]:
+def record(
+    pid: int, output: Path, *, kind: str = "raw", native: bool = False, rate: int = SAMPLES_PER_S
+) -> subprocess.Popen[str]:
     """Attach py-spy and wait until it samples."""
     command = [str(Path(sys.executable).parent / "py-spy"), "record", "--pid", str(pid), "--threads"]
-    command += ["--format", kind, "--output", str(output), "--rate", str(SAMPLES_PER_S)]
+    command += ["--format", kind, "--output", str(output), "--rate", str(rate)]
     command.append("--native" if native else "--nonblocking")
     recorder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert recorder.stdout is not None

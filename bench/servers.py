@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench import jars
 
+ROOT: Final = Path(__file__).resolve().parent.parent
 READY_SECONDS_MAX: Final = 60
 STOP_SECONDS_MAX: Final = 30
 POLL_S: Final = 0.002
@@ -43,6 +44,11 @@ class Server(Protocol):
     def stop(self) -> None: ...
 
 
+def _as_installed() -> dict[str, str]:
+    """The environment, but for what would have a server in Python compile its modules at each start."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 class _Process:
     """A measured process: its CPU time, its memory, its end."""
 
@@ -54,7 +60,7 @@ class _Process:
         self.process = subprocess.Popen(
             command,
             cwd=directory,
-            env={**os.environ, **environment},
+            env={**_as_installed(), **environment},
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,
@@ -210,6 +216,30 @@ class Baseline(_Process):
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """Nothing to do: the server makes every topic that a client asks for."""
+
+
+class Sink(_Process):
+    """A broker that stores nothing (`bench.sink`), with a listener in the clear and one with TLS."""
+
+    name = "sink"
+
+    def __init__(self, directory: Path, pem: Path, topic: str, end: int, batches: bytes) -> None:
+        """`batches`: what it gives to those who fetch below the offset `end`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        file = directory / "batches"
+        file.write_bytes(batches)
+        ports = [_free_port(), _free_port()]
+        self.bootstrap, self.sealed = (f"127.0.0.1:{port}" for port in ports)
+        arguments = [*map(str, ports), str(pem), topic, str(end), str(file)]
+        super().__init__([sys.executable, "-m", "bench.sink", *arguments], directory, {"PYTHONPATH": str(ROOT)})
+        deadline = time.monotonic() + READY_SECONDS_MAX
+        while not all(map(accepts, ports)):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise self.failed("the sink does not accept connections")
+            time.sleep(POLL_S)
+
+    def create_topic(self, topic: str, partitions: int) -> None:
+        """Nothing to do: it has the one topic that it was given."""
 
 
 def create_topic(bootstrap: str, topic: str, partitions: int, config: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 Four members of a consumer group read a topic to its end, then four of a share group (KIP-932) read the same records.
 Each is a process with librdkafka, and accepts what a poll gave it with the next poll. `--kafka` measures Kafka as well.
+Beside the speed it tells where the time goes: the processor time of the server, and that of the members.
 
 Keeps: time is taken from the first record that any member gets to the last one. A run ends when as many records have
 come as were written; if records come twice, it ends too early, and says so.
@@ -23,7 +24,7 @@ from ctypes import c_longlong
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 from confluent_kafka import Consumer, Producer, ShareConsumer
 
@@ -107,45 +108,68 @@ def _consume(bootstrap: str, group: str, topic: str, note: Callable[[int], None]
     member.close()
 
 
-def _member(
-    shares: bool, place: tuple[str, str, str], counts: tuple[Synchronized[int], Synchronized[int]], ended: Event
-) -> None:
-    """One member, until the run has ended: counts its records, and notes when the last ones came, in ns."""
-    records, last_ns = counts
+class Counts(NamedTuple):
+    """What all members note together: records, when the last ones came, and processor time since their first ones."""
+
+    records: Synchronized[int]
+    last_ns: Synchronized[int]
+    cpu_ns: Synchronized[int]
+
+
+class Rate(NamedTuple):
+    """One run: its speed, and what a megabyte costs the server and the members of processor time."""
+
+    mb_per_s: float
+    server_ms_per_mb: float
+    members_ms_per_mb: float
+
+
+def _member(shares: bool, place: tuple[str, str, str], counts: Counts, ended: Event) -> None:
+    """One member, until the run has ended."""
+    first_ns = used_ns = 0
 
     def note(count: int) -> None:
-        if count:
-            with records.get_lock():
-                records.value += count
-            last_ns.value = time.monotonic_ns()
+        nonlocal first_ns, used_ns
+        if not count:
+            return
+        with counts.records.get_lock():
+            counts.records.value += count
+        counts.last_ns.value = time.monotonic_ns()
+        now_ns = time.process_time_ns()
+        first_ns = first_ns or now_ns
+        used_ns = now_ns - first_ns
 
     (_share if shares else _consume)(*place, note, ended)
+    with counts.cpu_ns.get_lock():
+        counts.cpu_ns.value += used_ns
 
 
-def _read(bootstrap: str, group: str, topic: str, wanted: int, *, shares: bool) -> float:
-    """Megabytes per second of four members that read a topic to its end."""
+def _read(server: Server, bootstrap: str, group: str, topic: str, wanted: int, *, shares: bool) -> Rate:
+    """Four members read a topic to its end."""
     context = multiprocessing.get_context("spawn")
     ended = context.Event()
-    counts = context.Value(c_longlong, 0), context.Value(c_longlong, 0)
+    counts = Counts(context.Value(c_longlong, 0), context.Value(c_longlong, 0), context.Value(c_longlong, 0))
     place = (bootstrap, group, topic)
     members = [context.Process(target=_member, args=(shares, place, counts, ended)) for _ in range(MEMBERS)]
     for member in members:
         member.start()
     began, deadline = 0.0, time.monotonic() + WITHIN_S
-    before = 0
-    while (got := counts[0].value) < wanted:
+    before, used_s = 0, 0.0
+    while (got := counts.records.value) < wanted:
         if not began and got:
-            began, before = time.monotonic(), got
+            began, before, used_s = time.monotonic(), got, server.cpu_seconds()
         if time.monotonic() > deadline:
             raise SystemExit(f"{got} of {wanted} records within {WITHIN_S:g} s")
         time.sleep(0.002)
-    seconds = counts[1].value / 1e9 - began
+    seconds = counts.last_ns.value / 1e9 - began
+    used_s = server.cpu_seconds() - used_s
     ended.set()
     for member in members:
         member.join(STARTS_WITHIN_S)
-    if (got := counts[0].value) > wanted:
+    if (got := counts.records.value) > wanted:
         print(f"{got - wanted} records came twice", file=sys.stderr)
-    return (wanted - before) * RECORD_BYTES / 1e6 / seconds
+    megabytes = (wanted - before) * RECORD_BYTES / 1e6
+    return Rate(megabytes / seconds, used_s * 1e3 / megabytes, counts.cpu_ns.value / 1e6 / megabytes)
 
 
 def measured(results: Results, server: Server, bootstrap: str, records: int, rounds: int) -> None:
@@ -155,11 +179,15 @@ def measured(results: Results, server: Server, bootstrap: str, records: int, rou
     for number in range(rounds):
         _begin_early(bootstrap, f"share-{number}")
         rates = {
-            "consumer": _read(bootstrap, f"consumer-{number}", "shared", records, shares=False),
-            "share": _read(bootstrap, f"share-{number}", "shared", records, shares=True),
+            "consumer": _read(server, bootstrap, f"consumer-{number}", "shared", records, shares=False),
+            "share": _read(server, bootstrap, f"share-{number}", "shared", records, shares=True),
         }
         for kind, rate in rates.items():
-            results.add(server.name, f"{MEMBERS} members of a {kind} group, 1 KB", "MB/s", rate)
+            results.add(server.name, f"{MEMBERS} members of a {kind} group, 1 KB", "MB/s", rate.mb_per_s)
+            results.add(server.name, f"{kind} group: the server's processor time", "ms/MB", rate.server_ms_per_mb)
+            results.add(server.name, f"{kind} group: the members' processor time", "ms/MB", rate.members_ms_per_mb)
+        share = rates["share"].mb_per_s / rates["consumer"].mb_per_s * 100
+        results.add(server.name, "a share group's speed", "% of a consumer group's", share)
 
 
 def main() -> int:

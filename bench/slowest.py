@@ -1,9 +1,10 @@
 """`python -m bench.slowest`: where the slowest 1 % of produce requests spend their time, at a steady rate.
 
 A gateway whose parts note their times (`bench.trace.serve`) is loaded in an open loop, with nothing else up. The first
-table has the stations of a request's way: their mean over all requests and over the slowest, and the p99 of each. The
-second has what went on meanwhile: how many of all requests, and how many of the slowest, met it. The third has the
-longest incidents: slow requests whose times touch are one, and mostly have one cause.
+table has the stations of a request's way: their mean over all requests and over the slowest, and the p99 of each. Then
+the same writes, at the same times, are carried out again by a bare writer on the resting disk: what is beyond that is
+not the disk's own. The second table has what went on meanwhile: how many of all requests, and how many of the slowest,
+met it. The third has the longest incidents: slow requests whose times touch are one, and mostly have one cause.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ WARM_SECONDS: Final = 5.0
 SLOWEST: Final = 0.01
 INCIDENTS: Final = 10
 INCIDENT_NS_MIN: Final = 2_000_000
+WAITS_MAX: Final = 1_000
+"""Notes of a thread within one request's time that are looked at."""
 STATIONS: Final = (
     "arrived: found and begun",
     "begun: appended",
@@ -59,6 +62,7 @@ class Group:
     ended: int = 0
     back: int = 0
     heard: int = 0
+    size: int = 0  # bytes; 0 for a group that was not one write
 
 
 @dataclass(slots=True)
@@ -133,7 +137,7 @@ def _measure(rate: int, options: argparse.Namespace, scratch: Path) -> None:
     print(f"\n{rate} MB/s, p50, p99, p99.9 of the client: {load.p50_ms:.2f}, {load.p99_ms:.2f}, {load.p99_9_ms:.2f} ms")
     if options.notes:
         shutil.copyfile(notes, options.notes)
-    _report(read(notes.read_text().splitlines()))
+    _report(read(notes.read_text().splitlines()), scratch)
 
 
 class _Stopping:
@@ -165,6 +169,7 @@ def read(lines: Sequence[str]) -> Trace:
             group.staged = values[0]
         elif kind == "sync" and group is not None:
             group.asked, group.began, group.ended, group.back = values[:4]
+            group.size = values[5]
             trace.writer_waits.append((values[2], values[4]))
         elif kind == "heard":
             trace.waits.append((values[1], values[2]))
@@ -195,7 +200,7 @@ def stations(trace: Trace) -> Iterator[tuple[Request, list[int]]]:
         yield request, [after - before for before, after in itertools.pairwise(way)]
 
 
-def _report(trace: Trace) -> None:
+def _report(trace: Trace, scratch: Path) -> None:
     ways = sorted(stations(trace), key=lambda way: sum(way[1]))
     slow = ways[-max(1, int(len(ways) * SLOWEST)) :]
     totals = [sum(way) for _, way in ways]
@@ -203,16 +208,19 @@ def _report(trace: Trace) -> None:
     print(
         f"{len(ways)} requests, from their last byte to their answer: {percentiles} ms; the slowest 1 % are {len(slow)}"
     )
+    waited = [max(_waited(request, waits) for waits in (trace.waits, trace.writer_waits)) for request, _ in ways]
+    rest = sorted(max(0, total - wait) for total, wait in zip(totals, waited, strict=True))
+    print(f"  without the waits of one of the two threads for a processor: p99 {_at(rest, 0.99):.2f} ms")
     print(f"  {'station, ms':42} {'all':>8} {'p99':>8} {'slowest':>8} {'share':>6}")
     whole = sum(sum(way) for _, way in slow)
     for number, station in enumerate(STATIONS):
         every, some = [way[number] for _, way in ways], [way[number] for _, way in slow]
         mean, slowest = sum(every) / len(every) / 1e6, sum(some) / len(some) / 1e6
         print(f"  {station:42} {mean:8.3f} {_at(sorted(every), 0.99):8.3f} {slowest:8.3f} {sum(some) / whole:6.0%}")
-    calls = sorted(group.ended - group.began for group in trace.groups if group.began)
-    print(
-        f"  write and sync by itself: {', '.join(f'p{s * 100:g} {_at(calls, s):.2f}' for s in (0.5, 0.99, 0.999))} ms"
-    )
+    writes = [group for group in trace.groups if group.began and group.size]
+    _tell_calls("write and sync by itself", [group.ended - group.began for group in writes])
+    again = disk.due_writes(scratch, [((group.began - writes[0].began) / 1e9, group.size) for group in writes])
+    _tell_calls("the same by a bare writer, nothing beside", [int(call_s * 1e9) for _, call_s in again])
     spans = {
         **trace.spans,
         "loop's thread without a processor, > 0.5 ms": list(_waits(trace.waits)),
@@ -236,6 +244,11 @@ def _report(trace: Trace) -> None:
             if start < ended and end > began and end - start > INCIDENT_NS_MIN and name != "spare filled"
         )
         print(f"  {(ended - began) / 1e6:8.1f} {count:4}  {told} | {beside}")
+
+
+def _tell_calls(who: str, calls_ns: list[int]) -> None:
+    calls = sorted(calls_ns)
+    print(f"  {who}: {', '.join(f'p{s * 100:g} {_at(calls, s):.2f}' for s in (0.5, 0.99, 0.999))} ms")
 
 
 def _incidents(slow: list[tuple[Request, list[int]]]) -> Iterator[tuple[int, int, int]]:
@@ -264,6 +277,17 @@ def _waits(waits: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     for (before, sum_before), (at, sum_at) in itertools.pairwise(waits):
         if sum_at - sum_before > serve.TURN_NS_MIN:
             yield before, at
+
+
+def _waited(request: Request, waits: list[tuple[int, int]]) -> int:
+    """Nanoseconds of the request's time in which a thread was ready and had no processor, at most."""
+    first = max(1, bisect.bisect_right(waits, request.arrived, key=lambda note: note[0]))
+    waited = 0
+    for (before, sum_before), (at, sum_at) in itertools.pairwise(waits[first - 1 : first + WAITS_MAX]):
+        if before >= request.sent:
+            break
+        waited += min(sum_at - sum_before, min(at, request.sent) - max(before, request.arrived))
+    return waited
 
 
 def _meets(request: Request, times: list[tuple[int, int]]) -> bool:

@@ -29,14 +29,17 @@ KAFKA_INTERVAL: Final = f"kafka flush.ms={SYNC_INTERVAL_MS}"
 PRAVEGA: Final = "pravega"
 BARE: Final = "bare server"
 """A server of one file that does the least there is to do, if one is given: it keeps all records in memory, too."""
-NAMES: Final = (PENSTOCK, KAFKA_FLUSHED, KAFKA, PENSTOCK_INTERVAL, KAFKA_INTERVAL, PRAVEGA, BARE)
+BARE_WITHIN: Final = "bare server within limits"
+"""Our own such server. No answer of it has more than its client asks for."""
+NAMES: Final = (PENSTOCK, KAFKA_FLUSHED, KAFKA, PENSTOCK_INTERVAL, KAFKA_INTERVAL, PRAVEGA, BARE, BARE_WITHIN)
 
 COMPARED: Final = {
-    PENSTOCK: (KAFKA_FLUSHED, KAFKA, PRAVEGA, BARE),
+    PENSTOCK: (KAFKA_FLUSHED, KAFKA, PRAVEGA, BARE, BARE_WITHIN),
     PENSTOCK_INTERVAL: (KAFKA, KAFKA_INTERVAL),
 }
 
 BARE_PARTITIONS: Final = 16
+BARE_WITHIN_FILE: Final = Path(__file__).with_name("bare_server.py")
 FRESH_AFTER_BYTES: Final = 150_000_000
 EVENT_OVERHEAD_BYTES: Final = 100
 RENEWED_WARM_SECONDS: Final = 4
@@ -179,13 +182,14 @@ def started(directory: Path, names: list[str], running: ExitStack, baseline: Pat
         pravega = PravegaSystem(directory / "pravega", Pravega(directory / "pravega"))
         running.callback(pravega.stop)
         systems[PRAVEGA] = pravega
-    if BARE in names:
-        assert baseline is not None
-        place = directory / "bare"
-        place.mkdir(parents=True)
-        server = Baseline(baseline, place, BARE_PARTITIONS)
-        running.callback(server.stop)
-        systems[BARE] = BareSystem(BARE, server)
+    for name, file in ((BARE, baseline), (BARE_WITHIN, BARE_WITHIN_FILE)):
+        if name in names:
+            assert file is not None
+            place = directory / name.replace(" ", "-")
+            place.mkdir(parents=True)
+            server = Baseline(file, place, BARE_PARTITIONS)
+            running.callback(server.stop)
+            systems[name] = BareSystem(name, server)
     return [systems[name] for name in names]
 
 

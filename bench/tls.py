@@ -4,10 +4,12 @@ Every server has two listeners, one in the clear and one with TLS (1.3, the cert
 
 produce    1 KB records by one librdkafka
 tail       the same, read over and over at the end by one librdkafka
-bare       the same, by a client that fetches a megabyte at a time and looks at nothing in it, so that servers show. The
-           server's own CPU is told, too
+bare       the same, by a client that fetches a megabyte at a time and looks at nothing in it, so that servers show
 handshakes connections a second that one client makes in sequence, each with a request: full ones and resumed ones. A
            server that does not resume has no figure for these
+
+For the first three the CPU of server and client is told, too. With `--sink` they are also run against a broker that
+stores nothing (`bench.sink`): what TLS leaves of its speed is the most that any server could have.
 
 Keeps: samples of all systems are taken in turn, with the order turned each time; a ratio is the median of the pairs'.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import socket
 import ssl
@@ -31,9 +34,10 @@ from typing import Any, Final
 
 from bench import disk, loadgen
 from bench.results import Results
-from bench.servers import Kafka, Penstock
-from bench.workloads import KILOBYTE, TAIL_RECORDS, TAIL_ROUNDS
-from gateway.wire.codec import request_codec
+from bench.servers import Kafka, Penstock, Sink
+from bench.sink import whole_batches
+from bench.workloads import KILOBYTE, TAIL_RECORDS, TAIL_ROUNDS, Figure
+from gateway.wire.codec import request_codec, response_codec
 from gateway.wire.headers import RequestHeader, encode_request_header
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -49,7 +53,15 @@ WITHIN_S: Final = 30.0
 FETCH, API_VERSIONS = (1, 11), (18, 3)
 _LENGTH: Final = struct.Struct(">i")
 _ERROR_AT: Final = 4  # of ApiVersions, behind the correlation id
+PAIRS: Final = {
+    "penstock, TLS": ("penstock", "kafka, TLS"),
+    "kafka, TLS": ("kafka",),
+    "sink, TLS": ("sink", "penstock"),
+}
 WORKLOADS: Final = ("produce", "tail", "bare", "handshakes")
+
+
+Measured = Penstock | Kafka | Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +70,7 @@ class System:
 
     name: str
     address: str
-    server: Penstock | Kafka
+    server: Measured
     authority: Path | None  # with TLS
 
     @property
@@ -85,6 +97,34 @@ class System:
         return None if self.authority is None else ssl.create_default_context(cafile=str(self.authority))
 
 
+@dataclass(slots=True)
+class Work:
+    """Bytes that a system moved, and the nanoseconds of CPU that server and client needed for that."""
+
+    name: str
+    bytes: int = 0
+    server_ns: int = 0
+    client_ns: int = 0
+
+    def cpu(self) -> Iterator[Figure]:
+        yield f"{self.name}, server CPU", "s/GB", self.server_ns / self.bytes
+        yield f"{self.name}, client CPU", "s/GB", self.client_ns / self.bytes
+
+
+@contextmanager
+def counted(system: System, name: str) -> Iterator[Work]:
+    """Count the CPU of what is done inside: the client is this process, or its children that end meanwhile."""
+    work = Work(name, server_ns=-system.server.cpu_ns(), client_ns=-_own_ns())
+    yield work
+    work.server_ns += system.server.cpu_ns()
+    work.client_ns += _own_ns()
+
+
+def _own_ns() -> int:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return round(sum(one.ru_utime + one.ru_stime for one in used) * 1e9)
+
+
 def frame(api: tuple[int, int], body: dict[str, Any]) -> bytes:
     codec = request_codec(*api)
     request = encode_request_header(RequestHeader(*api, 1, "bench"), codec.flexible) + bytes(codec.encode(body))
@@ -108,45 +148,67 @@ def answer(connection: socket.socket, buffer: memoryview) -> int:
     return int(size)
 
 
-def produced(system: System) -> Iterator[tuple[str, str, float]]:
-    load = loadgen.run("produce", system.address, TOPIC, size=KILOBYTE, count=WRITTEN, **system.client)
-    yield "produce, 1 KB", "MB/s", load.mb_s(KILOBYTE)
+def produced(system: System) -> Iterator[Figure]:
+    with counted(system, "produce, 1 KB") as work:
+        load = loadgen.run("produce", system.address, TOPIC, size=KILOBYTE, count=WRITTEN, **system.client)
+        work.bytes = load.records * KILOBYTE
+    yield work.name, "MB/s", load.mb_s(KILOBYTE)
+    yield from work.cpu()
 
 
-def read(system: System) -> Iterator[tuple[str, str, float]]:
-    load = loadgen.run(
-        "consume",
-        system.address,
-        TOPIC,
-        count=TAIL_RECORDS,
-        from_offset=WRITTEN - TAIL_RECORDS,
-        rounds=TAIL_ROUNDS,
-        **system.client,
-    )
-    yield "tail, 1 KB", "MB/s", load.mb_s(KILOBYTE)
+def read(system: System) -> Iterator[Figure]:
+    with counted(system, "tail, 1 KB") as work:
+        load = loadgen.run(
+            "consume",
+            system.address,
+            TOPIC,
+            count=TAIL_RECORDS,
+            from_offset=WRITTEN - TAIL_RECORDS,
+            rounds=TAIL_ROUNDS,
+            **system.client,
+        )
+        work.bytes = load.records * KILOBYTE
+    yield work.name, "MB/s", load.mb_s(KILOBYTE)
+    yield from work.cpu()
 
 
-def fetched(system: System) -> Iterator[tuple[str, str, float]]:
-    wanted = {"partition": 0, "fetch_offset": WRITTEN - 4 * TAIL_RECORDS // 5, "current_leader_epoch": -1}
+def fetch_request(offset: int) -> bytes:
+    wanted = {"partition": 0, "fetch_offset": offset, "current_leader_epoch": -1}
     partitions = [{"topic": TOPIC, "partitions": [{**wanted, "partition_max_bytes": FETCH_BYTES}]}]
     fetch = {"replica_id": -1, "max_wait": 0, "min_bytes": 1, "max_bytes": FETCH_BYTES, "session_epoch": -1}
-    request = frame(FETCH, {**fetch, "topics": partitions})
+    return frame(FETCH, {**fetch, "topics": partitions})
+
+
+def stock(system: System) -> bytes:
+    """Whole batches, of a megabyte together at most, as a server has them."""
+    buffer = memoryview(bytearray(2 * FETCH_BYTES))
+    with system.connected(None) as connection:
+        connection.sendall(fetch_request(WRITTEN - TAIL_RECORDS))
+        size = answer(connection, buffer)
+    decoded = response_codec(*FETCH).decode(buffer[:size], _LENGTH.size)
+    return whole_batches(bytes(decoded.responses[0].partitions[0].records))
+
+
+def fetched(system: System) -> Iterator[Figure]:
+    request = fetch_request(WRITTEN - 4 * TAIL_RECORDS // 5)
     buffer = memoryview(bytearray(2 * FETCH_BYTES))
     with system.connected(system.context()) as connection:
-        total, began, cpu_ns = 0, 0.0, 0
-        for number in range(FETCHES + FETCHES // 10):
-            if number == FETCHES // 10:  # those before find caches empty
-                total, began, cpu_ns = 0, time.perf_counter(), system.server.cpu_ns()
+        for _ in range(FETCHES // 10):  # these find caches empty
             connection.sendall(request)
-            total += answer(connection, buffer)
-        seconds = time.perf_counter() - began
-    if total < FETCHES * FETCH_BYTES // 2:
-        raise loadgen.LoadFailed(f"{system.name}: {FETCHES} fetches gave {total} bytes")
-    yield "tail, bare client", "MB/s", total / 1e6 / seconds
-    yield "tail, bare client, server CPU", "s/GB", (system.server.cpu_ns() - cpu_ns) / total
+            answer(connection, buffer)
+        with counted(system, "tail, bare client") as work:
+            began = time.perf_counter()
+            for _ in range(FETCHES):
+                connection.sendall(request)
+                work.bytes += answer(connection, buffer)
+            seconds = time.perf_counter() - began
+    if work.bytes < FETCHES * FETCH_BYTES // 2:
+        raise loadgen.LoadFailed(f"{system.name}: {FETCHES} fetches gave {work.bytes} bytes")
+    yield work.name, "MB/s", work.bytes / 1e6 / seconds
+    yield from work.cpu()
 
 
-def shaken(system: System) -> Iterator[tuple[str, str, float]]:
+def shaken(system: System) -> Iterator[Figure]:
     request = frame(API_VERSIONS, {"client_software_name": "bench", "client_software_version": "1"})
     buffer = memoryview(bytearray(1 << 16))
     context = system.context()
@@ -193,6 +255,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--without-kafka", action="store_true")
+    parser.add_argument("--sink", action="store_true")
     parser.add_argument("--result", type=Path, default=RESULT)
     options = parser.parse_args()
     scratch = Path(os.environ.get("BENCH_DIR", loadgen.BUILD / "scratch")).resolve() / "tls"
@@ -203,18 +266,23 @@ def main() -> int:
     secrets = scratch / "secrets"
     subprocess.run([MAKE_SECRETS, secrets, "127.0.0.1"], check=True, stdout=subprocess.DEVNULL)
     keys = {"ssl.keystore.location": str(secrets / "server.pem")}
-    results = Results(pairs={"penstock, TLS": ("penstock", "kafka, TLS"), "kafka, TLS": ("kafka",)})
+    results = Results(pairs=PAIRS)
     with ExitStack() as running:
         running.callback(shutil.rmtree, scratch, ignore_errors=True)
-        servers: list[Penstock | Kafka] = [Penstock(scratch / "penstock", {"tier2": "off"}, sealed=keys)]
+        servers: list[Measured] = [Penstock(scratch / "penstock", {"tier2": "off"}, sealed=keys)]
         running.callback(servers[0].stop)
         if not options.without_kafka:
             servers.append(Kafka(scratch / "kafka", {"ssl.keystore.type": "PEM", **keys}))
             running.callback(servers[1].stop)
-        systems = []
         for server in servers:
             server.create_topic(TOPIC, 1)
             loadgen.run("produce", server.bootstrap, TOPIC, size=KILOBYTE, count=WRITTEN)
+        if options.sink:
+            batches = stock(System("stock", servers[0].bootstrap, servers[0], None))
+            servers.append(Sink(scratch / "sink", secrets / "server.pem", TOPIC, WRITTEN, batches))
+            running.callback(servers[-1].stop)
+        systems = []
+        for server in servers:
             systems += [
                 System(server.name, server.bootstrap, server, None),
                 System(f"{server.name}, TLS", server.sealed, server, secrets / "ca.pem"),

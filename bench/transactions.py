@@ -1,4 +1,4 @@
-"""The cost of transactions: `python -m bench.transactions`.
+"""The cost of transactions: `python -m bench.transactions [one] [several]`.
 
 Keeps: every figure stands beside the same gateway's in the same run without transactions, taken in turn.
 
@@ -7,6 +7,8 @@ Keeps: every figure stands beside the same gateway's in the same run without tra
   librdkafka; an idempotent one never does. Ten keep two cores busy in both cases, so they compare the cost of the work;
   four leave the cores idle for a quarter of the time with transactions, so they also show the cost of waiting.
 - Transactions of 100 records of 100 B back to back from 10 producers: commits per second in all.
+- `several`: transactions of 100 records of 100 B over ten partitions from six producers, on a gateway with four
+  containers and on one with one, both up at the same time, in turn.
 - One reader from the beginning, read_committed beside read_uncommitted, where one transaction in ten was aborted.
 
 Producers and readers are processes of librdkafka under Python.
@@ -15,12 +17,13 @@ Producers and readers are processes of librdkafka under Python.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, Final
@@ -39,10 +42,16 @@ TIMEOUT_S: Final = 60.0
 PRODUCERS: Final = 10
 """Producers in parallel, in both cases: others use the time for which one waits at the end of a transaction."""
 FEW_PRODUCERS: Final = 4
+SIX_PRODUCERS: Final = 6
+SEVERAL: Final = 4
+PAIRS_A_ROUND: Final = 4
+PAIR_SECONDS: Final = 2.5
+OVER_CONTAINERS: Final = f"over containers: 100-record transactions, {SIX_PRODUCERS} producers"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.transactions", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=["one", "several", []], help="default: both")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     options = parser.parse_args()
@@ -50,18 +59,47 @@ def main() -> int:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     disk.require_disk(scratch)
-    results = Results(ratio_to="without transactions")
+    parts = options.parts or ["one", "several"]
+    results = Results(pairs={"transactions": ["without transactions"], "4 containers": ["1 container"]})
+    if len(parts) == 1:
+        others = ("over containers",) if "several" in parts else ("1,000", "100-record", "one reader")
+        results.keep(RESULT, others)
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-        server = Penstock(scratch / str(number), {"tier2": "off"})
-        try:
-            _round(results, server, options.seconds, swapped=bool(number % 2))
-        finally:
-            server.stop()
-            shutil.rmtree(scratch / str(number))
+        if "one" in parts:
+            with _served(scratch / str(number), 1) as server:
+                _round(results, server, options.seconds, swapped=bool(number % 2))
+        if "several" in parts:
+            with _served(scratch / "1", 1) as one, _served(scratch / "4", SEVERAL) as several:
+                _over_containers(results, one, several)
     results.write(RESULT)
     results.show()
     return 0
+
+
+@contextlib.contextmanager
+def _served(directory: Path, containers: int) -> Iterator[Penstock]:
+    server = Penstock(directory, {"tier2": "off", "containers": containers})
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(directory)
+
+
+def _over_containers(results: Results, one: Penstock, several: Penstock) -> None:
+    pair = [("1 container", one), ("4 containers", several)]
+    for number in range(PAIRS_A_ROUND):
+        topic = f"short-{number}"
+        for system, server in reversed(pair) if number % 2 else pair:
+            server.create_topic(topic, PARTITIONS)
+            before = server.cpu_seconds()
+            records = _counted(_transactional, SIX_PRODUCERS, server.bootstrap, topic, SMALL, 100, PAIR_SECONDS)
+            used_s = server.cpu_seconds() - before
+            commits = sum(count for count, _ in records) / 100
+            per_second = sum(count / seconds for count, seconds in records) / 100
+            results.add(system, OVER_CONTAINERS, "commits/s", per_second)
+            results.add(system, f"{OVER_CONTAINERS}: CPU", "ms/commit", used_s / commits * 1e3)
 
 
 def _round(results: Results, server: Penstock, seconds: float, *, swapped: bool) -> None:
@@ -86,6 +124,11 @@ def _round(results: Results, server: Penstock, seconds: float, *, swapped: bool)
 
 def _measured(worker: Callable[..., None], count: int, *args: Any) -> float:
     """Records per second of `count` worker processes together, from the time when all are ready."""
+    return sum(records / seconds for records, seconds in _counted(worker, count, *args))
+
+
+def _counted(worker: Callable[..., None], count: int, *args: Any) -> list[tuple[int, float]]:
+    """The records of each of `count` worker processes, and its seconds."""
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(count), context.Queue()
     workers = [context.Process(target=worker, args=(ready, results, number, *args)) for number in range(count)]
@@ -94,7 +137,7 @@ def _measured(worker: Callable[..., None], count: int, *args: Any) -> float:
     found: list[tuple[int, float]] = [results.get(timeout=2 * TIMEOUT_S) for _ in workers]
     for process in workers:
         process.join(TIMEOUT_S)
-    return sum(records / seconds for records, seconds in found)
+    return found
 
 
 def _idempotent(

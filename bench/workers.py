@@ -1,4 +1,9 @@
-"""What workers cost and give: `python -m bench.workers [same] [halves] [many]`, in all cases with 8 containers.
+"""What workers cost and give: `python -m bench.workers [turns] [profile] [same] [halves] [many] [rest]`, with 8
+containers.
+
+- `turns`: bursts of requests on 1, 2, 4 and 8 workers, as many in a turn of a worker's loop and in a group of its log
+  whatever the number of workers, see `bench.turns`. What processes use at rest is a row of its own, and is taken off.
+- `profile`: a request of such a burst by function, on 1 and on 8 workers. What is shared on its way would grow.
 
 - `same`: the same load, as fast as it goes, on 1, 2, 4 and 8 workers in turned order. What counts is the CPU time of
   all processes of the gateway, for each request and for each GB. Once the topic lies in one container, so that one
@@ -11,9 +16,10 @@
   Needs root.
 - `many`: 100,000 partitions over the containers: their creation, Metadata of all, and CPU at rest; then, with a record
   in each, the same after a restart, and a restart after a kill.
+- `rest`: one process with 1, 2, 4 and 8 containers and nothing in them: memory, disk and CPU.
 
-Keeps: a worker is counted with all its threads. Every figure of `same` and `halves` is the median of rounds in which
-all were measured one right after the other.
+Keeps: a worker is counted with all its threads. Every figure of `turns`, `same` and `halves` is the median of rounds in
+which all were measured one right after the other.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -34,10 +40,11 @@ from confluent_kafka.admin import AdminClient
 
 from bench import disk, loadgen
 from bench.results import Results
-from bench.servers import CPUCLOCK_SCHED, Penstock, create_topics
+from bench.servers import create_topics
+from bench.turns import TURNS, Turns, heaviest, measure, profile
+from bench.worker_gateway import SETTLE_S, Gateway, settle
 
 RESULT: Final = Path(__file__).resolve().parent / "results" / "workers.json"
-CONTAINERS: Final = 8
 COUNTS: Final = (1, 2, 4, 8)
 PARTITIONS: Final = 16
 KILOBYTE: Final = 1024
@@ -57,42 +64,27 @@ MANY_PARTITIONS: Final = 1_000
 MANY_WORKERS: Final = (1, 2)
 METADATA_TIMES: Final = 5
 REST_S: Final = 5.0
-SETTLE_LOOK_S: Final = 0.5
-SETTLED: Final = 0.06
-"""Of a core: above what any number of workers uses at rest."""
-SETTLE_TRIES_MAX: Final = 40
-SETTLE_S: Final = 3.0
-
-
-class Gateway(Penstock):
-    """A gateway of several workers, with the CPU time of all of its processes."""
-
-    def __init__(self, directory: Path, workers: int) -> None:
-        super().__init__(directory, {"containers": CONTAINERS, "workers": workers, "tier2": "off"})
-        self.pids: Sequence[int] = [self.process.pid, *self.ready.get("workers", [])]
-        self.workers: Sequence[int] = self.ready.get("workers", [self.process.pid])
-        self.bootstrap = ",".join(self.ready["kafka"])
-
-    def cpu_seconds(self) -> float:
-        return sum(time.clock_gettime_ns(~pid << 3 | CPUCLOCK_SCHED) for pid in self.pids) / 1e9
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.workers", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=["same", "halves", "many", []], help="default: all")
+    parser.add_argument("parts", nargs="*", choices=[*TITLES, []], help="default: all")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    parts = options.parts or ["same", "halves", "many"]
+    parts = options.parts or list(TITLES)
     scratch = Path(os.environ.get("BENCH_DIR", loadgen.BUILD / "scratch")).resolve() / "workers"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     disk.require_disk(scratch)
     loadgen.build()
     results = Results(ratio_to="1 worker")
-    titles = {"same": SAME, "halves": HALF, "many": MANY}
-    results.keep(RESULT, tuple(titles[part] for part in parts))
+    results.keep(RESULT, tuple(TITLES[part] for part in parts))
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        if "turns" in parts:
+            for count in COUNTS[:: -1 if number % 2 else 1]:
+                with served(scratch, count) as gateway:
+                    _turns(results, gateway, named(count))
         if "same" in parts:
             for count in COUNTS[:: -1 if number % 2 else 1]:
                 with served(scratch, count) as gateway:
@@ -101,6 +93,11 @@ def main() -> int:
             for count in HALVES[:: -1 if number % 2 else 1]:
                 with served(scratch, count) as gateway:
                     _halves(results, gateway, named(count))
+    if "profile" in parts:
+        _profile(results, scratch)
+    if "rest" in parts:
+        for count in COUNTS:
+            _rest(results, scratch / f"rest-{count}", count)
     if "many" in parts:
         for count in MANY_WORKERS:
             _many(results, scratch / f"many-{count}", count)
@@ -124,6 +121,30 @@ def served(scratch: Path, workers: int) -> Iterator[Gateway]:
         shutil.rmtree(directory)
 
 
+# --- The same turns -----------------------------------------------------------------------------
+
+PROFILE: Final = "by function: "
+
+
+def _turns(results: Results, gateway: Gateway, system: str) -> None:
+    turns = Turns(gateway, "turns")
+    for workload, (unit, value) in measure(gateway, turns).items():
+        results.add(system, workload, unit, value)
+    turns.close()
+
+
+def _profile(results: Results, scratch: Path) -> None:
+    profiles = {}
+    for count in (COUNTS[0], COUNTS[-1]):
+        with served(scratch, count) as gateway:
+            turns = Turns(gateway, "turns")
+            profiles[named(count)] = profile(gateway, turns, scratch)
+            turns.close()
+    for system, functions in heaviest(profiles).items():
+        for function, us in functions.items():
+            results.add(system, f"{PROFILE}{function}", "CPU µs/request", us)
+
+
 # --- The same load ------------------------------------------------------------------------------
 
 SAME: Final = "same load: "
@@ -135,7 +156,7 @@ def _same(results: Results, gateway: Gateway, system: str) -> None:
         create_topics(gateway.bootstrap, [singles, kilobytes], PARTITIONS, {"penstock.placement": placement})
         _singles(gateway, singles, WARM_SINGLES)  # connections, and what is made at the first request
         _kilobytes(gateway, kilobytes, WARM_KILOBYTES)  # memory, and files that are prepared once
-        _settle(gateway)
+        settle(gateway)
         before = gateway.cpu_seconds()
         load = _singles(gateway, singles, SINGLES)
         used_s = gateway.cpu_seconds() - before
@@ -153,16 +174,6 @@ def _same(results: Results, gateway: Gateway, system: str) -> None:
 def _per_gb(results: Results, gateway: Gateway, system: str, what: str, before_s: float, load: loadgen.Load) -> None:
     used_s = gateway.cpu_seconds() - before_s
     results.add(system, f"{SAME}{what}", "CPU s/GB", used_s / (load.records * KILOBYTE / 1e9))
-
-
-def _settle(gateway: Gateway) -> None:
-    """Wait until what processes do after their start is done."""
-    for _ in range(SETTLE_TRIES_MAX):
-        before = gateway.cpu_seconds()
-        time.sleep(SETTLE_LOOK_S)
-        if gateway.cpu_seconds() - before < SETTLED * SETTLE_LOOK_S:
-            return
-    raise loadgen.LoadFailed("the gateway does not come to rest")
 
 
 def _kilobytes(gateway: Gateway, topic: str, count: int) -> loadgen.Load:
@@ -287,9 +298,36 @@ def _at_rest(results: Results, gateway: Gateway, system: str, when: str) -> None
     results.add(system, f"{MANY}memory{when}", "MB", sum(map(_rss_mb, gateway.pids)))
 
 
+# --- Containers at rest -------------------------------------------------------------------------
+
+REST: Final = "one process at rest: "
+
+
+def _rest(results: Results, directory: Path, containers: int) -> None:
+    system = f"{containers} container{'s' if containers > 1 else ''}"
+    gateway = Gateway(directory, 1, containers)
+    try:
+        settle(gateway)
+        before, began = gateway.cpu_seconds(), time.perf_counter()
+        time.sleep(REST_S)
+        used = (gateway.cpu_seconds() - before) / (time.perf_counter() - began)
+        results.add(system, f"{REST}CPU", "% of a core", used * 100)
+        results.add(system, f"{REST}memory", "MB", gateway.rss_mb())
+        on_disk = sum(file.stat().st_blocks * 512 for file in directory.rglob("*") if file.is_file())
+        results.add(system, f"{REST}disk", "MB", on_disk / 1e6)
+        results.add(system, f"{REST}started", "s", gateway.ready_seconds)
+    finally:
+        gateway.stop()
+        shutil.rmtree(directory)
+
+
 def _rss_mb(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+TITLES: Final = {"turns": TURNS, "profile": PROFILE, "same": SAME, "halves": HALF, "many": MANY, "rest": REST}
+"""What a part's workloads begin with."""
 
 
 if __name__ == "__main__":

@@ -6,6 +6,11 @@ A soak (SOAK=1), as a quota needs its eleven seconds to settle. What Penstock do
 The bounds: what goes by before the first pause, and single pauses, within a tenth of each other. Over a minute, what
 goes by differs by no more than a window lets through at once, eleven seconds' worth: a server pauses for seconds, then
 lets a burst through, and one of these falls within the minute or not. The quota is kept as nearly.
+
+Time of requests is another thing on each: a request takes more or less, of one thread or of many. Alike: whoever
+has used up a small share is muted for nearly all of the time, for a second at most, and is answered in between. Of
+connections the first burst is alike, and the rate of those that are served; what is over it Penstock serves late, and
+Kafka closes.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from typing import Any, Final
 
 import pytest
@@ -34,7 +39,7 @@ pytestmark = [
 ]
 
 CONFIGS: Final = "kafka.admin.ConfigCommand"
-PRODUCE, FETCH, CREATE_TOPICS = (0, 8), (1, 11), (19, 7)
+PRODUCE, FETCH, METADATA, API_VERSIONS, CREATE_TOPICS = (0, 8), (1, 11), (3, 8), (18, 0), (19, 7)
 TOPIC: Final = "measured"
 RATE: Final = 100_000  # bytes a second
 PIECE_BYTES: Final = 10_000
@@ -48,17 +53,26 @@ QUOTAS: Final = {
     "reader": f"consumer_byte_rate={RATE}",
     "maker": f"controller_mutation_rate={MUTATIONS}",
     "burst": "producer_byte_rate=1000",
+    "asker": "request_percentage=0.1",
+    "idler": "request_percentage=100000",
 }
+CONNECTIONS: Final = 3  # a second
+KNOCKING: Final = ("127.0.0.2", "127.0.0.3")
+"""Addresses whose connections have a quota: of a burst, and of one who comes again and again."""
+ASKED_S: Final = 20.0
+PAUSE_MS_MAX: Final = 1_000
+MUTED_MIN: Final = 0.8
+AT_ONCE_S: Final = 1.0
 THROTTLING_QUOTA_EXCEEDED: Final = 89
 
 
 class Asking:
     """A connection of one client id, for one request at a time."""
 
-    def __init__(self, server: System, client_id: str) -> None:
+    def __init__(self, server: System, client_id: str, source: str = "127.0.0.1") -> None:
         host, port = server.address.rsplit(":", 1)
         self._client_id = client_id
-        self._socket = socket.create_connection((host, int(port)), WITHIN_S)
+        self._socket = socket.create_connection((host, int(port)), WITHIN_S, (source, 0))
         self._answers = self._socket.makefile("rb")
 
     def ask(self, api: tuple[int, int], body: Mapping[str, Any]) -> Any:
@@ -107,8 +121,8 @@ def made(client: Asking, name: str, partitions: int) -> tuple[int, int]:
     return int(answer.topics[0].error_code), int(answer.throttle_time)
 
 
-def configure(server: System, client_id: str, quota: str) -> None:
-    entity = ("--entity-type", "clients", "--entity-name", client_id)
+def configure(server: System, kind: str, name: str, quota: str) -> None:
+    entity = ("--entity-type", kind, "--entity-name", name)
     command = [*java_command(CONFIGS), "--bootstrap-server", server.address, *entity]
     subprocess.run([*command, "--alter", "--add-config", quota], check=True, timeout=WITHIN_S, capture_output=True)
 
@@ -124,7 +138,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Syst
                 assert made(client, TOPIC, 1)[0] == 0
                 until(lambda client=client: written(client), within_s=WITHIN_S, what="the topic has a leader")
             for client_id, quota in QUOTAS.items():
-                configure(started[-1], client_id, quota)
+                configure(started[-1], "clients", client_id, quota)
+            for address in KNOCKING:
+                configure(started[-1], "ips", address, f"connection_creation_rate={CONNECTIONS}")
         yield {server.name: server for server in started}
     finally:
         for server in started:
@@ -196,3 +212,81 @@ def test_changes_of_topics(servers: dict[str, System]) -> None:
 
     assert [code for code, _ in penstock] == [code for code, _ in kafka] == [0, THROTTLING_QUOTA_EXCEEDED]
     assert near(penstock[1][1], kafka[1][1]), (penstock, kafka)
+
+
+def asked(client: Asking) -> tuple[int, int, float]:
+    """Questions for some seconds: how often a pause was told, the longest one, and the share of time that was muted."""
+    began_s = time.monotonic()
+    pauses: list[int] = []
+    while time.monotonic() - began_s < ASKED_S:
+        answer = client.ask(METADATA, {"topics": []})
+        if answer.throttle_time:
+            pauses.append(int(answer.throttle_time))
+    muted_s = sum(pauses[:-1]) / 1000  # the last one goes beyond the end
+    return len(pauses), max(pauses, default=0), muted_s / (time.monotonic() - began_s)
+
+
+def test_time_of_requests(servers: dict[str, System]) -> None:
+    """A thousandth of a thread: muted nearly always, for a second at most; with plenty of time never."""
+    penstock, kafka = on_both(servers, "asker", asked)
+    told = f"penstock {penstock}, kafka {kafka}"
+    print(told)
+    for count, longest_ms, share in (penstock, kafka):
+        assert count > ASKED_S / 2, told
+        assert longest_ms <= PAUSE_MS_MAX, told
+        assert MUTED_MIN < share <= 1, told
+
+    for count, _, _ in on_both(servers, "idler", asked):
+        assert count == 0
+
+
+def is_served(server: System, source: str) -> bool:
+    """Is a new connection answered, sooner or later?"""
+    try:
+        with closing(Asking(server, "knocker", source)) as client:
+            client.ask(API_VERSIONS, {})
+    except (OSError, struct.error):
+        return False
+    return True
+
+
+def burst(server: System) -> int:
+    """Connections that are answered of many that come at once."""
+    host, port = server.address.rsplit(":", 1)
+    frame = encode_request_header(RequestHeader(*API_VERSIONS, 1, "burst"), False)
+    answered = 0
+    with ExitStack() as opened:
+        connections = []
+        for _ in range(30 * CONNECTIONS):
+            connection = socket.create_connection((host, int(port)), WITHIN_S, (KNOCKING[0], 0))
+            connections.append(opened.enter_context(connection))
+            with suppress(OSError):
+                connection.sendall(struct.pack(">i", len(frame)) + frame)
+        ends_s = time.monotonic() + AT_ONCE_S
+        for connection in connections:
+            connection.settimeout(max(0.001, ends_s - time.monotonic()))
+            with suppress(OSError):
+                answered += bool(connection.recv(4))
+    return answered
+
+
+def knocked(server: System) -> int:
+    """Connections that are served to one who comes again and again."""
+    ends_s = time.monotonic() + ASKED_S
+    served = 0
+    while time.monotonic() < ends_s:
+        served += is_served(server, KNOCKING[1])
+    return served
+
+
+@pytest.mark.parametrize(
+    ("come", "most"), [(burst, 11 * CONNECTIONS), (knocked, 11 * CONNECTIONS + ASKED_S * CONNECTIONS)]
+)
+def test_connections(servers: dict[str, System], come: Callable[[System], int], most: float) -> None:
+    """Those that come at once, and those of twenty seconds: no more than the rate allows, and not far fewer."""
+    with ThreadPoolExecutor(2) as pool:
+        penstock, kafka = pool.map(come, (servers["penstock"], servers["kafka"]))
+    told = f"{come.__name__}: penstock {penstock}, kafka {kafka}, at most {most:g}"
+    print(told)
+    for served in (penstock, kafka):
+        assert most / 2 <= served <= most + AT_ONCE_S * CONNECTIONS, told

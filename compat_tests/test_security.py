@@ -1,4 +1,5 @@
-"""Real clients on secured listeners: SASL_SSL with SCRAM, PLAIN and tokens, mTLS, and what they say when refused."""
+"""Real clients on secured listeners: SASL_SSL with SCRAM, PLAIN and tokens, mTLS, and what they say when refused, or
+held up by a quota."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +19,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from compat_tests.harness.system import HERE, java_command
-from tests.gateway.launching import PENSTOCK, serving
+from tests.gateway.launching import PENSTOCK, http_get, serving
 from tests.gateway.security.certificates import DAY, NOW, Files, make
 
 PASSWORD: Final = "wonder-land"
-RECORDS: Final = [f"record {number}" for number in range(20)]
+RECORDS: Final = [f"record {number} {'.' * 990}" for number in range(20)]
+RATE: Final = 1_900
+"""Bytes a second that a client may write with a quota: RECORDS are somewhat more than it lets through at once."""
+CLOSED: Final = "closed-"
+"""Topics that begin with this are closed to alice."""
 SIGNER: Final = rsa.generate_private_key(65_537, 2_048)
 
 
@@ -33,7 +38,15 @@ class Secured:
     files: Files
     sasl: str
     mtls: str
+    http: str
     log: Path
+
+    def pauses(self) -> float:
+        """How often producers had to pause."""
+        _, text = http_get(self.http, "/metrics")
+        found = re.search(r'^penstock_quota_pauses_total\{quota="producer_byte_rate"\} (\S+)', text, re.M)
+        assert found is not None
+        return float(found[1])
 
     def command_config(self, name: str, **properties: Any) -> Path:
         common = {"ssl.truststore.type": "PEM", "ssl.truststore.location": self.files.truststore}
@@ -63,14 +76,34 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         "sasl.oauthbearer.jwks.endpoint.url": (directory / "jwks.json").as_uri(),
         "sasl.oauthbearer.expected.audience": "penstock",
         "delegation.token.secret.key": "a key of tests",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
         "num.partitions": "1",
         "group.initial.rebalance.delay.ms": "0",
     }
     listeners = ("--listen", "SASL_SSL://localhost:0", "--listen", "SSL://localhost:0")
     sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    with serving(directory, *listeners, *sets) as gateway:
-        sasl, mtls = gateway.ready()["kafka"]
-        yield Secured(files, sasl, mtls, gateway.err)
+    with serving(directory, *listeners, "--http", "127.0.0.1:0", *sets) as gateway:
+        ready = gateway.ready()
+        sasl, mtls = ready["kafka"]
+        made = Secured(files, sasl, mtls, ready["http"], gateway.err)
+        prepare(made)
+        yield made
+
+
+def prepare(secured: Secured) -> None:
+    """By alice: topics that are closed to her, and a quota for those of her clients that say that they are limited."""
+
+    def tool(*arguments: str) -> None:
+        proof = ("--user", "alice", "--password-file", str(secured.files.directory / "password"))
+        common = ("--bootstrap", secured.sasl, *proof, "--ca", str(secured.files.truststore))
+        subprocess.run([PENSTOCK, *arguments, *common], check=True, timeout=60)
+
+    closed = ("--resource", f"topic:{CLOSED}", "--prefixed")
+    tool("acls", "add", "--principal", "User:alice", "--deny", "--operation", "all", *closed)
+    for client in CLIENTS:
+        limit = ("--set", f"producer_byte_rate={RATE}")
+        tool("quotas", "set", "user=alice", f"client-id=limited-{client}", *limit)
 
 
 @dataclass(frozen=True)
@@ -81,6 +114,7 @@ class Way:
     mechanism: str = ""
     password: str = PASSWORD
     certificate: Path | None = None
+    client_id: str = "tests"
 
 
 def scram(mechanism: str = "SCRAM-SHA-512", password: str = PASSWORD) -> Way:
@@ -101,6 +135,7 @@ def confluent(secured: Secured, way: Way, topic: str) -> list[str]:
         "bootstrap.servers": address_of(secured, way),
         "security.protocol": way.protocol,
         "ssl.ca.location": str(secured.files.truststore),
+        "client.id": way.client_id,
         "message.timeout.ms": 5_000,
     }
     if way.mechanism:
@@ -110,8 +145,8 @@ def confluent(secured: Secured, way: Way, topic: str) -> list[str]:
     errors: list[str] = []
     producer = Producer(settings | {"error_cb": lambda error: errors.append(str(error))})
     for record in RECORDS:
-        producer.produce(topic, record)
-    if producer.flush(8):
+        producer.produce(topic, record, on_delivery=lambda error, _: errors.append(str(error)) if error else None)
+    if producer.flush(8) or errors:
         raise PermissionError("; ".join(errors))
     del settings["message.timeout.ms"]
     consumer = Consumer(settings | {"group.id": topic, "auto.offset.reset": "earliest"})
@@ -133,6 +168,7 @@ def kafka_python(secured: Secured, way: Way, topic: str) -> list[str]:
         "bootstrap_servers": address_of(secured, way),
         "security_protocol": way.protocol,
         "ssl_cafile": str(secured.files.truststore),
+        "client_id": way.client_id,
     }
     if way.mechanism:
         settings |= {
@@ -170,6 +206,7 @@ def aiokafka(secured: Secured, way: Way, topic: str) -> list[str]:
         "bootstrap_servers": address_of(secured, way),
         "security_protocol": way.protocol,
         "ssl_context": context,
+        "client_id": way.client_id,
     }
     if way.mechanism:
         settings |= {
@@ -185,9 +222,13 @@ def aiokafka(secured: Secured, way: Way, topic: str) -> list[str]:
         except (KafkaError, OSError) as error:
             await producer.stop()
             raise PermissionError(str(error)) from error
-        for record in RECORDS:
-            await producer.send_and_wait(topic, record.encode())
-        await producer.stop()
+        try:
+            for record in RECORDS:
+                await producer.send_and_wait(topic, record.encode())
+        except KafkaError as error:
+            raise PermissionError(repr(error)) from error
+        finally:
+            await producer.stop()
         consumer = AIOKafkaConsumer(topic, **settings, auto_offset_reset="earliest")
         await consumer.start()
         read = [(await asyncio.wait_for(consumer.getone(), 10)).value.decode() for _ in RECORDS]
@@ -198,7 +239,7 @@ def aiokafka(secured: Secured, way: Way, topic: str) -> list[str]:
 
 
 def java(secured: Secured, way: Way, topic: str) -> list[str]:
-    properties: dict[str, Any] = {"security_protocol": way.protocol}
+    properties: dict[str, Any] = {"security_protocol": way.protocol, "client_id": way.client_id}
     if way.mechanism:
         module = "plain.Plain" if way.mechanism == "PLAIN" else "scram.Scram"
         properties |= {
@@ -233,10 +274,10 @@ def java(secured: Secured, way: Way, topic: str) -> list[str]:
 NODE: Final = """
 const { Kafka, logLevel } = require('kafkajs');
 const fs = require('fs');
-const [address, topic, ca, sasl, pem, records] = JSON.parse(process.argv[1]);
+const [address, topic, ca, sasl, pem, records, clientId] = JSON.parse(process.argv[1]);
 const ssl = { ca: [fs.readFileSync(ca)], servername: 'localhost' };
 if (pem) { ssl.cert = fs.readFileSync(pem); ssl.key = fs.readFileSync(pem); }
-const settings = { brokers: [address], ssl, logLevel: logLevel.NOTHING, retry: { retries: 1 } };
+const settings = { brokers: [address], clientId, ssl, logLevel: logLevel.NOTHING, retry: { retries: 1 } };
 const kafka = new Kafka(sasl ? { ...settings, sasl } : settings);
 (async () => {
   const producer = kafka.producer();
@@ -260,7 +301,9 @@ def kafkajs(secured: Secured, way: Way, topic: str) -> list[str]:
     if way.mechanism:
         sasl = {"mechanism": way.mechanism.lower(), "username": "alice", "password": way.password}
     pem = str(way.certificate) if way.certificate else None
-    told = json.dumps([address_of(secured, way), topic, str(secured.files.truststore), sasl, pem, RECORDS])
+    told = json.dumps(
+        [address_of(secured, way), topic, str(secured.files.truststore), sasl, pem, RECORDS, way.client_id]
+    )
     done = subprocess.run(
         ["node", "-e", NODE, told], capture_output=True, text=True, timeout=60, check=False, cwd=HERE / "node"
     )
@@ -309,6 +352,23 @@ def test_an_expired_certificate(secured: Secured, client: str) -> None:
     with pytest.raises(PermissionError):
         CLIENTS[client](secured, way, f"expired-{client}")
     assert "its certificate is refused: certificate has expired" in secured.log.read_text()
+
+
+@each_client
+def test_a_closed_topic(secured: Secured, client: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A user without the right is told so, in the client's own words."""
+    with pytest.raises(PermissionError) as refused:
+        CLIENTS[client](secured, scram(), f"{CLOSED}{client}")
+    assert re.search("(?i)authoriz", f"{refused.value}{caplog.text}")
+
+
+@each_client
+def test_a_quota(secured: Secured, client: str) -> None:
+    """A client that is held up by its quota writes and reads everything all the same."""
+    before = secured.pauses()
+    way = replace(scram(), client_id=f"limited-{client}")
+    assert CLIENTS[client](secured, way, f"limited-{client}") == RECORDS
+    assert secured.pauses() > before
 
 
 def test_tokens(secured: Secured) -> None:

@@ -26,6 +26,8 @@ WORKERS = {"containers": "4", "workers": "2"}
 STARTS_WITHIN_S = 90.0
 WITHIN_S = 30.0
 DELIVERIES = 2
+QUIET_S = 3.0
+"""Time in which nothing more comes when all has come."""
 
 _numbers = itertools.count(1)
 
@@ -86,12 +88,25 @@ class Stage:
         member.close()
         return values
 
+    def read_all(self, count: int) -> list[str]:
+        """The values that a member gets and accepts: `count` of them, however long that takes, and what comes then."""
+        member = self.member()
+        values = [text(message) for message in messages(member, quiet_after=count)]
+        member.commit_sync()
+        member.close()
+        return values
 
-def messages(member: ShareConsumer, within_s: float = WITHIN_S) -> Iterator[Any]:
+
+def messages(member: ShareConsumer, within_s: float = WITHIN_S, quiet_after: int | None = None) -> Iterator[Any]:
+    """What a member gets within a time; after `quiet_after` messages the time is short."""
     ends_s = time.monotonic() + within_s
+    count = 0
     while time.monotonic() < ends_s:
         for message in member.poll(0.5) or ():
             assert message.error() is None, message.error()
+            count += 1
+            if count == quiet_after:
+                ends_s = time.monotonic() + QUIET_S
             yield message
 
 
@@ -121,6 +136,10 @@ class JavaMember:
         self._process.kill()
         self._process.wait()
 
+    def dies(self) -> None:
+        """Wait for its end, which it did not choose."""
+        assert self._process.wait(STARTS_WITHIN_S) != 0
+
     def end(self) -> None:
         """Have it leave its group."""
         self._process.communicate(b"end", timeout=WITHIN_S)
@@ -146,6 +165,56 @@ def test_kafkas_share_consumer_is_explicit(gateway: Penstock, tmp_path: Path) ->
     assert stage.read(1, within_s=3) == [], "nothing is left for others"
 
 
+@pytest.mark.parametrize("gateway", [ONE], ids=["one"], indirect=True, scope="module")
+def test_kafkas_share_consumers_are_killed(gateway: Penstock, tmp_path: Path) -> None:
+    """Kafka's own consumers, whose next poll accepts what the last one gave, are killed while they hold records: what
+    they had accepted never comes again, and all else does."""
+    stage = Stage(gateway)
+    wanted = {f"accept-{n}" for n in range(4_000)}
+    stage.write(*sorted(wanted))
+    members: list[JavaMember] = []
+
+    def told(word: str) -> list[set[str]]:
+        return [{line.split()[0] for line in member.told(word)} for member in members]
+
+    try:
+        for number in range(3):
+            members.append(JavaMember(stage, tmp_path / f"told-{number}", "record_limit", "implicit"))
+            if number < 2:
+                until(lambda: len(told("done")[-1]) >= 40, within_s=STARTS_WITHIN_S, what="it is at work")
+                members[-1].kill()
+        until(lambda: wanted <= set().union(*told("got")), within_s=STARTS_WITHIN_S, what="all have come")
+        members[-1].end()
+    finally:
+        for member in members:
+            member.kill()
+
+    done, got = told("done"), told("got")
+    assert not done[0] & (got[1] | got[2])
+    assert not done[1] & got[2]
+    assert got[2] == done[2]
+    assert wanted - set().union(*got) == set()
+    assert stage.read(1, within_s=QUIET_S) == [], "nothing is left for others"
+
+
+@pytest.mark.parametrize("gateway", [ONE], ids=["one"], indirect=True, scope="module")
+def test_a_record_that_kills_its_members(gateway: Penstock, tmp_path: Path) -> None:
+    """A record over which each of Kafka's own consumers dies is given up after its last delivery, and holds up no
+    other."""
+    stage = Stage(gateway, **{"share.delivery.count.limit": str(DELIVERIES)})
+    stage.write("kill-1")
+    for number in range(DELIVERIES):
+        member = JavaMember(stage, tmp_path / f"told-{number}", "record_limit", "implicit")
+        try:
+            member.dies()
+        finally:
+            member.kill()
+        assert member.told("got") == [f"kill-1 {number + 1}"]
+    stage.write("accept-1")
+
+    assert stage.read_all(1) == ["accept-1"]
+
+
 def test_accepted_records_never_come_again(gateway: Penstock) -> None:
     """After a kill of the gateway a member gets what nobody accepted, and nothing else."""
     stage = Stage(gateway)
@@ -156,7 +225,7 @@ def test_accepted_records_never_come_again(gateway: Penstock) -> None:
     gateway.kill()
     gateway.start()
 
-    assert sorted(stage.read(51, within_s=6)) == sorted(f"after-{n}" for n in range(50))
+    assert sorted(stage.read_all(50)) == sorted(f"after-{n}" for n in range(50))
 
 
 def test_what_a_killed_gateway_had_lent_comes_again(gateway: Penstock) -> None:
@@ -196,7 +265,7 @@ def test_poison(gateway: Penstock) -> None:
     stage.write("poison", "good")
     member = stage.member("explicit")
     got: list[str] = []
-    for message in messages(member, within_s=8):
+    for message in messages(member, quiet_after=1 + DELIVERIES):
         got.append(text(message))
         is_good = text(message) == "good"
         member.acknowledge(message, AcknowledgeType.ACCEPT if is_good else AcknowledgeType.RELEASE)
@@ -216,7 +285,7 @@ def test_aborted_transactions(gateway: Penstock) -> None:
             producer.produce(stage.topic, outcome.encode(), partition=partition)
         (producer.abort_transaction if outcome == "aborted" else producer.commit_transaction)(WITHIN_S)
 
-    assert stage.read(3, within_s=6) == ["committed"] * 2
+    assert stage.read_all(2) == ["committed"] * 2
 
 
 @pytest.mark.parametrize("gateway", [ONE], ids=["one"], indirect=True, scope="module")

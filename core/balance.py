@@ -1,4 +1,4 @@
-"""A node's part in spreading the load over its cluster: it tells how busy it is, and asks for moves if it decides.
+"""A node's part in spreading the load over its cluster: it tells how it is, and asks for moves if it decides.
 
 All nodes look, and one of them asks: the one that has told its loads for longest. While two believe that they are it,
 both may ask for a move; more cannot come of it.
@@ -57,12 +57,23 @@ class Cluster(Moves, Protocol):
 
     async def tell_loads(self, loads: Mapping[int, Load]) -> None: ...
 
+    async def tell_troubles(self, troubles: Sequence[str]) -> None: ...
+
 
 class Balance:
     """See the module. For the event loop; end it with `stop`."""
 
-    def __init__(self, cluster: Cluster, totals: Callable[[], Mapping[int, Totals]], *, moves: bool = True) -> None:
-        """`totals`: what the containers of this node have done; `moves`: whether moves are asked for by itself."""
+    def __init__(
+        self,
+        cluster: Cluster,
+        totals: Callable[[], Mapping[int, Totals]],
+        *,
+        moves: bool = True,
+        troubles: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        """`totals`: what the containers of this node have done; `moves`: whether moves are asked for by itself;
+        `troubles`: what is wrong with this node."""
+        self._troubles = troubles
         self._cluster = cluster
         self._totals = totals
         self._moves = moves
@@ -102,6 +113,7 @@ class Balance:
         if now_s >= self._tell_at_s:
             self._tell_at_s = now_s + TELL_S
             await self._cluster.tell_loads(self._meter.measure(self._totals(), time.thread_time(), now_s))
+            await self._cluster.tell_troubles(self._troubles())
         cluster = self._cluster
         loads = cluster.loads()
         weights = weights_of(loads.values())

@@ -37,6 +37,7 @@ from core.log.writer import FileWriter
 from core.reading.reader import Reader
 from core.retention import Retention
 from core.scaling.scaler import Scale, Scaler
+from core.stations import Stations
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
 from core.streams.state import StreamState
@@ -136,6 +137,8 @@ class HostedContainer:
             objects = await LogObjects.take(log_storage, container_id, metadata_directory.parent, logs, claimed)
             new_writer = objects.new_writer(logs, name, config)
         metadata = await asyncio.to_thread(Metadata, metadata_directory, config)
+        stations = Stations() if claimed is None else claimed.stations
+        stations.reached("state opened")
         container = Container(
             container_id, logs, config, clock, trusted, metadata, known_writers, stream_changed, new_writer
         )
@@ -143,6 +146,7 @@ class HostedContainer:
         hosted.is_claimed = claimed is not None
         try:
             await asyncio.to_thread(hosted._recover)
+            stations.reached("replayed")
             if claimed is not None:
                 hosted._rise_to(claimed.epoch)
         except BaseException:
@@ -181,7 +185,15 @@ class HostedContainer:
         """Begin to serve. Raises TierMissing, StorageFailure, StoreError, and what `LongTermStorage.admit` raises."""
         container, recovered = self.container, self.recovered
         await self._admit(long_term)
-        await container.start(recovered.next_lsn, recovered.epoch)
+        told = await container.start(recovered.next_lsn, recovered.epoch)
+        try:
+            await self._start_tier(long_term)
+        finally:
+            await told  # meanwhile the rest has begun
+        self.maintenance.start()
+
+    async def _start_tier(self, long_term: LongTermStorage | None) -> None:
+        container = self.container
         if long_term is not None:
             if not self.is_claimed:  # else no epoch is given twice
                 await self._rise(long_term)
@@ -189,7 +201,6 @@ class HostedContainer:
             self.reader.tiered = self.tier.reader
             container.tier = self.tier
             await self.tier.start()
-        self.maintenance.start()
 
     async def close(self, *, clean: bool = True) -> None:
         """End everything. After a clean stop the next start replays nothing. Callers must have ended their appends.

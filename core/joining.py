@@ -29,9 +29,10 @@ from core.hosted import HostedContainer, StreamChanged, container_directory
 from core.log.objects.home import Claimed
 from core.log.objects.prefetch import Prefetched
 from core.log.objects.protocol import Link
+from core.showing import Showing
+from core.stations import Stations
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
-from core.streams.policy import StreamPolicy
 from core.streams.registry import Streams
 from core.streams.state import STREAMS_TABLE, StreamState, stream_key
 from core.turns import in_turns
@@ -66,20 +67,6 @@ class Joined(Protocol):
     async def catch_up(self) -> None:
         """Take over all that was decided about streams by now."""
 
-    def policy_of(self, state: StreamState) -> StreamPolicy: ...
-    def begin(self, state: StreamState) -> Stream: ...
-    def show(self, stream: Stream) -> None: ...
-    def end(self, stream: Stream) -> None: ...
-
-    def stream_changed(self, container: Container, stream_id: int, state: StreamState | None) -> Stream | None:
-        """A container's row of a stream is durable."""
-
-    def know(self, container: Container) -> None:
-        """The container owns its slots from now on."""
-
-    def forget(self, container_id: int) -> None:
-        """Its slots are addresses from now on."""
-
     def place_of(self, container_id: int) -> Path:
         """The directory that holds the container's."""
 
@@ -87,21 +74,21 @@ class Joined(Protocol):
 class _Alone:
     """The streams of a container while it is recovered, for nobody else."""
 
-    def __init__(self, store: Joined, writers_max: int) -> None:
+    def __init__(self, showing: Showing, writers_max: int) -> None:
         self.known_writers = KnownWriters(writers_max)
-        self._store = store
+        self._showing = showing
         self._streams: dict[int, Stream] = {}
         self._has_joined = False
 
     def stream_changed(self, container: Container, stream_id: int, state: StreamState | None) -> Stream | None:
         """As the store's, which goes on with it later."""
         if self._has_joined:
-            return self._store.stream_changed(container, stream_id, state)
+            return self._showing.stream_changed(container, stream_id, state)
         if state is None:
             return self._streams.pop(stream_id, None)
         stream = self._streams.get(stream_id)
         if stream is None:
-            stream = Stream(state, self._store.policy_of(state), container.make_slot)
+            stream = Stream(state, self._showing.policy_of(state), container.make_slot)
             self._streams[stream_id] = stream
         elif state.revision >= stream.state.revision:
             stream.state = state
@@ -116,9 +103,10 @@ class _Alone:
 class Joining:
     """See the module. One call at a time for a container; calls for several go on side by side."""
 
-    def __init__(self, store: Joined, shares: Shares) -> None:
+    def __init__(self, store: Joined, shares: Shares, showing: Showing) -> None:
         self._store = store
         self._shares = shares
+        self._showing = showing
         self._opened: dict[int, tuple[HostedContainer, _Alone]] = {}  # recovered, not serving
         self._releases: set[asyncio.Task[None]] = set()  # one at most for each container
 
@@ -127,24 +115,26 @@ class Joining:
 
     async def open(self, container_id: int, claimed: Claimed) -> HostedContainer:
         """Take over a container's log, and recover. It serves nobody yet. Raises StoreError, OSError."""
-        alone = _Alone(self._store, self._store.known_writers.limit)
+        alone = _Alone(self._showing, self._store.known_writers.limit)
         hosted = await self._store.open_alone(container_id, alone.known_writers, alone.stream_changed, claimed)
         self._opened[container_id] = hosted, alone
         return hosted
 
-    async def serve(self, container_id: int) -> None:
+    async def serve(self, container_id: int, stations: Stations | None = None) -> None:
         """Serve a container that is open. Raises StoreError; then `leave` has to follow."""
+        stations = stations or Stations()
         hosted, alone = self._opened[container_id]
         store, container = self._store, hosted.container
-        await store.begin_serving(hosted)
-        await store.catch_up()
-        store.know(container)
+        await asyncio.gather(store.begin_serving(hosted), store.catch_up())
+        stations.reached("log begun, streams known")
+        self._showing.know(container)
         moved = await self._forget(container_id)
         moved += await self._adopt(container, alone)
         await self._settle(container)
         self._opened.pop(container_id)
         store.containers[container_id] = hosted
         await _tell(moved)
+        stations.reached("slots in place")
 
     async def prefetch(self, container_id: int) -> Prefetched:
         """Read ahead of a takeover what can be read. Raises StoreError, StorageError, OSError."""
@@ -192,7 +182,7 @@ class Joining:
         self._releases.add(release)
         release.add_done_callback(self._releases.discard)
         await asyncio.shield(release)
-        store.forget(container_id)
+        self._showing.forget(container_id)
         await _tell(await self._forget(container_id))
         directory = container_directory(store.place_of(container_id), container_id)
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
@@ -224,7 +214,7 @@ class Joining:
         store = self._store
         moved: list[Slot] = []
         for stream_id, its in list(container.streams.items()):
-            stream = store.streams.by_id(stream_id) or store.begin(its.state)
+            stream = store.streams.by_id(stream_id) or self._showing.begin(its.state)
             async for slot in in_turns(list(its.written_slots())):
                 moved += stream.adopt(slot)
             container.outcomes.streams[stream_id] = stream
@@ -235,16 +225,16 @@ class Joining:
 
     async def _settle(self, container: Container) -> None:
         """Make the container's copies of streams those of the registry."""
-        store, registry = self._store, self._store.registry
+        registry = self._store.registry
         exist = {state.id: state for state in registry.streams()}
         gone = [one for one in container.streams.values() if one.id not in exist and registry.was_given(one.id)]
         for stream in gone:
-            store.end(stream)
+            self._showing.end(stream)
         await _some(container.update(Delete(STREAMS_TABLE, stream_key(stream.id))) for stream in gone)
-        await _some(self._bring(store, container, s) for s in exist.values() if container.id in s.containers)
+        await _some(self._bring(container, s) for s in exist.values() if container.id in s.containers)
 
-    async def _bring(self, store: Joined, container: Container, state: StreamState) -> None:
-        stream = store.streams.by_id(state.id) or store.begin(state)
+    async def _bring(self, container: Container, state: StreamState) -> None:
+        stream = self._store.streams.by_id(state.id) or self._showing.begin(state)
         async with stream.changing:
             if stream.deleted:
                 return
@@ -253,7 +243,7 @@ class Joining:
             except StoreError as error:
                 self._shares.note_late(stream, error)
                 return
-            store.show(stream)
+            self._showing.show(stream)
 
 
 async def _tell(moved: Iterable[Slot]) -> None:

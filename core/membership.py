@@ -29,6 +29,7 @@ from core.cluster.coordination import Claim, Coordination, Stage, Wish
 from core.cluster.guard import Guard
 from core.cluster.levels import Feature, allows
 from core.cluster.ownership import (
+    WARM_S,
     Action,
     Ask,
     Close,
@@ -49,6 +50,7 @@ from core.errors import Deposed, StorageFailure, StoreError
 from core.log.objects.home import Claimed
 from core.log.objects.prefetch import Prefetched
 from core.log.objects.protocol import Link
+from core.stations import Stations
 from core.store import Store
 from tier2.storage import StorageError
 
@@ -60,6 +62,8 @@ PAUSE_S: Final = 0.2
 PAUSE_S_MAX: Final = 3.2
 DEFECT_S: Final = 3.0
 """Before what follows an error that nobody foresaw."""
+KEEP_WARM_S: Final = 0.1
+"""Between two looks at what the owner of a container has stored that is to come here."""
 CLOSE_S: Final = 30.0
 """How long the end of a log that is handed over waits for the object store: another node may reach it."""
 
@@ -112,6 +116,7 @@ class Membership:
         self._looking: asyncio.Task[None] | None = None
         self._actions: set[asyncio.Task[None]] = set()
         self._claims: dict[int, Claim] = {}  # of containers that are open here
+        self._stations: dict[int, Stations] = {}  # of takeovers and hand-overs under way, by container
         self._warming: dict[int, asyncio.Task[Prefetched | None]] = {}  # of containers that are to come here
 
     def __repr__(self) -> str:
@@ -228,7 +233,9 @@ class Membership:
         ownership, coordination = self._ownership, self._coordination
         match action:
             case TakeClaim(container):  # one that was made all the same is found by the next look
+                stations = self._stations[container] = Stations()
                 claim = await self._outcome(action, self._until_answered(partial(coordination.claim, container)), None)
+                stations.reached("claimed")
                 self._carry_out(ownership.claimed(container, claim))
             case Open(claim):
                 links = await self._outcome(action, self._open(claim), None)
@@ -237,6 +244,7 @@ class Membership:
                 stands = await self._outcome(
                     action, self._until_answered(partial(coordination.confirm, claim, links)), False
                 )
+                self._stations[claim.container].reached("confirmed")
                 self._carry_out(ownership.confirmed(claim, stands=stands))
             case Serve(claim):
                 is_well = await self._outcome(action, self._serve(claim), False)
@@ -285,8 +293,23 @@ class Membership:
         """Read ahead, and tell the owner; it does not wait for ever, so a failure is only logged."""
         await self._cool(container)
         warming = self._warming[container] = asyncio.create_task(self._prefetched(container), name="prefetch")
-        if await asyncio.shield(warming) is not None:
+        found = await asyncio.shield(warming)
+        if found is not None:
             await self._until_answered(partial(self._coordination.tell_warm, container, wish))
+            await self._keep_warm(container, found)
+
+    async def _keep_warm(self, container: int, found: Prefetched) -> None:
+        """Read what the owner still stores, a last checkpoint above all, until the container is here or was cooled."""
+        ends_s = _now_s() + WARM_S
+        while _now_s() < ends_s:
+            warming = self._warming.get(container)
+            if warming is None or not warming.done() or warming.result() is not found:
+                return
+            try:
+                await found.fetch(rounds_max=1)
+            except (StoreError, StorageError, OSError) as error:
+                logger.debug("a container is not kept warm", extra={"container": container, "reason": str(error)})
+            await asyncio.sleep(KEEP_WARM_S)
 
     async def _prefetched(self, container: int) -> Prefetched | None:
         try:
@@ -334,11 +357,15 @@ class Membership:
 
     async def _close(self, claim: Claim, next_epoch: int) -> Link | None:
         container, joining = claim.container, self._store.joining
+        stations = self._stations[container] = Stations()
         try:
             joining.stop_appends(container)
             await self._services.end(container)
+            stations.reached("coordinators ended")
             async with asyncio.timeout(CLOSE_S):
-                return await joining.seal(container, next_epoch)
+                link = await joining.seal(container, next_epoch)
+            stations.reached("log ended")
+            return link
         except Exception as error:  # whatever it is, the container goes to another node
             reason = str(error) or f"the object store has not taken the end of its log within {CLOSE_S:g} s"
             logger.warning("a container was not handed over", extra={"container": container, "reason": reason})
@@ -347,7 +374,9 @@ class Membership:
     async def _hand_over(self, claim: Claim, wish: Wish, link: Link) -> None:
         self._claims.pop(claim.container, None)  # it says nothing any more of what its heir may have changed
         done = await self._until_answered(partial(self._coordination.hand_over, claim, wish, link))
-        told = {"container": claim.container, "node": wish.node, "epoch": link.next_epoch}
+        stations = self._stations[claim.container]
+        stations.reached("claim given")
+        told = {"container": claim.container, "node": wish.node, "epoch": link.next_epoch, "ms": stations.told()}
         if done:
             logger.info("container handed over", extra=told)
         else:
@@ -358,7 +387,7 @@ class Membership:
         guard = self._guard
         is_ours = None if guard is None else partial(guard.is_ours, claim.container, claim.epoch)
         ahead = await self._read_ahead(claim.container)
-        claimed = Claimed(claim.epoch, claim.links, is_ours, ahead)
+        claimed = Claimed(claim.epoch, claim.links, is_ours, ahead, self._stations[claim.container])
         try:
             hosted = await self._store.joining.open(claim.container, claimed)
         except Exception as error:  # whatever it is, another node may be able to
@@ -372,13 +401,16 @@ class Membership:
         return hosted.links
 
     async def _serve(self, claim: Claim) -> bool:
+        stations = self._stations[claim.container]
         try:
-            await self._store.joining.serve(claim.container)
+            await self._store.joining.serve(claim.container, stations)
             await self._services.begin(claim.container)
+            stations.reached("coordinators begun")
         except Exception as error:
             logger.error("a container cannot be served", extra={"container": claim.container, "reason": str(error)})
             return False
-        logger.info("container served", extra={"container": claim.container, "epoch": claim.epoch})
+        told = {"container": claim.container, "epoch": claim.epoch, "ms": stations.told()}
+        logger.info("container served", extra=told)
         return True
 
     async def _step_down(self, claim: Claim, *, is_lost: bool) -> None:

@@ -1,7 +1,8 @@
 """A cluster's keys in etcd are made anew from its containers, when etcd has lost its data for good.
 
-Each container has copies of the streams whose slots it has, and its log names the epochs that were given. What only
-etcd had cannot come back: dynamic settings, and streams of which no container ever heard.
+Each container has copies of the streams whose slots it has, and its log names the epochs that were given. Dynamic
+settings come from a copy of them, if the caller has one (`gateway.cluster.settings_copy`). What only etcd had cannot
+come back: streams of which no container ever heard.
 
 Keys are written in an order that may stop anywhere: first `rebuild`, with which no node begins the cluster; then all
 others; in the end `meta` takes the place of `rebuild`. So a second run begins anew, and nobody sees half of it.
@@ -37,6 +38,7 @@ from core.cluster.etcd_keys import (
     NEXT_STREAM,
     NEXT_WRITER,
     REBUILD,
+    SETTINGS,
     Meta,
     alike_key,
     stream_key,
@@ -91,6 +93,7 @@ class Rebuilt:
     epoch: int
     next_stream: int
     next_writer: int
+    settings: Sequence[tuple[str, bytes, bytes]] = ()  # kind, key, value
 
 
 @dataclass(slots=True)
@@ -148,8 +151,10 @@ async def _highest_in_chunks(storage: Storage, container: int) -> int:
     return highest
 
 
-def agreed(facts: Iterable[ContainerFacts]) -> Rebuilt:
-    """Make one cluster of what its containers tell."""
+def agreed(
+    facts: Iterable[ContainerFacts], settings: Sequence[tuple[str, bytes, bytes]] = (), epoch: int = 0
+) -> Rebuilt:
+    """Make one cluster of what its containers tell, with these settings; `epoch`: another one that was given."""
     known = list(facts)
     newest: dict[int, StreamState] = {}
     for copy in (state for one in known for state in one.streams):
@@ -167,9 +172,10 @@ def agreed(facts: Iterable[ContainerFacts]) -> Rebuilt:
         streams=sorted(by_name.values(), key=lambda state: state.id),
         dropped=dropped,
         links={one.container: one.links[-LINKS_MAX:] for one in known if one.links},
-        epoch=max((one.epoch for one in known), default=0) + EPOCHS_APART,
+        epoch=max([epoch, *(one.epoch for one in known)]) + EPOCHS_APART,
         next_stream=highest + 1 + STREAMS_APART,
         next_writer=max((one.writer for one in known), default=-1) + 1 + WRITERS_APART,
+        settings=settings,
     )
 
 
@@ -213,6 +219,8 @@ def _values(rebuilt: Rebuilt) -> Iterable[tuple[bytes, bytes]]:
     for container, links in sorted(rebuilt.links.items()):
         stored = {"v": FORMAT, "links": [[one.epoch, one.lsn, one.next_epoch] for one in links]}
         yield LINKS + b"%d" % container, json.dumps(stored, separators=(",", ":")).encode()
+    for kind, key, setting in rebuilt.settings:
+        yield SETTINGS + kind.encode() + b"/" + key, setting
     yield EPOCH, b"%d" % rebuilt.epoch
     yield NEXT_STREAM, b"%d" % rebuilt.next_stream
     yield NEXT_WRITER, b"%d" % rebuilt.next_writer

@@ -1,80 +1,60 @@
 """The store: streams by name over the containers that hold them. The gateway talks to this.
 
+The store opens containers, and closes them. How streams are changed is `core.deciding`'s, and which of them are seen
+`core.showing`'s.
+
 **Invariants**
 
-- A name belongs to one live stream at most, also while its creation is on its way to the log.
 - A slot's entries, and all that belongs to them, live in the slot's container. What containers have in common is the
   registry's, and is decided there first (`core.cluster`).
-- A change of a stream is seen once each of its containers has it in its log.
+- A container is one process's: it, or the directory of all, is locked from before its recovery until after its close.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
-from uuid import uuid4
 
 from core.applied.tables import Delete, Put, Table
 from core.clock import Clock, SystemClock
-from core.cluster.following import Changed, Following, SharedRegistry
-from core.cluster.placement import Loads
-from core.cluster.registry import NewStream, Registry
+from core.cluster.following import Following, SharedRegistry
+from core.cluster.registry import Registry
 from core.cluster.shares import Shares
 from core.cluster.table_registry import TableRegistry
 from core.config import LogStore, StoreConfig
 from core.container.container import Container
 from core.container.forgetting import Forgetting
-from core.errors import (
-    AlreadyLocked,
-    Corrupt,
-    NotHosted,
-    Stale,
-    StorageFailure,
-    StorageFull,
-    StoreClosed,
-    StoreError,
-    UnknownStream,
-)
+from core.deciding import Deciding
+from core.errors import Corrupt, NotHosted, StorageFailure, StoreClosed
 from core.hosted import HostedContainer, StreamChanged, container_directory, log_directory
 from core.joining import Joining
-from core.log.files import make_directory
+from core.locks import Locks
 from core.log.objects.home import Claimed, LogStorage
 from core.log.objects.prefetch import Prefetched
 from core.log.records import Operation
 from core.log.replay import open_log_files
 from core.retention import Consumed
 from core.scaling.decisions import Decision
-from core.scaling.scaler import ScaleEvent, Scaler
+from core.scaling.scaler import Scaler
+from core.showing import Followed, PolicyFor, Showing
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
-from core.streams.policy import StreamPolicy
 from core.streams.registry import Streams
-from core.streams.state import Epoch, Segment, StreamState
+from core.streams.state import Epoch, Segment
 from core.tiering.context import LongTermStorage
 from core.trusted_clock import TrustedClock
 
 logger = logging.getLogger(__name__)
 
-PolicyFor = Callable[[Mapping[str, str]], StreamPolicy]
-
 HOME_CONTAINER: Final = 0
 """Place in `StoreConfig.container_ids` of the container that keeps tables and the registry."""
 TIME_FILE: Final = "time"
 """The file in the store's directory with the clock's state, see `core.trusted_time`."""
-LOCK_S_MAX: Final = 10.0
-"""Longest wait for the process that had a container before: the system frees its lock when it ends."""
-LOCK_PAUSE_S: Final = 0.02
-CHANGE_TRIES_MAX: Final = 20
-"""How often a change is decided anew because another process changed the stream meanwhile."""
-
-Followed = Callable[[Changed], None]
 
 
 class Store:
@@ -100,28 +80,24 @@ class Store:
         self.containers: dict[int, HostedContainer] = {}  # by id
         self.replayed_bytes = 0
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
-        self._policy_for = policy_for
         self._long_term = long_term
         self._log_storage = self._storage_of_log()
-        self._known: dict[int, Container] = {}  # all that were ever opened, by id: the owners of slots
         self._tables = TableRegistry(lambda: self.home, lambda container_id: self._hosted(container_id).container)
         self.registry: Registry = self._tables if shared is None else shared
         self._shared = shared
         self._hosts = tuple(config.container_ids if hosts is None else sorted(hosts))
-        self._followed: list[Followed] = []
-        self._loads = Loads()
-        self._shares = Shares(self.streams, self._open_containers, self.show)
-        self._following = None if shared is None else Following(shared, self.streams, self._shares, self)
-        self._is_settled = False  # copies of streams agree: recovery is over
-        self._under_way: set[asyncio.Task[Stream]] = set()  # creations, which go on when their caller has gone
+        showing = self._showing = Showing(self.streams, policy_for, self.known_writers, is_shared=shared is not None)
+        shares = self._shares = Shares(self.streams, self.open_containers, showing.show)
+        self._following = None if shared is None else Following(shared, self.streams, shares, showing)
+        self._deciding = Deciding(self, self.registry, self.streams, shares, showing, self._following)
         self._leaving: set[asyncio.Task[None]] = set()  # containers that are being released
-        self.joining = Joining(self, self._shares)  # for a cluster
+        self.joining = Joining(self, shares, showing)  # for a cluster
         self.is_ours: Callable[[int], bool] | None = None  # in a cluster: whether what is open here is still ours
         self.on_lost: Callable[[int, StorageFailure], None] | None = None  # in a cluster: hears that a container failed
         self._consumed: Consumed | None = None
         self._retains = False  # retention was started
         self._scales = False
-        self._locks: list[int] = []  # descriptors
+        self._locks = Locks()
 
     def __repr__(self) -> str:
         return f"<Store {self.directory} {len(self.streams)} streams in {len(self.containers)} containers>"
@@ -176,13 +152,13 @@ class Store:
     async def _settle(self) -> None:
         """Make one store of the recovered containers."""
         if self._following is not None:
-            self._is_settled = True
+            self._showing.is_settled = True
             await self._following.settle()
             self._following.start()
             self._shares.start(self._hosts[0] if self._hosts else HOME_CONTAINER)
             return
         await self._shares.settle(self.registry)
-        self._is_settled = True
+        self._showing.is_settled = True
         self._tables.load(stream.state for stream in self.streams.all())
         if len(self.containers) > 1:
             self._shares.start(self.home.id)
@@ -194,22 +170,11 @@ class Store:
 
     async def _lock(self) -> None:
         """Own the directory, or each container that this process opens."""
-        make_directory(self.directory)
         if self._shared is None or not self._hosts:
-            self._locks.append(_locked(self.directory))
+            self._locks.take(self.directory)
             return
         for container_id in self._hosts:
-            directory = container_directory(self.config.place(self.directory, container_id), container_id)
-            make_directory(directory)
-            deadline = self.clock.monotonic_s() + LOCK_S_MAX
-            while True:
-                try:
-                    self._locks.append(_locked(directory))
-                    break
-                except AlreadyLocked:
-                    if self.clock.monotonic_s() > deadline:
-                        raise
-                await asyncio.sleep(LOCK_PAUSE_S)
+            await self._locks.take_when_free(container_directory(self.place_of(container_id), container_id), self.clock)
 
     def _newest_file_ms(self) -> int | None:
         """The time when the newest log file was begun, so a time that is past. Blocks."""
@@ -222,7 +187,7 @@ class Store:
 
     async def _host(self, container_id: int) -> None:
         """Open a container and serve it."""
-        hosted = await self._open(container_id, self.known_writers, self.stream_changed, None)
+        hosted = await self._open(container_id, self.known_writers, self._showing.stream_changed, None)
         self.containers[container_id] = hosted
         self.replayed_bytes += hosted.recovered.replayed_bytes
         await self.begin_serving(hosted)
@@ -273,18 +238,6 @@ class Store:
             hosted.retention.start(self._consumed)
         if self._scales:
             hosted.scaler.start()
-
-    def policy_of(self, state: StreamState) -> StreamPolicy:
-        """The policy of a stream in this state."""
-        return self._policy_for(state.config)
-
-    def know(self, container: Container) -> None:
-        """A container owns its slots from now on."""
-        self._known[container.id] = container
-
-    def forget(self, container_id: int) -> None:
-        """The slots of a container are addresses from now on."""
-        self._known.pop(container_id, None)
 
     def place_of(self, container_id: int) -> Path:
         """The directory that holds a container's."""
@@ -344,7 +297,8 @@ class Store:
         if self._following is not None:
             await self._following.stop()
         await self._shares.stop()
-        await asyncio.gather(*self._leaving, *self._under_way, return_exceptions=True)
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+        await self._deciding.finish()
         await self.joining.close()
         failures: list[StorageFailure] = []
         for hosted in list(self.containers.values()):
@@ -354,8 +308,7 @@ class Store:
                 failures.append(failure)
         self.containers.clear()
         await self.trusted.stop()
-        while self._locks:
-            os.close(self._locks.pop())
+        self._locks.free()
         if failures:
             raise failures[0]
 
@@ -375,7 +328,12 @@ class Store:
         """Whether a container is open here, and certainly still ours."""
         return container_id in self.containers and (self.is_ours is None or self.is_ours(container_id))
 
-    def _open_containers(self) -> list[Container]:
+    def leads(self, container_id: int) -> bool:
+        """Whether a container is served here, and takes appends: one that is handed over is still read."""
+        return self.serves(container_id) and not self.containers[container_id].container.is_left
+
+    def open_containers(self) -> list[Container]:
+        """Those that this process has open."""
         return [hosted.container for hosted in self.containers.values()]
 
     @property
@@ -386,93 +344,25 @@ class Store:
             raise StoreClosed("the store has been closed")
         return hosted.container
 
-    # Streams
+    # Streams, see `core.deciding`
 
     async def create_stream(self, name: str, *, slots: int, config: Mapping[str, str] | None = None) -> Stream:
         """Make a stream; it is durable in all of its containers when this returns.
 
         Raises StreamExists (also while another call makes it), ValueError for less than one slot, StoreError.
         """
-        if slots < 1:
-            raise ValueError(f"a stream has at least one slot, not {slots}")
-        try:
-            return await self._create_once(name, slots, config or {})
-        except StorageFull:  # the container that had no room is left out now, if it was one of several
-            return await self._create_once(name, slots, config or {})
-
-    async def _create_once(self, name: str, slots: int, config: Mapping[str, str]) -> Stream:
-        policy = self._policy_for(config)
-        wanted = NewStream(
-            name=name,
-            uuid=uuid4(),
-            slots=slots,
-            created_ms=self.clock.wall_ms(),
-            config=config,
-            segments=policy.scaling.min_segments,
-            placement=self._place(slots, spread=policy.spread),
-        )
-        self._loads.expect(wanted.placement, slots)
-        creation = asyncio.create_task(self._create(wanted))
-        self._under_way.add(creation)
-        creation.add_done_callback(self._under_way.discard)
-        creation.add_done_callback(lambda _: self._loads.expect(wanted.placement, -slots))
-        return await asyncio.shield(creation)
-
-    def _place(self, slots: int, *, spread: bool) -> Sequence[int]:
-        """The containers for the slots of a stream. Raises StorageFailure when all have failed."""
-        open_now = {one.id: one for one in self._open_containers() if not one.failed.done()}
-        if self._shared is not None:
-            failed = self.containers.keys() - open_now.keys()
-            return self._loads.place(slots, set(self.config.container_ids) - failed, spread=spread)
-        if not open_now:
-            raise self.home.failed.result()
-        if len(open_now) > 1:
-            appended = {one.id: one.appended_bytes for one in open_now.values()}
-            self._loads.observe(appended, self.clock.monotonic_s())
-        with_room = [id for id, one in open_now.items() if not self._shares.has_refused(one)]
-        return self._loads.place(slots, with_room or list(open_now), spread=spread)
-
-    async def _create(self, wanted: NewStream) -> Stream:
-        state = await self.registry.create(wanted)
-        if self._following is not None:
-            return await self._create_shared(self._following, state)
-        stream = self.streams.by_id(state.id)
-        assert stream is not None, "the registry's decision was applied"
-        if state.is_elsewhere:
-            try:
-                await self._shares.bring(stream)
-            except StoreError:
-                await self._take_back(stream)
-                raise
-            self.show(stream)
-        return stream
-
-    async def _create_shared(self, following: Following, state: StreamState) -> Stream:
-        stream = await following.take(state)
-        if not self.streams.has_name(stream):
-            await self._take_back(stream)
-            raise StorageFull(f"a container has no room for stream {state.name!r}: free some disk space")
-        return stream
-
-    async def _take_back(self, stream: Stream) -> None:
-        """End a stream that could not be made in all of its containers. If this fails, the next start settles it."""
-        try:
-            await self.registry.delete(stream.state)
-            await self._shares.drop(stream)
-        except StoreError as error:
-            self._shares.note_late(stream, error)
+        return await self._deciding.create(name, slots=slots, config=config)
 
     async def update_stream(self, stream: Stream, *, config: Mapping[str, str]) -> None:
         """Replace a stream's configuration, durably. Raises UnknownStream, StoreError."""
-        await self._change(stream, lambda state: state.configured(config))
+        await self._deciding.update(stream, config=config)
 
     async def grow_stream(self, stream: Stream, slots: int) -> None:
         """Give a stream more slots, durably: a scale that seals every segment.
 
         Raises UnknownStream, StreamSealed, ValueError if the stream already has as many, StoreError.
         """
-        places = self._place(slots, spread=True) if stream.policy.spread else ()
-        await self._change(stream, lambda state: state.grown(slots, self.clock.wall_ms(), places), "grown")
+        await self._deciding.grow(stream, slots)
 
     async def scale_stream(
         self, stream: Stream, sealed: Collection[int], cuts: Collection[int], reason: str, kind: str = "manual"
@@ -482,99 +372,23 @@ class Store:
         `cuts` are positions in key order.
         Raises UnknownStream, StreamSealed, ValueError if the arguments describe no scale, StoreError.
         """
-        return await self._change(stream, lambda state: state.scaled(sealed, cuts, self.clock.wall_ms(), reason), kind)
+        return await self._deciding.scale(stream, sealed, cuts, reason, kind)
+
+    async def _scale(self, stream: Stream, decision: Decision) -> None:
+        await self.scale_stream(stream, decision.sealed, decision.cuts, decision.reason, decision.kind)
 
     async def seal_stream(self, stream: Stream) -> None:
         """End a stream, durably: it takes no more entries and is still read.
 
         Raises UnknownStream, StreamSealed when it is already, StoreError.
         """
-        await self._change(stream, lambda state: state.sealed_at(self.clock.wall_ms()))
-
-    async def _scale(self, stream: Stream, decision: Decision) -> None:
-        await self.scale_stream(stream, decision.sealed, decision.cuts, decision.reason, decision.kind)
+        await self._deciding.seal(stream)
 
     async def delete_stream(self, stream: Stream) -> None:
         """Delete a stream, durably. Raises UnknownStream, StoreError."""
-        async with stream.changing:
-            if stream.deleted:
-                raise UnknownStream(stream.name)
-            await self.registry.delete(stream.state)
-            if not stream.deleted:
-                self.end(stream)
-            try:
-                await self._shares.drop(stream)
-            except StoreError as error:
-                self._shares.note_late(stream, error)
+        await self._deciding.delete(stream)
 
-    async def _change(
-        self, stream: Stream, changed: Callable[[StreamState], StreamState], kind: str | None = None
-    ) -> Epoch:
-        # Each change starts from the outcome of the one before: a record holds the whole state.
-        async with stream.changing:
-            for _ in range(CHANGE_TRIES_MAX - 1):
-                with contextlib.suppress(Stale):
-                    return await self._change_once(stream, changed, kind)
-                await self._catch_up(stream)
-            return await self._change_once(stream, changed, kind)
-
-    async def _change_once(
-        self, stream: Stream, changed: Callable[[StreamState], StreamState], kind: str | None
-    ) -> Epoch:
-        if stream.deleted:
-            raise UnknownStream(stream.name)
-        before, state = stream.state.current, changed(stream.state)
-        if state.current is not before:
-            going_on = {segment.number for segment in state.current.segments}
-            sealed = [segment for segment in before.segments if segment.number not in going_on]
-            state = state.measured({segment.number: stream.segment_bytes(segment) for segment in sealed})
-        await self._decide(stream, state)
-        if kind is not None:
-            _record(self._scaler_of_epoch(state), stream, before, state.current, kind)
-        return state.current
-
-    async def _catch_up(self, stream: Stream) -> None:
-        """Take over what another process has changed in a stream. Raises UnknownStream."""
-        assert self._shared is not None, "nobody else changes streams"
-        assert self._following is not None
-        newest = self._shared.stream(stream.id)
-        if newest is None:
-            raise UnknownStream(stream.name)
-        await self._following.take_locked(stream, newest)
-
-    async def _decide(self, stream: Stream, state: StreamState) -> None:
-        """Make this a stream's state. If a container has no room for it, a growth is taken back."""
-        before = stream.state
-        await self.registry.change(state)
-        if self._following is not None:
-            await self._following.take_locked(stream, state)
-            return
-        if not state.is_elsewhere:
-            return
-        try:
-            await self._shares.bring(stream)
-        except StoreError as error:
-            if state.slots != before.slots:
-                await self.registry.change(before.after(state))
-                self.show(stream)
-                self._shares.note_late(stream, error)
-                raise
-            self._shares.note_late(stream, error)
-        self.show(stream)
-
-    # How decisions are taken over
-
-    def begin(self, state: StreamState) -> Stream:
-        """Know a stream, which has no name yet."""
-        stream = Stream(state, self._policy_for(state.config), self._make_slot)
-        self.streams.add(stream)
-        self._loads.add(state)
-        return stream
-
-    def followed(self, changed: Changed) -> None:
-        """Tell those who asked of what all processes have changed in the registry."""
-        for told in self._followed:
-            told(changed)
+    # Streams as they are seen, see `core.showing`
 
     @property
     def is_shared(self) -> bool:
@@ -588,76 +402,23 @@ class Store:
 
     def on_followed(self, told: Followed) -> None:
         """Call `told` on the loop with what changed in the registry, here or elsewhere; only where it is shared."""
-        self._followed.append(told)
+        self._showing.on_followed(told)
 
-    def show(self, stream: Stream) -> None:
-        """Make visible what was decided about a stream: all of its containers have it."""
-        self._take(stream, stream.logged)
-        self.streams.name(stream)
+    def refresh_policies(self) -> None:
+        """Ask for every stream's policy again (a default changed)."""
+        self._showing.refresh_policies()
 
-    def _take(self, stream: Stream, state: StreamState) -> None:
-        if state.slots != stream.state.slots:
-            self._loads.add(stream.state, -1)
-            self._loads.add(state)
-        stream.state = state
-        stream.policy = self._policy_for(state.config)
+    def leader_epochs(self, stream: Stream) -> dict[int, int]:
+        """The leader epoch of each container that takes appends for some of a stream's slots, by the container's id."""
+        return self._showing.leader_epochs(stream)
 
     def scaler_of(self, stream: Stream, segment: Segment) -> Scaler:
         """The scaler that takes the rates of a segment's slots. Raises NotHosted."""
         return self._hosted(stream.state.container_of(segment)).scaler
 
-    def _scaler_of_epoch(self, state: StreamState) -> Scaler | None:
-        """The scaler that remembers a stream's newest epoch: that of the first segment it opened, if it is here."""
-        found = self.containers.get(state.container_of(state.current.opened[0]))
-        return next((one.scaler for one in self.containers.values()), None) if found is None else found.scaler
-
-    def leader_epochs(self, stream: Stream) -> dict[int, int]:
-        """The leader epoch of each container that has some of a stream's slots, by the container's id."""
-        known = self._known
-        return {one: known[one].epoch for one in sorted(stream.state.containers) if one in known}
-
     def stream_of(self, stream_id: int) -> Stream | None:
         """The live stream with this id, also of a container that was released: its slots are not here, but not gone."""
         return self.streams.by_id(stream_id)
-
-    def refresh_policies(self) -> None:
-        """Ask for every stream's policy again (a default changed)."""
-        for stream in self.streams:
-            stream.policy = self._policy_for(stream.config)
-
-    def stream_changed(self, container: Container, stream_id: int, state: StreamState | None) -> Stream | None:
-        """A container's row of a stream is durable: the decision about it, or a copy."""
-        self._known[container.id] = container
-        stream = self.streams.by_id(stream_id)
-        if state is None:
-            if stream is not None and stream.state.container == container.id:
-                self.end(stream)
-            return stream
-        decides = container.id == state.container
-        if stream is None:
-            stream = self.begin(state)
-        elif state.revision >= stream.state.revision and not (self._is_settled and state.is_elsewhere):
-            self._take(stream, state)
-        if decides and not state.is_elsewhere:
-            self.streams.name(stream)
-        return stream
-
-    def end(self, stream: Stream) -> None:
-        """A stream is gone."""
-        stream.deleted = True
-        self.streams.remove(stream)
-        self._loads.add(stream.state, -1)
-        for slot in stream.written_slots():
-            slot.changed()
-
-    def _make_slot(self, stream: Stream, number: int) -> Slot:
-        container_id = stream.logged.container_of_slot(number)
-        container = self._known.get(container_id)
-        if container is not None:
-            return container.make_slot(stream, number)
-        if self._shared is None:
-            raise NotHosted(container_id)
-        return Slot(_Elsewhere(container_id, self.known_writers), stream, number)
 
     # Tables
 
@@ -677,46 +438,3 @@ class Store:
         could take it back, and the identity would be given out a second time.
         """
         await self.home.synced()
-
-
-@dataclass(frozen=True, slots=True)
-class _Elsewhere:
-    """The owner of a slot that another process has: the slot is an address here, without entries."""
-
-    id: int
-    known_writers: KnownWriters
-    epoch: int = -1  # not known here
-
-
-def _locked(directory: Path) -> int:
-    """Lock a directory for this process; returns the descriptor that holds the lock. Raises AlreadyLocked."""
-    fd = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        owner = os.pread(fd, 100, 0).decode(errors="replace").strip()
-        os.close(fd)
-        raise AlreadyLocked(directory, f"process {owner or 'unknown'}") from error
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
-
-
-def _record(scaler: Scaler | None, stream: Stream, before: Epoch, after: Epoch, kind: str) -> None:
-    going_on = {segment.number for segment in after.segments}
-    event = ScaleEvent(
-        time_ms=after.started_ms,
-        stream=stream.name,
-        epoch=after.epoch,
-        kind=kind,
-        reason=after.reason,
-        sealed=tuple(segment.number for segment in before.segments if segment.number not in going_on),
-        opened=tuple(segment.number for segment in after.opened),
-    )
-    if scaler is not None:
-        scaler.record(event)
-    logger.info(
-        "stream scaled",
-        extra={"stream": event.stream, "epoch": event.epoch, "kind": kind, "reason": event.reason}
-        | {"sealed": event.sealed, "opened": event.opened},
-    )

@@ -31,8 +31,11 @@ from gateway.apis.shared.features import SUPPORTED_FEATURES
 from gateway.cluster.authority import NodeTls
 from gateway.cluster.nodes import Node, Nodes, owners_of
 from gateway.cluster.peers import Peers
+from gateway.cluster.picture import Picture
 from gateway.cluster.pulse import Mourning, Pulse
-from gateway.cluster.seat import Seat, check_cluster, take_seat
+from gateway.cluster.seat import Seat, check_cluster, inner_address, take_seat
+from gateway.cluster.settings_keeper import SettingsKeeper, public_rows, settings_key
+from gateway.cluster.vacancies import Vacancies
 from gateway.config.addresses import ListenAddress
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
@@ -177,6 +180,7 @@ class Broker:
         self._seat = seat
         self._membership: Membership | None = None
         self._balance: Balance | None = None
+        self._keeper: SettingsKeeper | None = None
         self._pulse: Pulse | None = None
         self._mourning: Mourning | None = None
         self.cluster_id = data.cluster_id
@@ -217,6 +221,10 @@ class Broker:
     def healthy(self) -> bool:
         return self.phase != "failed"
 
+    def _told_to_all(self) -> list[str]:
+        """What is wrong with this node, for those who look at the cluster."""
+        return [one for one in (self.unready, *self.concerns) if one]
+
     @property
     def concerns(self) -> list[str]:
         """Facts that an operator should know although clients are served; a few sentences."""
@@ -224,6 +232,8 @@ class Broker:
         found = [one[:CONCERN_CHARS_MAX] for one in (*told, *self._remarks)]
         if self._admission is not None and not self._admission.has_taken:
             found.append(f"{self._admission.place} has no room: its data is served, nothing more is moved there")
+        if self._keeper is not None and self._keeper.concern:
+            found.append(self._keeper.concern[:CONCERN_CHARS_MAX])
         return found[:CONCERNS_MAX]
 
     # --- Start and stop -----------------------------------------------------------------------
@@ -320,6 +330,13 @@ class Broker:
         own = partial(self.resource_configs.own, ResourceType.GROUP)
         settings, streams_settings = settings_of(self.config, own), streams_settings_of(self.config, own)
         self._open_door()
+        self.picture = Picture(
+            self.nodes,
+            lambda: {hosted.id: hosted.container.epoch for hosted in self._containers()},
+            None if self._seat is None else self._seat.coordination,
+            self.clock.monotonic_s,
+        )
+        self.vacancies = Vacancies(self.nodes, () if self._seat is None else self._seat.coordination.containers)
         self.elsewhere = Elsewhere(self._peers.of_container)
         self.groups = GroupCoordinators(
             self.config,
@@ -386,8 +403,11 @@ class Broker:
     async def _join(self, seat: Seat) -> None:
         """Take and serve containers of the cluster from now on."""
         kinds = (self.groups, self.share.coordinators, self.transactions)
-        openings = Openings(self.store, kinds, self._attend, self.internal_topics.moved, self._know_nodes)
-        self._balance = Balance(seat.coordination, partial(totals_of, self.store), moves=seat.rebalances)
+        moved, changed = self.internal_topics.moved, self._know_nodes
+        openings = Openings(self.store, kinds, self._attend, moved, changed, self.vacancies)
+        self._balance = Balance(
+            seat.coordination, partial(totals_of, self.store), moves=seat.rebalances, troubles=self._told_to_all
+        )
         self._membership = Membership(
             seat.coordination,
             self.store,
@@ -398,14 +418,36 @@ class Broker:
         )
         seat.coordination.on_changed(self._know_nodes)
         self._pulse, self._mourning = Pulse(seat.coordination), Mourning(seat.coordination)
-        pulse_address = self.config.cluster_pulse_listen or (ListenAddress(seat.address, 0) if seat.address else None)
-        if pulse_address is not None:
-            await self._pulse.start(pulse_address)
+        wanted = self.config.cluster_pulse_listen
+        if (address := inner_address(self.config, seat, wanted)) is not None:
+            await self._start_pulse(self._pulse, address, must=wanted is not None)
         await seat.coordination.tell(self._myself().encode())
         self._know_nodes()
         self._mourning.start()
+        self._keep_settings(seat)
         self._membership.start()
         self._balance.start()
+
+    async def _start_pulse(self, pulse: Pulse, address: ListenAddress, *, must: bool) -> None:
+        """Without it others wait for the lease, so it is no error if that cannot be, unless it `must`: then raises
+        CannotListen."""
+        try:
+            binding = bind(address)
+        except CannotListen as error:
+            if must:
+                raise
+            logger.warning("other nodes notice this node's end by its lease only", extra={"reason": str(error)})
+        else:
+            await pulse.start(binding.sockets, (binding.advertised_host, binding.advertised_port))
+
+    def _keep_settings(self, seat: Seat) -> None:
+        """Have a copy of the settings in the bucket, for the day on which etcd has lost them."""
+        if seat.settings is None or self._storage is None:
+            return
+        is_public, key = public_rows(self.config), settings_key(self.config)
+        self._keeper = SettingsKeeper(self._storage, self.cluster_id, seat.coordination, seat.settings, is_public, key)
+        seat.coordination.on_changed(self._keeper.look)
+        self._keeper.start()
 
     def _offer_metrics(self, server: Server) -> None:
         offer_budgets(self.metrics, server)
@@ -435,16 +477,18 @@ class Broker:
         """Bind the port for nodes of other machines, and prepare to ask them. Raises CannotListen."""
         seat = self._seat
         if seat is not None and seat.authority is not None:
-            address = self.config.cluster_listen or (ListenAddress(seat.address, 0) if seat.address else None)
+            address = inner_address(self.config, seat, self.config.cluster_listen)
             if address is None:
                 logger.warning("other nodes cannot ask this one: set cluster.listen, as its way to etcd is not known")
             else:
                 self._node_tls = seat.authority.node(self.node_id)
                 self._inner = bind(address, inner=True)
+                at = inner_address(self.config, seat, self.config.cluster_http_listen)
+                self._observers.join(self.nodes, self._node_tls, at)
         self._peers = Peers(self.nodes, self._node_tls)
 
     def _is_here(self, container_id: int) -> bool:
-        return self.store.serves(container_id)
+        return self.store.leads(container_id)
 
     def _myself(self) -> Node:
         """This node, as others see it."""
@@ -454,6 +498,7 @@ class Broker:
             containers={hosted.id: hosted.container.epoch for hosted in self._containers()},
             inner="" if self._inner is None else self._inner.place,
             pulse=None if self._pulse is None else self._pulse.address,
+            http=self._observers.inner_place,
         )
 
     def _know_nodes(self) -> None:
@@ -462,6 +507,7 @@ class Broker:
         elif self._registry is not None:
             self.nodes.replace(Node.decode(node_id, told) for node_id, told in self._registry.nodes().items())
         self._peers.follow()
+        self.vacancies.look()
 
     def look_at_registry(self) -> None:
         """Another worker says that it has changed what all share: see what, without waiting for the next look."""
@@ -486,6 +532,8 @@ class Broker:
         ):
             if kind in changed.kinds:
                 part.take_over()
+        if self._keeper is not None and changed.kinds:
+            self._keeper.changed()
 
     def _share_groups(self, homes: Homes) -> ShareGroups:
         settings = share_settings(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
@@ -524,6 +572,8 @@ class Broker:
             config=self.config,
             node_id=self.node_id,
             nodes=self.nodes,
+            vacancies=self.vacancies,
+            picture=self.picture,
             cluster_id=self.cluster_id,
             clock=self.clock,
             metrics=self.metrics,
@@ -562,6 +612,8 @@ class Broker:
         self.phase = "stopping"
         if self._balance is not None:
             await self._balance.stop()
+        if self._keeper is not None:
+            await self._keeper.stop()
         if self._membership is not None:  # clients find the next owners while this node still answers
             await self._membership.drain(self.config.shutdown_drain_ms / 1000)
             await self._membership.stop()

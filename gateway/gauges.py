@@ -34,6 +34,13 @@ def offer_services(metrics: Metrics, services: Services, letters: DeadLetters) -
     _offer_transactions(metrics, services.transactions)
     _offer_producers(metrics, services.store.known_writers)
     metrics.gauge("penstock_fetch_sessions", "Sessions", lambda: len(services.fetch_sessions))
+    for quota in services.quotas.pauses:
+        metrics.counter(
+            "penstock_quota_pauses_total",
+            "Times a client had to pause, by quota",
+            partial(services.quotas.pauses.__getitem__, quota),
+            quota=quota,
+        )
     if (authorizer := services.authorizer) is not None:
         metrics.gauge("penstock_acls", "ACLs", lambda: len(authorizer))
         metrics.counter("penstock_requests_denied_total", "Denials, a resource each", lambda: authorizer.denied)

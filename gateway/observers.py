@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from core.hosted import HostedContainer
 from gateway.apis import discover
+from gateway.cluster.authority import NodeTls
+from gateway.cluster.nodes import Nodes
+from gateway.config.addresses import ListenAddress
 from gateway.config.model import Config
 from gateway.metrics.counters import Metrics
-from gateway.network.binding import BACKLOG, Binding
+from gateway.network.binding import BACKLOG, Binding, bind
 from gateway.security.authorizer import Authorizer
 from gateway.security.listeners import SecuredListener
 from gateway.services import Services
@@ -76,6 +79,10 @@ class Observers:
         self._connections_max = connections_max
         self._is_inner = is_inner
         self._server: HttpServer | None = None
+        self._inner: Binding | None = None  # for other nodes
+        self._inner_server: HttpServer | None = None
+        self._nodes: Nodes | None = None
+        self._node_tls: NodeTls | None = None
         self._starting: asyncio.Task[None]
         self._remembering: asyncio.Task[None] | None = None
         self._clients_served = asyncio.Event()
@@ -84,6 +91,20 @@ class Observers:
 
     def __repr__(self) -> str:
         return f"<Observers of {self._broker!r} at {self._binding}>"
+
+    @property
+    def inner_place(self) -> str:
+        """Where other nodes ask for what this one shows, HOST:PORT; empty if they cannot."""
+        return "" if self._inner is None else self._inner.place
+
+    def join(self, nodes: Nodes, tls: NodeTls, address: ListenAddress | None) -> None:
+        """This node is one of a cluster: others ask it at this address, and it asks them. Before it serves anything;
+        raises CannotListen."""
+        if self._binding is not None and address is not None:
+            self._inner = bind(address, inner=True)
+            for bound in self._inner.sockets:
+                bound.listen(BACKLOG)
+            self._nodes, self._node_tls = nodes, tls
 
     def start(self) -> None:
         """Begin to start, beside everything else."""
@@ -99,8 +120,9 @@ class Observers:
         await self._starting
         if self._remembering is not None:
             self._remembering.cancel()
-        if self._server is not None:
-            await self._server.stop()
+        for server in (self._server, self._inner_server):
+            if server is not None:
+                await server.stop()
 
     async def _start(self) -> None:
         if self._binding is None:
@@ -118,6 +140,8 @@ class Observers:
             await asyncio.wait_for(self._clients_served.wait(), HTTP_DELAY_S_MAX)
         self._server = await asyncio.to_thread(self._make_server, binding)
         await self._server.start()
+        if self._inner_server is not None:
+            await self._inner_server.start()
         from gateway.http.history import remember
 
         memory = remember(lambda: self._tell().memory if self._broker.ready else None)
@@ -155,6 +179,18 @@ class Observers:
         entrance: ASGIApp = Entrance(application, guard, users, certified)
         if self._is_inner:
             entrance = ProxyHeadersMiddleware(entrance, "*")  # type: ignore[arg-type,assignment]
+        if self._inner is not None and self._nodes is not None and self._node_tls is not None:
+            from gateway.http.cluster_front import ClusterFront, Doors
+
+            for_nodes = Entrance(application, guard, users, certified_in_front)
+            through = ProxyHeadersMiddleware(for_nodes, "*")  # type: ignore[arg-type]
+            at_nodes: ASGIApp = through  # type: ignore[assignment]
+            context = self._node_tls.context
+            self._inner_server = HttpServer(at_nodes, self._inner.sockets, self._connections_max, context=context)
+            nodes = self._nodes
+            doors = Doors(nodes.me, self._inner.place, lambda: nodes.others, self._node_tls)
+            whole = ClusterFront(entrance, doors, guard, lambda: broker.phase)
+            entrance = Entrance(whole, guard, certified=certified)  # each node asks for users itself
         return HttpServer(entrance, binding.sockets, self._connections_max, tls)
 
     def _containers(self) -> list[HostedContainer]:

@@ -13,6 +13,8 @@ from core.clock import Clock
 from core.store import Store
 from core.streams.live import Stream
 from gateway.cluster.nodes import Nodes
+from gateway.cluster.picture import Picture
+from gateway.cluster.vacancies import Vacancies
 from gateway.config.model import Config
 from gateway.fetching.sessions import FetchSessions
 from gateway.groups.coordinators import GroupCoordinators
@@ -42,6 +44,8 @@ class Services:
     config: Config
     node_id: int
     nodes: Nodes
+    vacancies: Vacancies
+    picture: Picture
     cluster_id: str
     clock: Clock
     metrics: Metrics

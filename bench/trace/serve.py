@@ -43,6 +43,10 @@ class _Times(ctypes.Structure):
     _fields_ = [("began_ns", ctypes.c_int64), ("ended_ns", ctypes.c_int64), ("ready_ns", ctypes.c_int64)]
 
 
+class _Part(ctypes.Structure):
+    _fields_ = [("address", ctypes.c_void_p), ("size", ctypes.c_size_t)]
+
+
 def build() -> Path:
     """The library of `timed.c`, compiled when it is missing or older than its source."""
     library = loadgen.BUILD / "timed.so"
@@ -74,7 +78,7 @@ def _time_system_calls(library: Path) -> None:
     calls = ctypes.CDLL(str(library))
     calls.timed_write.restype = calls.timed_sync.restype = ctypes.c_int64
     calls.timed_write.argtypes = [
-        *(ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64, ctypes.c_int),
+        *(ctypes.c_int, ctypes.POINTER(_Part), ctypes.c_int, ctypes.c_int64, ctypes.c_int),
         ctypes.POINTER(_Times),
     ]
     plain = os.pwritev
@@ -82,12 +86,15 @@ def _time_system_calls(library: Path) -> None:
     def pwritev(fd: int, parts: list[memoryview], position: int, flags: int = 0) -> int:
         if not flags & os.RWF_DSYNC:
             return plain(fd, parts, position, flags)
-        times, part = _Times(), memoryview(parts[0])
-        if part.readonly:
+        if any(memoryview(part).readonly for part in parts):
             return plain(fd, parts, position, flags)
-        address, asked = ctypes.addressof(ctypes.c_char.from_buffer(part)), now()
-        done = calls.timed_write(fd, address, len(part), position, flags, ctypes.byref(times))
-        notes.append(("sync", asked, times.began_ns, times.ended_ns, now(), times.ready_ns, len(part)))
+        pieces = (_Part * len(parts))(
+            *(_Part(ctypes.addressof(ctypes.c_char.from_buffer(part)), len(part)) for part in parts)
+        )
+        times, asked = _Times(), now()
+        done = calls.timed_write(fd, pieces, len(parts), position, flags, ctypes.byref(times))
+        size = sum(map(len, parts))
+        notes.append(("sync", asked, times.began_ns, times.ended_ns, now(), times.ready_ns, size))
         if done < 0:
             raise OSError(-done, os.strerror(-done))
         return int(done)

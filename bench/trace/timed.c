@@ -35,10 +35,9 @@ int64_t ready_ns(void) {
 }
 
 /* Both return what the call returned, or minus its error number. */
-int64_t timed_write(int fd, const void *data, size_t size, int64_t at, int flags, struct times *times) {
-        struct iovec part = {.iov_base = (void *)data, .iov_len = size};
+int64_t timed_write(int fd, const struct iovec *parts, int count, int64_t at, int flags, struct times *times) {
         times->began_ns = now_ns();
-        ssize_t done = pwritev2(fd, &part, 1, at, flags);
+        ssize_t done = pwritev2(fd, parts, count, at, flags);
         int why = errno;
         times->ended_ns = now_ns();
         times->ready_ns = ready_ns();

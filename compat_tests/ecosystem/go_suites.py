@@ -5,21 +5,26 @@ Keeps: every test of the packages runs and passes, but those that are listed her
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import secrets
 import shutil
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from compat_tests.ecosystem.finding import Finding
 from compat_tests.harness.system import Penstock
+from tests.gateway.launching import PENSTOCK, serving
+from tests.gateway.security.certificates import make
 
 SECONDS_MAX: Final = 1_200
 SAID_CHARS_MAX: Final = 4_000
+USER: Final = "go"
 SETTINGS: Final = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "allow.everyone.if.no.acl.found": "true",
@@ -30,7 +35,8 @@ SETTINGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class GoSuite:
-    """`{kafka}` in values of `environment` is Penstock's address."""
+    """`{kafka}` in values of `environment` is Penstock's address. With `is_secured` the tests come by SASL_SSL, as the
+    user `go`: `{password}` is that user's for SCRAM, `{ca}` a file of who vouches for Penstock."""
 
     tool: str
     module: str
@@ -39,6 +45,8 @@ class GoSuite:
     environment: Mapping[str, str]
     address: str = ""
     """Where Penstock must serve, since the tests have no other; else at a free port."""
+    what: str = "its own tests"
+    is_secured: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Tests that do not run, by `go test`'s patterns, and why."""
 
@@ -49,6 +57,12 @@ FRANZ: Final = GoSuite(
     version="v1.22.3",
     packages=("./pkg/kgo/...",),
     environment={"KGO_SEEDS": "{kafka}", "KGO_TEST_RF": "1", "KGO_TEST_RECORDS": "50000"},
+)
+FRANZ_SECURED: Final = replace(
+    FRANZ,
+    what="its own tests, over SASL_SSL",
+    is_secured=True,
+    environment={**FRANZ.environment, "KGO_TEST_TLS": "ca:{ca}", "KGO_TEST_SCRAM": f"{USER}:{{password}}:512"},
 )
 KAFKA_GO: Final = GoSuite(
     tool="kafka-go",
@@ -76,21 +90,48 @@ def run(suite: GoSuite, directory: Path) -> Finding:
     """Run a suite in an empty directory. Raises AssertionError with the output of what failed."""
     sources = _copied(suite, directory / "sources")
     (directory / "server").mkdir()
-    server = Penstock(directory / "server", SETTINGS)
+    with (_secured if suite.is_secured else _open)(suite, directory / "server") as values:
+        outcomes = _tested(suite, sources, values)
+    passed, skipped = (sum(outcome == kind for outcome in outcomes.values()) for kind in ("pass", "skip"))
+    left_out = "".join(f"; not run: {_plain(name)} ({why})" for name, why in suite.left_out.items())
+    return Finding(suite.tool, suite.version, suite.what, f"{passed} pass, {skipped} leave themselves out{left_out}")
+
+
+@contextlib.contextmanager
+def _open(suite: GoSuite, directory: Path) -> Iterator[Mapping[str, str]]:
+    """A server that asks nobody who they are."""
+    server = Penstock(directory, SETTINGS)
     server.address = suite.address
     server.start()
     try:
-        outcomes = _tested(suite, sources, server.address)
+        yield {"kafka": server.address}
     finally:
         server.stop()
-    passed, skipped = (sum(outcome == kind for outcome in outcomes.values()) for kind in ("pass", "skip"))
-    left_out = "".join(f"; not run: {_plain(name)} ({why})" for name, why in suite.left_out.items())
-    return Finding(
-        suite.tool, suite.version, "its own tests", f"{passed} pass, {skipped} leave themselves out{left_out}"
-    )
+
+
+@contextlib.contextmanager
+def _secured(suite: GoSuite, directory: Path) -> Iterator[Mapping[str, str]]:
+    """A server whose only listener is SASL_SSL, and whose only user may do everything."""
+    files = make(directory)
+    password = secrets.token_hex(16)
+    file = directory / "password"
+    file.write_text(password)
+    data = ("--data-dir", str(directory / "data"))
+    user = ("users", "add", USER, "--mechanism", "SCRAM-SHA-512", "--password-file", str(file))
+    subprocess.run([PENSTOCK, *user, *data], check=True, timeout=60)
+    settings = SETTINGS | {
+        "ssl.keystore.location": str(files.keystore),
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+        "super.users": f"User:{USER}",
+    }
+    sets = [f"--set={key}={value}" for key, value in settings.items()]
+    with serving(directory, "--listen", "SASL_SSL://localhost:0", *sets) as running:
+        (address,) = running.ready()["kafka"]
+        yield {"kafka": address, "password": password, "ca": str(files.truststore)}
 
 
 FRANZ_TESTS: Final = partial(run, FRANZ)
+FRANZ_SECURED_TESTS: Final = partial(run, FRANZ_SECURED)
 KAFKA_GO_TESTS: Final = partial(run, KAFKA_GO)
 
 
@@ -109,12 +150,12 @@ def _copied(suite: GoSuite, target: Path) -> Path:
     return target
 
 
-def _tested(suite: GoSuite, sources: Path, kafka: str) -> dict[str, str]:
+def _tested(suite: GoSuite, sources: Path, values: Mapping[str, str]) -> dict[str, str]:
     """The outcome of each test by name."""
     command = ["go", "test", "-json", "-count=1", f"-timeout={SECONDS_MAX}s"]
     if suite.left_out:
         command.append("-skip=" + "|".join(suite.left_out))
-    environment = {name: value.format(kafka=kafka) for name, value in suite.environment.items()}
+    environment = {name: value.format(**values) for name, value in suite.environment.items()}
     ran = subprocess.run(
         [*command, *suite.packages],
         cwd=sources,

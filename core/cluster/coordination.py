@@ -175,6 +175,9 @@ class Coordination(Protocol):
     async def tell_loads(self, loads: Mapping[int, Load]) -> None:
         """Tell all how busy the containers of this node are, in this life."""
 
+    async def tell_troubles(self, troubles: Sequence[str]) -> None:
+        """Tell people what is wrong with this node, in this life."""
+
     async def drain(self) -> None:
         """Tell all that this node gives its containers away. It stays so until its life ends."""
 

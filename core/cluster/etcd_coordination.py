@@ -10,6 +10,7 @@ Format 1 of the values, JSON each, without spaces:
     ``containers/<id>``  ``v`` (1), ``node``, ``life``, ``epoch``, ``stage`` (`opening` or `serving`)
     ``assign/<id>``      ``v`` (1), ``epoch``, ``node``, ``life``: a wish of that name, gone with the next claim
     ``warm/<id>``        the same: that node is ready to take the container over
+    ``troubles/<id>``    ``v`` (1), ``troubles``: sentences for people, `TROUBLES_MAX` at most; no key if there are none
     ``links/<id>``       ``v`` (1), ``links``: ``[[epoch, lsn, next epoch], …]``, oldest first; outlives its owner
     ===================  =========================================================================================
 
@@ -44,6 +45,7 @@ from core.cluster.etcd_keys import (
     LOADS,
     META,
     NODES,
+    TROUBLES,
     WARM,
     Meta,
     number_of,
@@ -65,6 +67,8 @@ TRIES_MAX: Final = 50
 JOIN_S: Final = 30.0
 """How long a node waits for the end of its id's former life, and for etcd."""
 RETRY_S: Final = 0.5
+TROUBLES_MAX: Final = 3
+TROUBLE_CHARS_MAX: Final = 200
 
 _KNOWN: Final = (META, NODES, CONTAINERS, ASSIGN, WARM, LOADS)
 _T = TypeVar("_T")
@@ -298,6 +302,26 @@ class EtcdCoordination(Coordination):
             return
         with contextlib.suppress(LeaseGone):  # the next life tells it
             await self._session.change((), (Put(key, value, lease.id),))
+
+    async def tell_troubles(self, troubles: Sequence[str]) -> None:
+        """Tell all what is wrong with this node, in this life. Raises CoordinatorAway, CoordinatorRefuses."""
+        lease, key = self._lease, self._key(TROUBLES, self._node)
+        value = _encode({"troubles": [one[:TROUBLE_CHARS_MAX] for one in troubles[:TROUBLES_MAX]]})
+        row = self._mirror.values.get(b"%s%d" % (TROUBLES, self._node))
+        is_told = (row is None) if not troubles else (row is not None and row.value == value)
+        if lease is None or is_told:
+            return
+        with contextlib.suppress(LeaseGone):  # the next life tells them
+            await self._session.change((), (Put(key, value, lease.id) if troubles else Delete(key),))
+
+    def troubles(self) -> Mapping[int, Sequence[str]]:
+        """What nodes say is wrong with them."""
+        found: dict[int, Sequence[str]] = {}
+        for key, row in self._mirror.below(TROUBLES):
+            told = _decode(row).get("troubles")
+            if (node := _id_of(key)) is not None and isinstance(told, list):
+                found[node] = [str(one)[:TROUBLE_CHARS_MAX] for one in told[:TROUBLES_MAX]]
+        return found
 
     async def ask_to_drain(self, life: Life) -> None:
         """Have a node give its containers away in this life of it. Raises CoordinatorAway, CoordinatorRefuses."""

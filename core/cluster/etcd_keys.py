@@ -22,6 +22,7 @@ hex digits, so that they are in order. Format 1:
     ``assign/<id>``             the node that a container is to go to (there as well)
     ``warm/<id>``               that this node is ready for it; under its lease (there as well)
     ``loads/<id>``              how busy a node's containers are; under its lease (`core.cluster.loads`)
+    ``troubles/<id>``           what a node says is wrong with it; under its lease (`core.cluster.etcd_coordination`)
     ``links/<id>``              where the epochs of a container's log end (there as well)
     ``calls/<uuid>``            the number of a session's last change; under its lease (`core.cluster.etcd.session`)
     ==========================  =====================================================================================
@@ -60,6 +61,7 @@ ASSIGN: Final = b"assign/"
 LOADS: Final = b"loads/"
 REBUILD: Final = b"rebuild"
 WARM: Final = b"warm/"
+TROUBLES: Final = b"troubles/"
 
 NAME_BYTES_MAX: Final = 200
 

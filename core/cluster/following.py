@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from core.cluster.registry import Registry
 from core.cluster.shares import Shares
-from core.errors import StorageFull, StoreError
+from core.errors import StorageFull, StoreError, UnknownStream
 from core.streams.live import Stream
 from core.streams.registry import Streams
 from core.streams.state import REGISTRY_DECIDES, StreamState
@@ -125,6 +125,16 @@ class Following:
             if isinstance(error, StorageFull):
                 return
         self._follower.show(stream)
+
+    async def catch_up(self, stream: Stream) -> None:
+        """Take over what another process has changed in a stream, for a caller that holds `stream.changing`.
+
+        Raises UnknownStream.
+        """
+        newest = self._registry.stream(stream.id)
+        if newest is None:
+            raise UnknownStream(stream.name)
+        await self.take_locked(stream, newest)
 
     async def _drop(self, stream: Stream) -> None:
         try:

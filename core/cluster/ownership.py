@@ -46,8 +46,8 @@ from core.cluster.coordination import Claim, Life, Owner, Stage, Wish
 from core.cluster.loads import IDLE
 from core.log.objects.protocol import Link
 
-PATIENCE_S: Final = 3.0
-"""How long a container may be nobody's before any node takes it."""
+PATIENCE_S: Final = 1.0
+"""How long a container may be nobody's before any node takes it: nodes that see other loads compute other takers."""
 RETRY_S: Final = 5.0
 """How long a node leaves a container alone that it could not open: another one may be able to."""
 WARM_S: Final = 10.0

@@ -155,7 +155,7 @@ class Container:
         self.throttle = Throttle(config.log_max_bytes)  # of appends, when the log fills faster than it is tiered
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
-        self._is_left = False
+        self.is_left = False
         self.is_sealed = False  # for another owner: nothing follows in the log
         self.on_applied(DAMAGED_TABLE, self.damage.apply)
         self._applied_lsn = 0
@@ -170,12 +170,13 @@ class Container:
         """The last LSN that streams, slots and tables reflect."""
         return self._applied_lsn
 
-    async def start(self, next_lsn: int, epoch: int) -> None:
-        """Begin to take appends. Raises StorageFailure."""
+    async def start(self, next_lsn: int, epoch: int) -> asyncio.Task[None]:
+        """Begin to take appends. The epoch is in the log's file; what is returned is done when it is in its table, too.
+        Raises StorageFailure, and so does that."""
         self.epoch = epoch
         self._applied_lsn = next_lsn - 1
         await self.log.start(next_lsn, epoch)
-        await self.update(Put(CONTAINER_TABLE, EPOCH_KEY, epoch.to_bytes(4, "big")))
+        return asyncio.create_task(self.update(Put(CONTAINER_TABLE, EPOCH_KEY, epoch.to_bytes(4, "big"))))
 
     async def rise(self, epoch: int, *operations: Operation) -> None:
         """Go on in a higher epoch and make these changes with it, before the first append. Raises StorageFailure."""
@@ -326,6 +327,12 @@ class Container:
         """
         await self.log.synced(self._applied_lsn)
 
+    async def synced_up_to(self, lsn: int) -> None:
+        """Wait until this frame of the log, which was queued, is synced, in every mode. Raises StorageFailure."""
+        if lsn > self.log.durable_lsn:
+            await self.all_durable()
+        await self.log.synced(lsn)
+
     def fail(self, error: StorageFailure) -> None:
         """Refuse all changes: storage of the log or of the applied state failed. Durable entries stay readable."""
         self.log.end_appends()  # every append asks for room now, and hears of the failure
@@ -343,7 +350,7 @@ class Container:
 
         What is on its way comes to its end, and what serves the container goes on until it is stopped.
         """
-        self._is_left = True
+        self.is_left = True
         self.log.end_appends()
 
     def seal(self) -> asyncio.Future[None]:
@@ -354,7 +361,7 @@ class Container:
         return self.all_durable()
 
     def _check_here(self) -> None:
-        if self._is_left:
+        if self.is_left:
             raise NotHosted(self.id)
 
     def _check_failed(self) -> None:

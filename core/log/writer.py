@@ -80,8 +80,8 @@ class FileWriter:
         self._size = size
         self._reports = reports
         self._has_failed = False
-        fills = config.sync_mode is not SyncMode.NEVER
-        self._spares = Spares(directory, size, f"{name}-spare", self._failed, fills=fills)
+        self._syncs = config.sync_mode is not SyncMode.NEVER
+        self._spares = Spares(directory, size, f"{name}-spare", self._failed, fills=self._syncs)
         self._commands: SimpleQueue[_Command] = SimpleQueue()
         self._thread = WriterThread(directory, f"{name}-writer", config, self._commands, reports, self._failed)
 
@@ -106,7 +106,7 @@ class FileWriter:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
             self._directory_fd = await asyncio.to_thread(os.open, self._directory, flags)
             await self._spares.start()
-            syncs_with_writes = await asyncio.to_thread(can_sync_with_writes, self._directory)
+            syncs_with_writes = self._syncs and await asyncio.to_thread(can_sync_with_writes, self._directory)
         except OSError as error:
             if is_shortage(error) or is_forbidden(error):
                 raise

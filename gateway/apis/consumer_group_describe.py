@@ -58,7 +58,7 @@ async def consumer_group_describe(ctx: RequestContext, request: Message) -> Mapp
 
 
 async def _described(ctx: RequestContext, group: ConsumerGroup) -> dict[str, Any]:
-    members = [_member(ctx, group, member) async for member in ctx.paced(list(group.members.values()))]
+    members = [await _member(ctx, group, member) async for member in ctx.paced(list(group.members.values()))]
     return {
         "error_code": ErrorCode.none,
         "group_id": group.group_id,
@@ -82,7 +82,7 @@ async def _may_see_topics(ctx: RequestContext, members: list[dict[str, Any]]) ->
     return all([name in allowed async for name in ctx.paced(names)])
 
 
-def _member(ctx: RequestContext, group: ConsumerGroup, member: Member) -> dict[str, Any]:
+async def _member(ctx: RequestContext, group: ConsumerGroup, member: Member) -> dict[str, Any]:
     return {
         "member_id": member.member_id,
         "instance_id": member.instance_id,
@@ -92,9 +92,9 @@ def _member(ctx: RequestContext, group: ConsumerGroup, member: Member) -> dict[s
         "client_host": member.client_host,
         "subscribed_topic_names": sorted(member.names),
         "subscribed_topic_regex": member.regex,
-        "assignment": {"topic_partitions": named_partitions(ctx.services.all_topics, member.partitions())},
+        "assignment": {"topic_partitions": await named_partitions(ctx, ctx.services.all_topics, member.assigned)},
         "target_assignment": {
-            "topic_partitions": named_partitions(ctx.services.all_topics, group.target_of(member.member_id))
+            "topic_partitions": await named_partitions(ctx, ctx.services.all_topics, group.target_of(member.member_id))
         },
         "member_type": CONSUMER if member.classic is None else CLASSIC,
     }

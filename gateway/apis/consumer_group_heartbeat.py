@@ -55,7 +55,7 @@ async def consumer_group_heartbeat(ctx: RequestContext, request: Message) -> Map
         answer = await ctx.services.groups.of(request.group_id).consumer_heartbeat(request.group_id, heartbeat)
     except Refusal as refusal:
         return refused(refusal)
-    return _response(answer)
+    return await _response(ctx, answer)
 
 
 def _sight(ctx: RequestContext) -> Callable[[str], bool] | None:
@@ -71,13 +71,13 @@ async def _owned(ctx: RequestContext, request: Message) -> Partitions | None:
     return {topic.topic_id: frozenset(topic.partitions) async for topic in ctx.paced(request.topic_partitions)}
 
 
-def _response(answer: HeartbeatAnswer) -> Mapping[str, Any]:
+async def _response(ctx: RequestContext, answer: HeartbeatAnswer) -> Mapping[str, Any]:
     return {
         "error_code": ErrorCode.none,
         "member_id": answer.member_id,
         "member_epoch": answer.epoch,
         "heartbeat_interval": answer.interval_ms,
-        "assignment": assignment(answer.assignment),
+        "assignment": await assignment(ctx, answer.assigned),
     }
 
 

@@ -6,7 +6,8 @@ asks by them; v13 has a top-level error that we never need.
 
 Partitions of one container have the same leader and epoch, and differ in their index only.
 
-Keeps: answering never waits for the log. A topic that must be created first is answered with
+Keeps: answering never waits for the log, and for a container that changes its node just now a moment at most
+(`gateway.cluster.vacancies`). A topic that must be created first is answered with
 UNKNOWN_TOPIC_OR_PARTITION while its creation begins, and the client asks again. A topic's part of
 the response is encoded once per version: 10,000 partitions are 260 KB and would cost 50 ms each time.
 """
@@ -50,6 +51,8 @@ async def metadata(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
         return _error_response(request, ctx.version, ErrorCode.invalid_request)
     listener = ctx.connection.listener
     broker = ctx.services
+    if broker.vacancies:
+        await broker.vacancies.filled(_containers(ctx, request))
     entries = await _entries(ctx, request)
     return {
         "brokers": [
@@ -62,6 +65,15 @@ async def metadata(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
             cluster_operations(ctx) if request.include_cluster_authorized_operations else NOT_ASKED
         ),
     }
+
+
+def _containers(ctx: RequestContext, request: Message) -> set[int]:
+    """Where the topics lie that are asked for."""
+    services = ctx.services
+    if request.topics is None or (ctx.version == 0 and not request.topics):
+        return set(services.store.config.container_ids)
+    streams = (services.readable(topic.topic_id or topic.name) for topic in request.topics)
+    return {container for stream in streams if stream is not None for container in stream.state.containers}
 
 
 def _well_formed(version: int) -> Any:

@@ -124,6 +124,8 @@ def _steps(
                 yield question
             elif stint is not None and stint.is_over:
                 yield None
+    if services.vacancies.coming and (coming := _coming(services, topics)):
+        yield services.vacancies.filled(coming)
     now_ms = time.time_ns() // 1_000_000
     for topic, partitions in topics:
         results: list[ProducedPartition] = []
@@ -145,6 +147,18 @@ def _steps(
                 results.append(append_batch(request, stream, topic, index, records, now_ms, results))
             if results[-1][1]:
                 request.refusals += 1
+
+
+def _coming(services: Services, topics: Batches) -> set[int]:
+    """The containers of these partitions that are being opened here: the client was told of it a moment early."""
+    streams = ((stream_of(services, topic), partitions) for topic, partitions in topics)
+    return services.vacancies.coming & {
+        stream.state.container_of_slot(index)
+        for stream, partitions in streams
+        if stream is not None
+        for index, _ in partitions
+        if 0 <= index < stream.slot_count
+    }
 
 
 def _writable(services: Services, rights: Rights | None, topic: TopicKey) -> Stream | None:

@@ -1,7 +1,7 @@
 """SaslHandshake (key 17), versions 0-1: names the mechanism; bare tokens follow in v0, SaslAuthenticate in v1.
 
 A mechanism that the listener does not have is UNSUPPORTED_SASL_MECHANISM with those that it has, and the connection
-ends. On a listener without SASL, and too soon after the last authentication, Kafka answers ILLEGAL_SASL_STATE.
+ends. On a listener without SASL, and when a client comes again too soon, Kafka answers ILLEGAL_SASL_STATE.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,8 @@ async def sasl_handshake(ctx: RequestContext, request: Message) -> Mapping[str, 
         return {"error_code": NOT_IN_THIS_STATE, "mechanisms": []}
     match session.handshake(ctx.version, request.mechanism, ctx.services.clock.wall_ms()):
         case Handshake.BEGUN:
-            connection.guarded = True
+            assert connection.sasl is not None
+            connection.await_proof(connection.sasl)
             return {"error_code": 0, "mechanisms": session.mechanisms}
         case Handshake.UNSUPPORTED:
             connection.end_after_answers()

@@ -3,8 +3,9 @@
 A session (epoch 0 begins one, -1 ends it) names its partitions once. Acknowledgements come along. v2 brings renewals
 and the choice of how records are counted: the batch in which a fetch has enough of them is given whole, or not.
 
-Keeps: a record is in an answer only when its member holds it. As in Kafka, a partition that a session has newly is in
-the answer though it has no records, and a member that asks for no records gets none.
+Keeps: a record is in an answer only when its member holds it, and only as long as the client may read it. As in Kafka,
+a partition that a session has newly is in the answer though it has no records, and a member that asks for no records
+gets none.
 """
 
 from __future__ import annotations
@@ -142,6 +143,8 @@ class _Fetch:
                         await self._news.wait()
                 except TimeoutError:
                     return answers
+                if not self._ctx.may(Operation.READ, ResourceType.GROUP, self._session.group_id):
+                    return answers  # its right was taken away while it waited: the next request hears so
         finally:
             self._session.waiting.pop(self._news.set, None)
             self._unwatch()
@@ -179,8 +182,8 @@ class _Fetch:
             raise Refusal(code_of(error, Asked.READ)) from error
         except InvalidBatch as error:
             raise Refusal(ErrorCode.corrupt_message, error.reason[:REASON_CHARS_MAX]) from error
-        if self._session.is_ended:  # while records were read for it
-            live.release(member_id)
+        if self._session.is_ended:  # while records were read for it; its member may have a new session by now
+            live.take_back(member_id, got.acquired)
             return NOTHING
         return got
 

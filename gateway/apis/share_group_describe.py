@@ -45,7 +45,7 @@ async def share_group_describe(ctx: RequestContext, request: Message) -> Mapping
 
 
 async def _described(ctx: RequestContext, group: ShareGroup) -> dict[str, Any]:
-    members = [_member(ctx, group, member) async for member in ctx.paced(list(group.members.values()))]
+    members = [await _member(ctx, group, member) async for member in ctx.paced(list(group.members.values()))]
     names = {topic["topic_name"] for member in members for topic in member["assignment"]["topic_partitions"]}
     allowed = await ctx.allowed(Operation.DESCRIBE, ResourceType.TOPIC, names)
     may_see = all(name in allowed for name in names)
@@ -61,7 +61,7 @@ async def _described(ctx: RequestContext, group: ShareGroup) -> dict[str, Any]:
     }
 
 
-def _member(ctx: RequestContext, group: ShareGroup, member: Member) -> dict[str, Any]:
+async def _member(ctx: RequestContext, group: ShareGroup, member: Member) -> dict[str, Any]:
     return {
         "member_id": member.member_id,
         "rack_id": member.rack_id,
@@ -69,7 +69,9 @@ def _member(ctx: RequestContext, group: ShareGroup, member: Member) -> dict[str,
         "client_id": member.client_id,
         "client_host": member.client_host,
         "subscribed_topic_names": sorted(member.names),
-        "assignment": {"topic_partitions": named_partitions(ctx.services.topics, group.target_of(member.member_id))},
+        "assignment": {
+            "topic_partitions": await named_partitions(ctx, ctx.services.topics, group.target_of(member.member_id))
+        },
     }
 
 

@@ -13,7 +13,8 @@ from gateway.apis.shared.new_groups import refused, turned_away
 from gateway.apis.shared.sharing import serves_share_groups
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
-from gateway.groups.share.group import JOINING_EPOCH, LEAVING_EPOCH, Answer, Heartbeat
+from gateway.groups.modern.epochs import JOINING_EPOCH, LEAVING_EPOCH
+from gateway.groups.share.group import Answer, Heartbeat
 from gateway.refusals import Refusal, invalid_request
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
@@ -43,7 +44,7 @@ async def share_group_heartbeat(ctx: RequestContext, request: Message) -> Mappin
         answer = await ctx.services.share.coordinators.of(request.group_id).heartbeat(request.group_id, heartbeat)
     except Refusal as refusal:
         return refused(refusal)
-    return _response(answer)
+    return await _response(ctx, answer)
 
 
 def _check(request: Message) -> None:
@@ -60,13 +61,13 @@ def _check(request: Message) -> None:
         raise invalid_request("SubscribedTopicNames must be set in first request.")
 
 
-def _response(answer: Answer) -> Mapping[str, Any]:
+async def _response(ctx: RequestContext, answer: Answer) -> Mapping[str, Any]:
     return {
         "error_code": ErrorCode.none,
         "member_id": answer.member_id,
         "member_epoch": answer.epoch,
         "heartbeat_interval": answer.interval_ms,
-        "assignment": assignment(answer.assignment),
+        "assignment": await assignment(ctx, answer.assignment),
     }
 
 

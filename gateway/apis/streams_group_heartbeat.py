@@ -18,9 +18,9 @@ from gateway.apis.shared.mutations import mutations_of
 from gateway.apis.shared.new_groups import refused, serves_streams_groups, turned_away
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.groups.modern.epochs import LEAVING_EPOCH
 from gateway.groups.streams.checks import check_heartbeat
 from gateway.groups.streams.messages import (
-    LEAVING_EPOCH,
     Endpoint,
     EndpointParts,
     Heartbeat,

@@ -45,15 +45,21 @@ def rebuild(
         Path | None,
         typer.Option(metavar="DIR", help="Where one container at a time is copied to. Default: as TMPDIR says."),
     ] = None,
+    without_secrets: Annotated[
+        bool,
+        typer.Option("--without-secrets", help="Go on without the users and tokens that are sealed in the bucket."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a cluster's keys in etcd anew from the bucket, when etcd has lost its data for good.
 
-    Stop all nodes first. What etcd alone had is gone: dynamic settings, quotas, ACLs.
+    Stop all nodes first. Settings, quotas and ACLs come from their copy there; users and tokens too, with
+    cluster.settings.key as the nodes had it.
     """
     from gateway.cli import cluster_rebuild
 
-    sys.exit(cluster_rebuild.run_rebuild(settings, yes=yes, scratch=scratch, as_json=as_json))
+    wanted = cluster_rebuild.Wanted(yes=yes, scratch=scratch, without_secrets=without_secrets)
+    sys.exit(cluster_rebuild.run_rebuild(settings, wanted, as_json=as_json))
 
 
 def register(app: typer.Typer) -> None:

@@ -6,7 +6,7 @@ Keeps: `status` changes nothing, and nothing else does without `--yes`. Each err
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,9 @@ from core.cluster.coordination import Stage
 from core.cluster.levels import Feature, allows
 from core.cluster.loads import IDLE
 from core.cluster.observing import Observer, observed
+from core.errors import CoordinatorAway
 from gateway import logs
+from gateway.cli.cluster_advice import Seen, advice
 from gateway.cli.options import Settings
 from gateway.cli.output import Output, Size
 from gateway.cli.refused import Refused
@@ -68,6 +70,12 @@ def ended(config: Config, main: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
             return await main()
         except Refused as refused:
             return refused
+        except CoordinatorAway as away:
+            return Refused(
+                f"{away}. Check --cluster, or bring etcd back: until then nodes acknowledge nothing, and serve nothing "
+                "once their leases have ended; nothing that was acknowledged is lost",
+                ExitCode.STORAGE,
+            )
 
     def command() -> ExitCode:
         if not config.cluster:
@@ -166,6 +174,7 @@ async def _nodes(seen: Observer) -> list[dict[str, Any]]:
 
 async def _status(seen: Observer, output: Output) -> ExitCode:
     nodes, rows = await _nodes(seen), _rows(seen)
+    sentences = advice(_seen(seen, nodes))
     if output.as_json:
         containers = [
             {
@@ -182,7 +191,7 @@ async def _status(seen: Observer, output: Output) -> ExitCode:
             for row in rows
         ]
         facts = {"cluster": seen.meta.cluster, "level": seen.coordination.level, "epoch": seen.epoch}
-        output.result({**facts, "nodes": nodes, "containers": containers})
+        output.result({**facts, "nodes": nodes, "containers": containers, "advice": sentences})
         return ExitCode.CLEAN
     facts = {"cluster": seen.meta.cluster, "level": seen.coordination.level}
     output.fields({**facts, "containers": seen.meta.containers, "last epoch": seen.epoch})
@@ -219,7 +228,15 @@ async def _status(seen: Observer, output: Output) -> ExitCode:
             for row in rows
         ],
     )
+    for sentence in sentences:
+        output.note(sentence)
     return ExitCode.CLEAN
+
+
+def _seen(seen: Observer, nodes: Sequence[Mapping[str, Any]]) -> Seen:
+    coordination = seen.coordination
+    renewed = {one["id"]: (one["lease_age_s"], one["lease_ttl_s"]) for one in nodes if one["lease_age_s"] is not None}
+    return Seen(coordination.containers, coordination.owners(), coordination.lives(), renewed, coordination.troubles())
 
 
 # rebalance

@@ -5,8 +5,10 @@ Keeps: nothing is written where a cluster is, nor without `--yes`, and nothing i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,34 +23,62 @@ from gateway.cli.cluster_commands import ended
 from gateway.cli.options import Settings
 from gateway.cli.output import Output
 from gateway.cluster.seat import etcd_settings
+from gateway.cluster.settings_copy import SettingsCopy
+from gateway.cluster.settings_keeper import newest_copy, settings_key
 from gateway.config.cluster import CLUSTER_CONTAINERS_MAX, parse_cluster
 from gateway.config.loading import Config
 from gateway.exits import ExitCode
 from gateway.groups.persistence import UnreadableRecord
+from gateway.kafka_configs.broker_configs import SETTINGS as BROKER_CONFIGS
+from gateway.kafka_configs.features import TABLE as FEATURES
+from gateway.kafka_configs.resource_configs import SETTINGS as RESOURCE_CONFIGS
 from gateway.long_term.identity import Identity, read_identity
 from gateway.long_term.opening import LongTermUnusable, open_storage, place_of
+from gateway.quotas.quotas import TABLE as QUOTAS
+from gateway.security.acl_format import TABLE as ACLS
+from gateway.security.delegation_rows import TABLE as DELEGATION_TOKENS
+from gateway.security.scram_users import TABLE as USERS
 from gateway.transactions.persistence import TRANSACTIONS_TABLE, decode_transaction
 from tier2.storage import Storage
 
 DROPPED_SHOWN: Final = 20
-NOT_THERE: Final = (
-    "dynamic settings lay in etcd alone, and are gone: settings of brokers, clients and groups, quotas, ACLs, "
-    "users of SCRAM, delegation tokens. Make them again; topics have theirs"
+NO_COPY: Final = (
+    "the bucket has no copy of the dynamic settings: settings of brokers, clients and groups, quotas, ACLs, users of "
+    "SCRAM and delegation tokens are gone. Make them again before clients come back; topics have theirs"
 )
+KINDS: Final = {
+    ACLS: "ACLs",
+    QUOTAS: "quotas",
+    BROKER_CONFIGS: "settings of brokers",
+    RESOURCE_CONFIGS: "settings of groups and clients",
+    FEATURES: "features",
+    USERS: "credentials of SCRAM",
+    DELEGATION_TOKENS: "delegation tokens",
+}
+"""What people call the kinds of settings."""
 
 
-def run_rebuild(settings: Settings, *, yes: bool, scratch: Path | None, as_json: bool) -> ExitCode:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a person has asked for."""
+
+    yes: bool
+    scratch: Path | None = None
+    without_secrets: bool = False
+
+
+def run_rebuild(settings: Settings, wanted: Wanted, *, as_json: bool) -> ExitCode:
     """Rebuild, or show what would be written."""
     config, output = settings.load(), Output(as_json=as_json)
 
     async def main() -> ExitCode:
-        return await rebuild(config, output, yes=yes, scratch=scratch)
+        return await rebuild(config, output, wanted)
 
     return ended(config, main)
 
 
-async def rebuild(config: Config, output: Output, *, yes: bool, scratch: Path | None) -> ExitCode:
-    """Read all containers, and write the keys with a yes."""
+async def rebuild(config: Config, output: Output, wanted: Wanted) -> ExitCode:
+    """Read all containers and the copy of the settings, and write the keys with a yes."""
     prefix = etcd_keys.prefix_of(parse_cluster(config.cluster).name)
     async with AsyncExitStack() as undo:
         client = EtcdClient(etcd_settings(config))
@@ -61,10 +91,13 @@ async def rebuild(config: Config, output: Output, *, yes: bool, scratch: Path | 
         identity = await read_identity(storage, place_of(config))
         if identity is None:
             raise LongTermUnusable(f"{place_of(config)} has no cluster: check --tier2, its prefix too")
-        facts = await _facts(config, storage, output, scratch)
-        rebuilt = rebuilding.agreed(facts)
-        _show(output, identity, facts, rebuilt, written=yes)
-        if yes:
+        copy = await newest_copy(storage, settings_key(config), without_secrets=wanted.without_secrets)
+        if copy is not None and copy.cluster != identity.cluster_id:
+            raise LongTermUnusable(f"{place_of(config)} has settings of another cluster, {copy.cluster}: remove them")
+        facts = await _facts(config, storage, output, wanted.scratch)
+        rebuilt = rebuilding.agreed(facts) if copy is None else rebuilding.agreed(facts, copy.rows, copy.version.epoch)
+        _show(output, identity, facts, rebuilt, copy, written=wanted.yes)
+        if wanted.yes:
             session = Session(client, prefix)
             undo.push_async_callback(session.close)
             meta = etcd_keys.Meta(identity.cluster_id, len(facts))
@@ -100,7 +133,15 @@ def _producers(container: Container) -> Iterator[int]:
             yield from (found.identity.producer_id, found.last.producer_id, found.next.producer_id)
 
 
-def _show(output: Output, identity: Identity, facts: list[ContainerFacts], rebuilt: Rebuilt, *, written: bool) -> None:
+def _show(
+    output: Output,
+    identity: Identity,
+    facts: list[ContainerFacts],
+    rebuilt: Rebuilt,
+    copy: SettingsCopy | None,
+    *,
+    written: bool,
+) -> None:
     counters = {
         "epoch": rebuilt.epoch,
         "next_topic_id": rebuilt.next_stream,
@@ -111,13 +152,25 @@ def _show(output: Output, identity: Identity, facts: list[ContainerFacts], rebui
         topics = [{"name": one.name, "id": one.id, "partitions": one.slots} for one in rebuilt.streams]
         dropped = [{"name": one.name, "id": one.id} for one in rebuilt.dropped]
         told = {"cluster": identity.cluster_id, "containers": containers, "topics": topics, "dropped": dropped}
-        output.result({**told, **counters, "yes": written})
+        settings = {"settings": _counts(rebuilt), "settings_left_out": {} if copy is None else dict(copy.left_out)}
+        output.result({**told, **settings, **counters, "yes": written})
         return
     output.fields({"cluster": identity.cluster_id, "topics": len(rebuilt.streams), **counters})
+    if rebuilt.settings:
+        output.line("")
+        output.table(("settings", "rows"), [(KINDS.get(kind, kind), count) for kind, count in _counts(rebuilt).items()])
     output.line("")
     output.table(("container", "epoch", "topics"), [(one.container, one.epoch, len(one.streams)) for one in facts])
     for one in rebuilt.dropped[:DROPPED_SHOWN]:
         output.note(f"topic {one.name!r} with id {one.id} was deleted and made again: the newer one is kept")
     if len(rebuilt.dropped) > DROPPED_SHOWN:
         output.note(f"and so were {len(rebuilt.dropped) - DROPPED_SHOWN} more")
-    output.note(NOT_THERE)
+    if copy is None:
+        output.note(NO_COPY)
+    elif copy.left_out:
+        missing = ", ".join(f"{count} {KINDS.get(kind, kind)}" for kind, count in copy.left_out.items())
+        output.note(f"the copy of the settings lacks {missing}: make them again before clients come back")
+
+
+def _counts(rebuilt: Rebuilt) -> dict[str, int]:
+    return dict(sorted(Counter(kind for kind, _, _ in rebuilt.settings).items()))

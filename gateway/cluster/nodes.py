@@ -41,13 +41,14 @@ class Listener(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """One node, as it tells of itself. `inner`: where other nodes reach it, a socket file, or HOST:PORT in a cluster.
-    `pulse`: where they notice its end (`gateway.cluster.pulse`)."""
+    `pulse`: where they notice its end (`gateway.cluster.pulse`). `http`: where they ask its REST API, HOST:PORT."""
 
     id: int
     listeners: Mapping[str, tuple[str, int]]  # advertised host and port, by the listener's name
     containers: Mapping[int, int]  # leader epoch, by container
     inner: str = ""
     pulse: tuple[str, int] | None = None
+    http: str = ""
 
     def encode(self) -> dict[str, Any]:
         """The node as JSON's values."""
@@ -56,6 +57,7 @@ class Node:
             "containers": {str(container_id): epoch for container_id, epoch in self.containers.items()},
             "inner": self.inner,
             "pulse": None if self.pulse is None else list(self.pulse),
+            "http": self.http,
         }
 
     @classmethod
@@ -66,6 +68,7 @@ class Node:
             listeners={name: (str(host), int(port)) for name, (host, port) in fields["listeners"].items()},
             containers={int(container_id): int(epoch) for container_id, epoch in fields["containers"].items()},
             inner=fields["inner"],
+            http=str(fields.get("http", "")),
         )
 
 

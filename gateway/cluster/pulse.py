@@ -1,8 +1,8 @@
 """The end of a node's process, noticed at once by the others, who would else wait for its lease.
 
-Each node has a *pulse*: a port at `cluster.pulse.listen`, or else on the address from which it reaches the coordinator.
-Whoever connects is told the life that answers there, and nothing more; the connection stays. When a process ends, its
-kernel ends the connection, and refuses the next ones.
+Each node has a *pulse*: a port of its own (`cluster.pulse.listen`). Whoever connects is told the life
+that answers there, and nothing more; the connection stays. When a process ends, its kernel ends the connection, and
+refuses the next ones.
 
     node B --connect--> pulse of node A
            <-- "penstock life <id>\n" --
@@ -32,8 +32,6 @@ from typing import Any, Final, Protocol
 
 from core.cluster.coordination import Life
 from core.errors import StoreError
-from gateway.config.addresses import ListenAddress
-from gateway.network.binding import CannotListen, bind
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +89,7 @@ class Pulse:
 
     def __init__(self, coordination: Lives) -> None:
         self._coordination = coordination
-        self._servers: list[asyncio.Server] = []  # one for each family of the address
+        self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.StreamWriter] = set()
         self.address: tuple[str, int] | None = None
         """Where others find it, once started."""
@@ -99,19 +97,11 @@ class Pulse:
     def __repr__(self) -> str:
         return f"<Pulse at {self.address} {len(self._connections)} connections>"
 
-    async def start(self, address: ListenAddress) -> None:
-        """Listen. Without it others wait for the lease, so it is no error if that cannot be."""
-        try:
-            bound = bind(address)
-        except CannotListen as error:
-            logger.warning(
-                "other nodes notice this node's end by its lease only: set cluster.pulse.listen",
-                extra={"reason": str(error)},
-            )
-            return
-        for one in bound.sockets:
-            self._servers.append(await asyncio.start_server(self._connected, sock=one))
-        self.address = bound.advertised_host, bound.advertised_port
+    async def start(self, sockets: Iterable[socket.socket], address: tuple[str, int]) -> None:
+        """Listen at bound sockets, which others find at this address."""
+        for bound in sockets:
+            self._servers.append(await asyncio.start_server(self._connected, sock=bound))
+        self.address = address
 
     async def close(self) -> None:
         """End, as the last that others should hear of this process."""

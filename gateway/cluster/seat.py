@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, Protocol
 
 from pydantic import SecretStr
@@ -28,6 +29,7 @@ from core.errors import CoordinatorRefuses, StoreError
 from core.membership import Fence
 from gateway.cluster.authority import Authority
 from gateway.cluster.pulse import own_address
+from gateway.cluster.settings_copy import SettingsView, Version
 from gateway.config.addresses import ListenAddress
 from gateway.config.cluster import parse_cluster
 from gateway.config.loading import Config
@@ -62,6 +64,8 @@ class Seat:
     """From where this node reaches the coordinator; empty if that is not known."""
     authority: Authority | None = None
     """By which nodes know one another; None: they ask one another for nothing."""
+    settings: Callable[[], SettingsView] | None = None
+    """All settings that nodes share, as this node has them; None: they need no copy."""
 
 
 async def take_seat(config: Config, cluster_id: str) -> Seat:
@@ -106,6 +110,15 @@ async def take_seat(config: Config, cluster_id: str) -> Seat:
         rebalances=config.cluster_rebalance == "auto",
         address=await own_address(place.endpoints),
         authority=authority,
+        settings=partial(_settings_in, mirror),
+    )
+
+
+def _settings_in(mirror: Mirror) -> SettingsView:
+    rows = ((key.partition(b"/"), row.value) for key, row in mirror.below(etcd_keys.SETTINGS))
+    epoch = etcd_keys.number_of(mirror.values.get(etcd_keys.EPOCH), 0)
+    return SettingsView(
+        Version(epoch, mirror.revision), [(kind.decode(errors="replace"), key, value) for (kind, _, key), value in rows]
     )
 
 
@@ -132,6 +145,16 @@ def warn_of_listeners(settings: EtcdSettings) -> None:
         logger.warning("the password for etcd goes over the network in clear: use etcds://, with TLS")
     if not all(ListenAddress(one.host, one.port).loopback for one in settings.endpoints):
         logger.warning("nodes' and users' credentials go to etcd and back in clear: use etcds://, with TLS")
+
+
+def inner_address(config: Config, seat: Seat, configured: ListenAddress | None) -> ListenAddress | None:
+    """Where nodes reach a port of this one that may be configured: else a free port, where they reach its other
+    ports. None if no address is known."""
+    if configured is not None:
+        return configured
+    if config.cluster_listen is not None:
+        return replace(config.cluster_listen, port=0, advertised_port=None)
+    return ListenAddress(seat.address, 0) if seat.address else None
 
 
 def check_cluster(seat: Seat, cluster_id: str, data_dir: str) -> None:

@@ -16,6 +16,7 @@ DRAIN_MS: Final = 20_000
 ENDPOINTS_MAX: Final = 16
 ETCD_PORT: Final = 2379
 ETCD_USER_CHARS_MAX: Final = 200
+SETTINGS_KEY_CHARS_MIN: Final = 32
 
 
 class EtcdPlace(NamedTuple):
@@ -72,11 +73,18 @@ class ClusterKeys(BaseModel):
         "address from which etcd is reached.",
         json_schema_extra={"allowed": "HOST:PORT[=ADVERTISED_HOST[:PORT]]"},
     )
+    cluster_http_listen: InnerAddress = Field(
+        None,
+        description="Address at which other nodes ask this one's REST API for their consoles, as cluster.listen; only "
+        "where http is on. Not set: a free port on the host of cluster.listen, or on the address from which etcd is "
+        "reached.",
+        json_schema_extra={"allowed": "HOST:PORT[=ADVERTISED_HOST[:PORT]]"},
+    )
     cluster_pulse_listen: InnerAddress = Field(
         None,
-        description="Address at which the other nodes notice at once that this node's process has ended, "
-        "HOST:PORT[=ADVERTISED_HOST[:PORT]]. Whoever connects is told the life of the node, and nothing more. Not set: "
-        "a free port on the address from which etcd is reached.",
+        description="Address at which other nodes notice this process' end, as cluster.listen; it tells nothing and "
+        "takes nothing. Not set: a free port on the host of cluster.listen, or on the address from which etcd is "
+        "reached.",
         json_schema_extra={"allowed": "HOST:PORT[=ADVERTISED_HOST[:PORT]]"},
     )
     cluster_containers: int = Field(
@@ -102,6 +110,12 @@ class ClusterKeys(BaseModel):
         description="auto: containers go from busy nodes to others, and to those that join. off: only a node that "
         "stops gives some away.",
     )
+    cluster_settings_key: SecretStr | None = Field(
+        None,
+        description="The key that seals credentials in the bucket's copy of the cluster's settings, at least 32 "
+        "characters: as hard to guess as 32 random bytes, the same on all nodes. Not set: users of SCRAM and "
+        "delegation tokens are not in that copy, and are gone when etcd is.",
+    )
     shutdown_drain_ms: int = Field(
         DRAIN_MS,
         ge=0,
@@ -122,6 +136,13 @@ class ClusterKeys(BaseModel):
         "keys below penstock/NAME/, and leases.",
     )
     etcd_password: SecretStr | None = Field(None, description="That user's password.")
+
+    @field_validator("cluster_settings_key")
+    @classmethod
+    def _is_hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < SETTINGS_KEY_CHARS_MIN:
+            raise ValueError(f"allowed: at least {SETTINGS_KEY_CHARS_MIN} characters, as of `openssl rand -base64 32`")
+        return value
 
     @field_validator("cluster")
     @classmethod

@@ -190,6 +190,7 @@ def _addresses(config: Config, origins: Origins) -> Iterator[str]:
     for key, other in (
         ("http.listen", config.http_listen),
         ("cluster.listen", config.cluster_listen),
+        ("cluster.http.listen", config.cluster_http_listen),
         ("cluster.pulse.listen", config.cluster_pulse_listen),
     ):
         if other is not None:

@@ -25,6 +25,7 @@ SECRET_KEYS: Final = (
     "delegation.token.secret.key",
     "etcd.password",
     "etcd.key.password",
+    "cluster.settings.key",
 )
 IN_FILES_OF_KAFKAS: Final = {
     "ssl.keystore.key": "ssl.keystore.location",
@@ -75,6 +76,10 @@ class SecretFileKeys(BaseModel):
     )
     etcd_key_password_file: Path | None = Field(
         None, description="File that holds etcd.key.password alone; a final line break is dropped. Read at the start."
+    )
+    cluster_settings_key_file: Path | None = Field(
+        None,
+        description="File that holds cluster.settings.key alone; a final line break is dropped. Read at the start.",
     )
 
 

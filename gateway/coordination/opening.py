@@ -10,6 +10,7 @@ from typing import Any
 
 from core.hosted import HostedContainer
 from core.store import Store
+from gateway.cluster.vacancies import Vacancies
 from gateway.coordination.local import LocalCoordinators
 
 
@@ -24,18 +25,21 @@ class Openings:
         begun: Callable[[HostedContainer], None],
         moved: Callable[[int], None],
         changed: Callable[[], None],
+        vacancies: Vacancies,
     ) -> None:
         self._store = store
         self._kinds = kinds
         self._begun = begun
         self._moved = moved
         self._changed = changed
+        self._vacancies = vacancies
 
     def __repr__(self) -> str:
         return f"<Openings of {len(self._kinds)} kinds of coordinators>"
 
     def expect(self, container_id: int) -> None:
         """It is being opened: whoever asks for its coordinators is to come again."""
+        self._vacancies.coming.add(container_id)
         for kind in self._kinds:
             kind.expect(container_id)
 
@@ -45,10 +49,13 @@ class Openings:
         self._moved(container_id)
         for kind in self._kinds:
             await kind.open(container_id)
+        self._vacancies.coming.discard(container_id)
         self._changed()
 
     async def end(self, container_id: int) -> None:
         """Answer all who wait."""
+        self._vacancies.coming.discard(container_id)
+        self._changed()
         for kind in reversed(self._kinds):
             await kind.release(container_id)
         self._moved(container_id)

@@ -14,6 +14,7 @@ from gateway.dispatch.registry import Registry
 from gateway.dispatch.request_tasks import RequestTasks, report_failure
 from gateway.dispatch.route import Route, took
 from gateway.metrics.counters import Metrics
+from gateway.network.receiver import too_large_to_come_unproved
 from gateway.network.response_slot import ResponseSlot
 from gateway.network.turns import is_out_of_turn
 from gateway.wire.codec import response_codec
@@ -112,6 +113,10 @@ class Dispatcher:
         """Start the request if the connection's SASL session allows it now; else close the connection."""
         session = connection.sasl_session
         assert session is not None
+        most = connection.receiver.unproved_bytes_max
+        if most is not None and len(frame) > most:
+            self._refuse(connection, charge, too_large_to_come_unproved(len(frame), most))
+            return
         if session.takes_bare_tokens:
             self._tasks.start_bare_token(connection, bytes(frame), charge)
             return

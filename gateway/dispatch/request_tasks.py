@@ -139,7 +139,7 @@ class RequestTasks:
                 await connection.turns.turn(connection.party)
             connection.starting -= 1
             if route.api.large_answer:
-                async with connection.large_answer():
+                async with connection.large_answer(slot):
                     await self._handle(context, route, request, slot)
             else:
                 await self._handle(context, route, request, slot)

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
+from gateway.groups.classic import committing as classic
 from gateway.groups.classic.group import Group
 from gateway.groups.classic.messages import Instant
 from gateway.groups.consumer import committing as consumer
@@ -70,7 +71,7 @@ class Admission:
         if isinstance(group, StreamsGroup):
             named = self._named(places)
             return streams.check_commit(group, member_id, instance_id, generation, named, modern=modern)
-        error = group.admit_commit(member_id, instance_id, generation, self._groups.now())
+        error = classic.admit_commit(group, member_id, instance_id, generation, self._groups.now())
         self._groups.set_timer()
         return error
 
@@ -91,7 +92,8 @@ class Admission:
         if isinstance(group, StreamsGroup):
             named = self._named(places)
             return streams.check_commit(group, member_id, instance_id, generation, named, transactional=True)
-        error = group.admit_transactional_commit(member_id, instance_id, generation, self._groups.now())
+        now = self._groups.now()
+        error = classic.admit_commit(group, member_id, instance_id, generation, now, transactional=True)
         self._groups.set_timer()
         return error
 

@@ -1,45 +1,39 @@
 """The deadlines of a coordinator's groups of one kind, and the timer that fires them.
 
-Keeps: one timer, set for the earliest of all deadlines; after those that have passed, each group that had one is seen
-to once.
+Keeps: one timer, set for the earliest of all deadlines.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 from core.clock import Clock
 from gateway.groups.classic.messages import Instant
 from gateway.groups.deadlines import Deadlines
 
-
-class Alarm(Protocol):
-    """The owner of a deadline."""
-
-    @property
-    def group_id(self) -> str: ...
-
-    @property
-    def fire(self) -> Callable[[Instant], None]: ...
+OwnerT = TypeVar("OwnerT")
 
 
-AlarmT = TypeVar("AlarmT", bound=Alarm)
+class Alarms(Generic[OwnerT]):
+    """See the module. `fire` gets the owners of the deadlines that have passed, each when its turn has come: until then
+    it may yet be cancelled by another."""
 
-
-class Alarms(Generic[AlarmT]):
-    """See the module. `see_to` hears of each group of which a deadline has passed."""
-
-    def __init__(self, clock: Clock, now: Callable[[], Instant], see_to: Callable[[str], None]) -> None:
-        self.deadlines: Deadlines[AlarmT] = Deadlines()
+    def __init__(
+        self, clock: Clock, now: Callable[[], Instant], fire: Callable[[Iterator[OwnerT], Instant], None]
+    ) -> None:
+        self.deadlines: Deadlines[OwnerT] = Deadlines()
         self._clock = clock
         self._now = now
-        self._see_to = see_to
+        self._fire = fire
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
         self._is_active = False
+
+    def __repr__(self) -> str:
+        return f"<Alarms {len(self.deadlines)} deadlines>"
 
     def start(self) -> None:
         self._is_active = True
@@ -64,12 +58,11 @@ class Alarms(Generic[AlarmT]):
     def expire_due(self) -> None:
         """Fire every deadline that has passed; the timer calls this."""
         now = self._now()
-        touched: dict[str, None] = {}
+        self._fire(self._due(now), now)
+
+    def _due(self, now: Instant) -> Iterator[OwnerT]:
         while (deadline := self.deadlines.pop_due(now.monotonic_s)) is not None:
-            deadline.owner.fire(now)
-            touched[deadline.owner.group_id] = None
-        for group_id in touched:
-            self._see_to(group_id)
+            yield deadline.owner
 
     def _on_timer(self) -> None:
         self._timer, self._timer_s = None, math.inf

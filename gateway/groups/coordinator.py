@@ -1,88 +1,60 @@
-"""The group coordinator of one container: a thin asyncio shell around the groups' state machines.
+"""The group coordinator of one container: which of its groups a request is for, and who serves it.
 
-Keeps: groups decide (`classic/group.py`), `offsets` serves their committed offsets, the journal writes, the shell only
-carries out effects. Each input is one synchronous step: nothing is awaited between reading a group and changing it.
-One timer fires for the earliest of all deadlines.
+Keeps: a shell for each kind of group (`classic_groups`, `consumer_groups`, `streams_groups`) carries out what the group
+decides; `offsets` serves committed offsets, `kinds` has groups change from one kind to another, `unused` lets them go.
+Each input is one synchronous step: nothing is awaited between reading a group and changing it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from kio.schema.errors import ErrorCode
 
-from core.applied.tables import Delete
 from core.clock import Clock
 from core.turns import in_turns
 from gateway.config.loading import Config
-from gateway.groups import migrating
 from gateway.groups.admission import Admission, AnyGroup
-from gateway.groups.classic.allowance import Allowance
-from gateway.groups.classic.group import Group, GroupRules
+from gateway.groups.classic.group import Group
 from gateway.groups.classic.messages import (
     NO_MEMBER_ID,
-    Alarm,
-    Answer,
-    Effect,
     Instant,
     JoinRequest,
     JoinResult,
     LeavingMember,
-    Store,
     SyncRequest,
     SyncResult,
-    Transitioned,
 )
-from gateway.groups.classic.states import GroupState
+from gateway.groups.classic_groups import ClassicGroups
 from gateway.groups.consumer import classic_members
 from gateway.groups.consumer.group import ConsumerGroup
-from gateway.groups.consumer.messages import JOINING_EPOCH, Heartbeat, HeartbeatAnswer
+from gateway.groups.consumer.messages import Heartbeat, HeartbeatAnswer
 from gateway.groups.consumer.rules import GroupSettings
 from gateway.groups.consumer_groups import ConsumerGroups
-from gateway.groups.deadlines import Deadlines
 from gateway.groups.journal import GroupJournal, TableStore
+from gateway.groups.kinds import Kinds
+from gateway.groups.known import GroupBudget, KnownGroups
 from gateway.groups.offsets.committed import CommittedOffsets
 from gateway.groups.offsets.service import OffsetService
-from gateway.groups.persistence import GROUPS_TABLE, KEY_TEXT_BYTES_MAX, decode_group
+from gateway.groups.persistence import KEY_TEXT_BYTES_MAX, decode_group
 from gateway.groups.streams import messages as streams
 from gateway.groups.streams.group import StreamsGroup
 from gateway.groups.streams_groups import StreamsGroups
-from gateway.groups.visible import VisibleTopics
+from gateway.groups.unused import UnusedGroups
+from gateway.groups.visible import TopicsNow, VisibleTopics
 from gateway.refusals import Refusal
 
 if TYPE_CHECKING:
     from core.streams.live import Stream
 
-#: Offsets that one step of a sweep looks at before others run; a step takes about 2 ms.
-OFFSETS_PER_SWEEP_STEP: Final = 1_000
-#: Times that a classic group is made over anew because it changed in between.
-UPGRADE_TRIES_MAX: Final = 3
-#: Characters of a client's name in a line of the log.
-ID_SHOWN_CHARS_MAX: Final = 100
-
 #: The first sweep comes this soon after the start, for a gateway that restarts more often than the interval.
 FIRST_SWEEP_S_MAX: Final = 60.0
 
-RowGroup: TypeAlias = "ConsumerGroup | StreamsGroup"
-"""A group that is rows of a table."""
-
 _log: Final = logging.getLogger(__name__)
-
-
-class GroupBudget(NamedTuple):
-    """What the groups of a process may hold together, whatever the number of its coordinators."""
-
-    allowance: Allowance
-    groups_max: int
-    groups: Callable[[], int]
-    """How many there are."""
-    is_shared: Callable[[str], bool] = lambda _: False
-    """Whether a share group has this id, which no other can have then."""
 
 
 class GroupCoordinator:
@@ -99,77 +71,55 @@ class GroupCoordinator:
         streams_settings: Callable[[str], streams.StreamsSettings],
     ) -> None:
         self._config = config
-        self._clock = clock
         self._topics = topics
-        self._trusted = store.trusted
-        self._budget = budget
-        self._rules = GroupRules(
-            initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
-            max_size=config.group_max_size,
-            new_id=lambda: str(uuid.uuid4()),
-            allowance=budget.allowance,
-        )
-        self._groups: dict[str, AnyGroup] = {}
-        self._deadlines: Deadlines[Alarm[Group]] = Deadlines()
+        self._known = known = KnownGroups(budget)
         self._committed = CommittedOffsets()
-        self._journal = GroupJournal(store, self._committed)
+        self._journal = journal = GroupJournal(store, self._committed)
+        now = TopicsNow(topics)
+        allowance = budget.allowance
+        self._classic = ClassicGroups(config, clock, store.trusted, allowance, journal)
         self.consumer = ConsumerGroups(
             config,
             clock,
             store.trusted,
             topics,
             settings,
-            budget.allowance,
-            self._journal,
-            self._consumer_groups,
-            self._find_consumer,
-            self._seen_to,
+            allowance,
+            journal,
+            partial(known.of_kind, ConsumerGroup),
+            partial(known.find, ConsumerGroup),
+            self._consumer_changed,
         )
         self.streams = StreamsGroups(
             config,
             clock,
             store.trusted,
-            self.consumer.topic_view,
+            now,
             streams_settings,
-            budget.allowance,
-            self._journal,
-            self._streams_groups,
-            self._find_streams,
-            self._forget_if_new,
+            allowance,
+            journal,
+            partial(known.of_kind, StreamsGroup),
+            partial(known.find, StreamsGroup),
+            self._streams_changed,
         )
-        self.admission = Admission(self, self.consumer.topic_view.name_of)
-        self._downgrades: set[asyncio.Task[None]] = set()
-        self.offsets = OffsetService(config, store.trusted, self._committed, self._journal, self._ensure_group)
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_s = math.inf
+        self.admission = Admission(self, now.name_of)
+        self.offsets = OffsetService(config, store.trusted, self._committed, journal, self._ensure_group)
+        self._kinds = Kinds(config, known, self._classic, self.consumer, self.streams, now, self.create)
+        self._unused = UnusedGroups(known, self._kinds, self._classic, self._committed, self.offsets, journal)
         self._sweeper: asyncio.Task[None] | None = None
         self._is_active = False
 
     def __repr__(self) -> str:
-        return f"GroupCoordinator({len(self._groups)} groups, {len(self._deadlines)} deadlines)"
+        return f"GroupCoordinator({len(self._known)} groups)"
 
     def __iter__(self) -> Iterator[AnyGroup]:
-        return iter(self._groups.values())
+        return iter(self._known)
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self._known)
 
     def get(self, group_id: str) -> AnyGroup | None:
-        return self._groups.get(group_id)
-
-    def _consumer_groups(self) -> Iterable[ConsumerGroup]:
-        return [group for group in self._groups.values() if isinstance(group, ConsumerGroup)]
-
-    def _find_consumer(self, group_id: str) -> ConsumerGroup | None:
-        group = self._groups.get(group_id)
-        return group if isinstance(group, ConsumerGroup) else None
-
-    def _streams_groups(self) -> Iterable[StreamsGroup]:
-        return [group for group in self._groups.values() if isinstance(group, StreamsGroup)]
-
-    def _find_streams(self, group_id: str) -> StreamsGroup | None:
-        group = self._groups.get(group_id)
-        return group if isinstance(group, StreamsGroup) else None
+        return self._known.get(group_id)
 
     # Life
 
@@ -178,13 +128,12 @@ class GroupCoordinator:
         self._committed.load(self._journal.offsets())
         classic = dict(self._journal.groups())
         for consumer_group in self.consumer.load(classic.__contains__):
-            self._groups[consumer_group.group_id] = consumer_group
+            self._known.put(consumer_group)
         for streams_group in self.streams.load():
-            self._groups[streams_group.group_id] = streams_group
+            self._known.put(streams_group)
         for group_id, stored in classic.items():
-            if group_id not in self._groups:
-                group = self.create(group_id)
-                self._carry_out(group, group.restore(decode_group(stored), self.now()))
+            if self._known.get(group_id) is None:
+                self._classic.restore(self.create(group_id), decode_group(stored))
         for group_id in self._committed.group_ids():
             self._ensure_group(group_id)
 
@@ -195,10 +144,10 @@ class GroupCoordinator:
             if self._topics.get(topic) is None:
                 self.offsets.drop_topic(topic)
         self._sweeper = asyncio.create_task(self._sweep_for_ever())
+        self._classic.start()
         self.consumer.start()
         self.streams.start()
-        self.set_timer()
-        _log.info("groups loaded", extra={"groups": len(self._groups)})
+        _log.info("groups loaded", extra={"groups": len(self._known)})
 
     async def stop(self) -> None:
         """Answer every waiter with an error; return when all submitted changes are stored."""
@@ -208,17 +157,18 @@ class GroupCoordinator:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
-        async for group_id in in_turns(list(self._groups)):
-            group = self._groups.pop(group_id, None)
+        async for group in in_turns(list(self._known)):
+            if not self._known.has(group):
+                continue
+            self._known.remove(group)
             if isinstance(group, Group):
-                self._carry_out(group, group.die(ErrorCode.not_coordinator, self.now()))
-            elif group is not None:
+                self._classic.die(group, ErrorCode.not_coordinator)
+            else:
                 group.die()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._classic.stop()
         await self._journal.settle()
 
-    # Membership
+    # Members of the classic protocol
 
     async def join(self, group_id: str, request: JoinRequest) -> JoinResult:
         """JoinGroup; may wait for as long as the members' rebalance time-out."""
@@ -229,7 +179,7 @@ class GroupCoordinator:
             config.group_min_session_timeout_ms <= timeout_ms <= config.group_max_session_timeout_ms
         ):
             error = ErrorCode.invalid_session_timeout
-        group = await self._classic_again(group_id)
+        group = await self._kinds.classic_again(group_id)
         if isinstance(group, ConsumerGroup) and error is ErrorCode.none:
             return await self._join_consumer(group, request)
         if isinstance(group, StreamsGroup):
@@ -243,10 +193,9 @@ class GroupCoordinator:
         if group is None:
             group = self.create(group_id)
         assert isinstance(group, Group)
-        waiter: asyncio.Future[JoinResult] = asyncio.get_running_loop().create_future()
-        self._carry_out(group, group.join(request, waiter, self.now()))
-        self._forget_if_unused(group)
-        return await waiter
+        joined = self._classic.join(group, request)
+        self._unused.forget(group)
+        return await joined
 
     async def sync(self, group_id: str, request: SyncRequest) -> SyncResult:
         """SyncGroup; waits for the leader's assignment."""
@@ -255,9 +204,7 @@ class GroupCoordinator:
             return SyncResult(error=error or ErrorCode.unknown_member_id)
         if isinstance(group, ConsumerGroup):
             return self._sync_consumer(group, request)
-        waiter: asyncio.Future[SyncResult] = asyncio.get_running_loop().create_future()
-        self._carry_out(group, group.sync(request, waiter, self.now()))
-        return await waiter
+        return await self._classic.sync(group, request)
 
     def heartbeat(self, group_id: str, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
         group, error = self._find(group_id)
@@ -265,9 +212,7 @@ class GroupCoordinator:
             return error
         if isinstance(group, ConsumerGroup):
             return self._heartbeat_of_classic(group, member_id, instance_id, generation)
-        error = group.heartbeat(member_id, instance_id, generation, self.now())
-        self.set_timer()
-        return error
+        return self._classic.heartbeat(group, member_id, instance_id, generation)
 
     def leave(self, group_id: str, leaving: Sequence[LeavingMember]) -> tuple[ErrorCode, list[ErrorCode]]:
         """LeaveGroup: return the error of the whole request, and one for each member that leaves."""
@@ -280,82 +225,9 @@ class GroupCoordinator:
             now = self.now()
             errors = [classic_members.leave(group, each, now) for each in leaving]
             self.consumer.see_to(group)
-            self._seen_to(group)
+            self._consumer_changed(group)
             return ErrorCode.none, errors
-        errors, effects = group.leave(leaving, self.now())
-        self._carry_out(group, effects)
-        return ErrorCode.none, errors
-
-    # Consumer groups (KIP-848)
-
-    async def consumer_heartbeat(self, group_id: str, request: Heartbeat) -> HeartbeatAnswer:
-        """ConsumerGroupHeartbeat; returns when what it tells is durable. Raises Refusal."""
-        error = self.check_group_id(group_id)
-        if error is not ErrorCode.none:
-            raise Refusal(error)
-        group = self._groups.get(group_id)
-        if not isinstance(group, ConsumerGroup):
-            group = await self._consumer_for(group_id, request)
-        try:
-            return await self.consumer.heartbeat(group, request)
-        finally:
-            self._seen_to(group)
-
-    async def _consumer_for(self, group_id: str, request: Heartbeat) -> ConsumerGroup:
-        """A consumer group for a member that joins: a new one, or a classic one made over. Raises Refusal."""
-        joins = request.epoch == JOINING_EPOCH
-        group = self._groups.get(group_id)
-        if isinstance(group, ConsumerGroup):
-            return group
-        if isinstance(group, StreamsGroup):
-            raise Refusal(ErrorCode.group_id_not_found, f"Group {group_id} is not a consumer group.")
-        if group is None:
-            if not joins:
-                what = "Group" if request.epoch < JOINING_EPOCH else "Consumer group"
-                raise Refusal(ErrorCode.group_id_not_found, f"{what} {group_id} not found.")
-            error = self.room_for(group_id)
-            if error is not ErrorCode.none:
-                raise Refusal(error)
-            made = self.consumer.create(group_id)
-        elif not joins:
-            raise Refusal(ErrorCode.group_id_not_found, f"Group {group_id} is not a consumer group.")
-        else:
-            made = await self._upgraded(group, request)
-            if self._groups.get(group_id) is not group:  # another member was faster
-                made.die()
-                return await self._consumer_for(group_id, request)
-            self.consumer.also(made, Delete(GROUPS_TABLE, group_id.encode()))
-            self._carry_out(group, group.die(ErrorCode.rebalance_in_progress, self.now()))
-            _log.info(
-                "a classic group is a consumer group now", extra={"group": group_id, "members": made.member_count}
-            )
-        self._groups[group_id] = made
-        return made
-
-    async def _upgraded(self, group: Group, request: Heartbeat) -> ConsumerGroup:
-        """A consumer group with the members of a classic one, which is still as it was. Raises Refusal."""
-        for _ in range(UPGRADE_TRIES_MAX):
-            made = self.consumer.create(group.group_id)
-            try:
-                topics = self.consumer.topic_view
-                if await migrating.upgrade(self._config, group, made, request, topics, self.now()):
-                    return made
-            except Refusal:
-                made.die()
-                raise
-            made.die()
-        raise Refusal(ErrorCode.coordinator_load_in_progress)  # a client asks again
-
-    async def _classic_again(self, group_id: str) -> AnyGroup | None:
-        """The group of a member that joins by the classic protocol: an empty one of another becomes a classic one."""
-        group = self._groups.get(group_id)
-        while isinstance(group, ConsumerGroup | StreamsGroup) and group.is_empty:
-            await self._stored(group)
-            if self._groups.get(group_id) is group and group.is_empty and not self._is_storing(group):
-                self._drop(group)
-                return self.create(group_id)
-            group = self._groups.get(group_id)
-        return group
+        return ErrorCode.none, self._classic.leave(group, leaving)
 
     async def _join_consumer(self, group: ConsumerGroup, request: JoinRequest) -> JoinResult:
         try:
@@ -364,7 +236,7 @@ class GroupCoordinator:
             return JoinResult(error=refused.code, member_id=request.member_id)
         self.consumer.see_to(group)
         error = await self.consumer.stored(group)
-        self._seen_to(group)
+        self._consumer_changed(group)
         return JoinResult(error=error, member_id=request.member_id) if error else result
 
     def _sync_consumer(self, group: ConsumerGroup, request: SyncRequest) -> SyncResult:
@@ -385,236 +257,74 @@ class GroupCoordinator:
         finally:
             self.consumer.see_to(group)
 
-    def _seen_to(self, group: ConsumerGroup) -> None:
-        """A consumer group may have become one that is not needed, or one that may be classic again."""
-        if group.may_be_classic:
-            group.may_be_classic = False
-            task = asyncio.create_task(self._downgrade(group))
-            self._downgrades.add(task)
-            task.add_done_callback(self._downgrades.discard)
-        elif group.is_new:
-            self._forget_if_unused(group)  # a first heartbeat that was refused
-
-    async def _downgrade(self, group: ConsumerGroup) -> None:
-        """Make a consumer group a classic one, as soon as what it is now is stored."""
-        while self._groups.get(group.group_id) is group and migrating.may_downgrade(self._config, group):
-            if await self.consumer.stored(group) is not ErrorCode.none or self.consumer.is_storing(group):
-                await asyncio.sleep(0)
-                continue
-            record = await migrating.downgrade(group, self.now())
-            if record is None or self.consumer.is_storing(group) or self._groups.get(group.group_id) is not group:
-                continue
-            self.consumer.drop(group, [migrating.put(group.group_id, record)])
-            classic = self.create(group.group_id)
-            self._carry_out(classic, classic.adopt(record, self.now(), "the last member of the consumer protocol left"))
-            _log.info("a consumer group is a classic group now", extra={"group": group.group_id})
-
-    # Streams groups (KIP-1071)
-
-    async def streams_heartbeat(self, group_id: str, request: streams.Heartbeat) -> streams.HeartbeatAnswer:
-        """StreamsGroupHeartbeat; returns when what it tells is durable. Raises Refusal."""
-        error = self.check_group_id(group_id)
-        if error is not ErrorCode.none:
-            raise Refusal(error)
-        group = self._streams_for(group_id, request)
-        try:
-            return await self.streams.heartbeat(group, request)
-        finally:
-            self._forget_if_new(group)
-
-    def _streams_for(self, group_id: str, request: streams.Heartbeat) -> StreamsGroup:
-        """A streams group for a member that joins: a new one, or in place of an idle classic one. Raises Refusal."""
-        group = self._groups.get(group_id)
-        if isinstance(group, StreamsGroup):
-            return group
-        if group is not None and (request.epoch != streams.JOINING_EPOCH or not self._may_give_place(group)):
-            raise Refusal(ErrorCode.group_id_not_found, f"Group {group_id} is not a streams group.")
-        if group is None and request.epoch != streams.JOINING_EPOCH:
-            raise Refusal(ErrorCode.group_id_not_found, f"Streams group {group_id} not found.")
-        error = self.room_for(group_id) if group is None else ErrorCode.none
-        if error is not ErrorCode.none:
-            raise Refusal(error)
-        made = self._groups[group_id] = self.streams.create(group_id)
-        if isinstance(group, Group):
-            self.streams.also(made, Delete(GROUPS_TABLE, group_id.encode()))
-            self._carry_out(group, group.die(ErrorCode.unknown_member_id, self.now()))
-        return made
-
-    @staticmethod
-    def _may_give_place(group: AnyGroup) -> bool:
-        return isinstance(group, Group) and group.is_idle
-
-    def _forget_if_new(self, group: StreamsGroup) -> None:
-        """A first heartbeat that was refused leaves no group."""
-        if group.is_new:
-            self._forget_if_unused(group)
-
-    # Groups that are rows of a table
-
-    async def _stored(self, group: RowGroup) -> ErrorCode:
-        if isinstance(group, StreamsGroup):
-            return await self.streams.stored(group)
-        return await self.consumer.stored(group)
-
-    def _is_storing(self, group: RowGroup) -> bool:
-        return self.streams.is_storing(group) if isinstance(group, StreamsGroup) else self.consumer.is_storing(group)
-
-    def _rows_of(self, group: RowGroup) -> list[Delete]:
-        return self.streams.rows_of(group) if isinstance(group, StreamsGroup) else self.consumer.rows_of(group)
-
-    def _drop(self, group: RowGroup) -> None:
-        if isinstance(group, StreamsGroup):
-            self.streams.drop(group)
-        else:
-            self.consumer.drop(group)
-
-    # Groups as a whole
-
-    async def delete_group(self, group_id: str) -> ErrorCode:
-        """Delete an empty group with its offsets; returns when it is gone for good."""
-        error = self.check_group_id(group_id, may_be_empty=True)
-        group = self._groups.get(group_id)
-        if error is not ErrorCode.none:
-            return error
-        if group is None:
-            return ErrorCode.group_id_not_found
-        if isinstance(group, ConsumerGroup | StreamsGroup):
-            await self._stored(group)
-            if self._groups.get(group_id) is not group or self._is_storing(group):
-                return ErrorCode.non_empty_group  # a member joins at this moment
-        if not group.is_empty:
-            return ErrorCode.non_empty_group
-        error = await asyncio.shield(self._delete(group))
-        if error is ErrorCode.none:
-            _log.info("group deleted", extra={"group": group_id})
-        return error
-
-    async def sweep(self) -> None:
-        """Delete offsets that have expired, then groups that have nothing left."""
-        looked_at = 0
-        for group in list(self._groups.values()):
-            for topic, partitions in list(self._committed.topics(group.group_id).items()):
-                looked_at += len(partitions)
-                self.offsets.drop_expired(group, topic)
-                if looked_at >= OFFSETS_PER_SWEEP_STEP:
-                    looked_at = 0
-                    await asyncio.sleep(0)
-        await self._journal.settle()
-        for group in list(self._groups.values()):
-            if self._is_unused(group):
-                self._delete(group)
-
-    def expire_due(self) -> None:
-        """Fire every deadline that has passed; the timer calls this."""
-        now = self.now()
-        while (deadline := self._deadlines.pop_due(now.monotonic_s)) is not None:
-            group, fire = deadline.owner
-            self._carry_out(group, fire(now))
-
-    # Carrying out
-
-    def _carry_out(self, group: Group, effects: Sequence[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case Answer(waiter, result):
-                    assert isinstance(waiter, asyncio.Future)
-                    if not waiter.done():  # the connection may be gone
-                        waiter.set_result(result)
-                case Store():
-                    self._store(group, effect)
-                case Transitioned():
-                    _report(group, effect)
-        self.set_timer()
-
-    def _store(self, group: Group, effect: Store) -> None:
-        write = self._journal.write_group(group.group_id, effect.record)
-
-        def stored(task: asyncio.Task[ErrorCode]) -> None:
-            error = ErrorCode.not_coordinator if task.cancelled() else task.result()
-            self._carry_out(group, effect.stored(error, self.now()))
-
-        write.add_done_callback(stored)
-
-    def _delete(self, group: AnyGroup) -> asyncio.Task[ErrorCode]:
-        keys = self._committed.keys_of_group(group.group_id)
-        rows = self._rows_of(group) if isinstance(group, ConsumerGroup | StreamsGroup) else ()
-        write = self._journal.write_offsets(dict.fromkeys(keys), without_group=group.group_id, without_rows=rows)
-        write.add_done_callback(lambda _: self._forget_if_unused(group))
-        return write
-
-    def topic_deleted(self, stream: Stream) -> None:
-        """A topic is gone: its offsets are deleted."""
-        self.offsets.drop_topic(stream.name)
-
-    def create(self, group_id: str) -> Group:
-        group = Group(group_id, self._rules, self._deadlines, self.now())
-        self._groups[group_id] = group
-        return group
-
-    def _ensure_group(self, group_id: str) -> None:
-        if group_id not in self._groups:
-            self.create(group_id)
-
-    def room_for(self, group_id: str) -> ErrorCode:
-        """May there be one more group, of this id?"""
-        if self._budget.is_shared(group_id):
-            return ErrorCode.inconsistent_group_protocol
-        if self._budget.groups() < self._budget.groups_max:
-            return ErrorCode.none
-        facts = {"group": group_id[:ID_SHOWN_CHARS_MAX], "groups.max": self._budget.groups_max}
-        _log.warning("a new group is refused: there are as many as groups.max allows", extra=facts)
-        return ErrorCode.policy_violation
-
-    def _is_unused(self, group: AnyGroup) -> bool:
-        """The group has no member and no offset, neither visible nor being written."""
-        is_known = self._groups.get(group.group_id) is group
-        if isinstance(group, ConsumerGroup | StreamsGroup) and (group.changed or self._is_storing(group)):
-            return False
-        return is_known and group.is_idle and not self._committed.is_used(group.group_id)
-
-    def _forget_if_unused(self, group: AnyGroup) -> None:
-        """Drop a group that has no member, no offset and no stored record."""
-        if self._is_unused(group) and not self._journal.holds_group(group.group_id):
-            if isinstance(group, Group):
-                self._carry_out(group, group.die(ErrorCode.unknown_member_id, self.now()))
-            else:
-                group.die()
-            del self._groups[group.group_id]
-
     def _find(self, group_id: str) -> tuple[Group | ConsumerGroup | None, ErrorCode]:
         """A group for members of the classic protocol: unknown groups have none, nor have streams groups."""
         error = self.check_group_id(group_id)
         if error is not ErrorCode.none:
             return None, error
-        group = self._groups.get(group_id)
+        group = self._known.get(group_id)
         return None if isinstance(group, StreamsGroup) else group, ErrorCode.unknown_member_id
 
-    def check_group_id(self, group_id: str, may_be_empty: bool = False) -> ErrorCode:
-        """Is this a valid group id, and are groups served now?"""
-        if not self._is_active:
-            return ErrorCode.coordinator_not_available
-        return check_name(group_id, may_be_empty)
+    # Members of the newer protocols
 
-    # Time
+    async def consumer_heartbeat(self, group_id: str, request: Heartbeat) -> HeartbeatAnswer:
+        """ConsumerGroupHeartbeat (KIP-848); returns when what it tells is durable. Raises Refusal."""
+        self._require_valid(group_id)
+        group = self._known.find(ConsumerGroup, group_id) or await self._kinds.consumer_for(group_id, request)
+        try:
+            return await self.consumer.heartbeat(group, request)
+        finally:
+            self._consumer_changed(group)
 
-    def now(self) -> Instant:
-        return Instant(self._clock.monotonic_s(), self._trusted.stamp_ms())
+    def _consumer_changed(self, group: ConsumerGroup) -> None:
+        """A consumer group may have become one that is not needed, or one that may be classic again."""
+        if group.may_be_classic:
+            group.may_be_classic = False
+            self._kinds.begin_downgrade(group)
+        elif group.is_new:
+            self._unused.forget(group)  # a first heartbeat that was refused
 
-    def set_timer(self) -> None:
-        """Ensure that the timer fires no later than the earliest deadline."""
-        next_s = self._deadlines.next_s()
-        if next_s is None or next_s >= self._timer_s or not self._is_active:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_s = next_s
-        delay_s = max(next_s - self._clock.monotonic_s(), 0)
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+    async def streams_heartbeat(self, group_id: str, request: streams.Heartbeat) -> streams.HeartbeatAnswer:
+        """StreamsGroupHeartbeat (KIP-1071); returns when what it tells is durable. Raises Refusal."""
+        self._require_valid(group_id)
+        group = self._kinds.streams_for(group_id, request.epoch)
+        try:
+            return await self.streams.heartbeat(group, request)
+        finally:
+            self._streams_changed(group)
 
-    def _on_timer(self) -> None:
-        self._timer, self._timer_s = None, math.inf
-        self.expire_due()
-        self.set_timer()
+    def _streams_changed(self, group: StreamsGroup) -> None:
+        """A first heartbeat that was refused leaves no group."""
+        if group.is_new:
+            self._unused.forget(group)
+
+    # Groups as a whole
+
+    def create(self, group_id: str) -> Group:
+        """An empty classic group."""
+        group = self._classic.create(group_id)
+        self._known.put(group)
+        return group
+
+    def _ensure_group(self, group_id: str) -> None:
+        if self._known.get(group_id) is None:
+            self.create(group_id)
+
+    def room_for(self, group_id: str) -> ErrorCode:
+        """May there be one more group, of this id?"""
+        return self._known.room_for(group_id)
+
+    async def delete_group(self, group_id: str) -> ErrorCode:
+        """Delete an empty group with its offsets; returns when it is gone for good."""
+        error = self.check_group_id(group_id, may_be_empty=True)
+        if error is not ErrorCode.none:
+            return error
+        group = self._known.get(group_id)
+        return ErrorCode.group_id_not_found if group is None else await self._unused.delete(group)
+
+    async def sweep(self) -> None:
+        """Delete offsets that have expired, then groups that have nothing left."""
+        await self._unused.sweep()
 
     async def _sweep_for_ever(self) -> None:
         interval_s = self._config.offsets_retention_check_interval_ms / 1_000
@@ -624,6 +334,35 @@ class GroupCoordinator:
             pause_s = interval_s
             await self.sweep()
 
+    def topic_deleted(self, stream: Stream) -> None:
+        """A topic is gone: its offsets are deleted."""
+        self.offsets.drop_topic(stream.name)
+
+    def check_group_id(self, group_id: str, may_be_empty: bool = False) -> ErrorCode:
+        """Is this a valid group id, and are groups served now?"""
+        if not self._is_active:
+            return ErrorCode.coordinator_not_available
+        return check_name(group_id, may_be_empty)
+
+    def _require_valid(self, group_id: str) -> None:
+        """Raises Refusal."""
+        error = self.check_group_id(group_id)
+        if error is not ErrorCode.none:
+            raise Refusal(error)
+
+    # Time
+
+    def now(self) -> Instant:
+        return self._classic.now()
+
+    def set_timer(self) -> None:
+        """Deadlines of classic groups may have changed."""
+        self._classic.set_timer()
+
+    def expire_due(self) -> None:
+        """Fire every deadline of classic groups that has passed."""
+        self._classic.expire_due()
+
 
 def check_name(group_id: str, may_be_empty: bool = False) -> ErrorCode:
     """Is this a valid group id?"""
@@ -632,20 +371,3 @@ def check_name(group_id: str, may_be_empty: bool = False) -> ErrorCode:
     if len(group_id) > KEY_TEXT_BYTES_MAX // 4:  # four bytes is UTF-8's most per character
         return ErrorCode.invalid_group_id
     return ErrorCode.none
-
-
-def _report(group: Group, event: Transitioned) -> None:
-    """Log one line per rebalance, and one when a group has lost its last member."""
-    facts = {
-        "group": group.group_id,
-        "generation": event.generation,
-        "members": event.member_count,
-        "reason": event.reason,
-    }
-    match event.after:
-        case GroupState.STABLE:
-            _log.info("group rebalanced", extra=facts)
-        case GroupState.EMPTY:
-            _log.info("group is empty", extra=facts)
-        case _:
-            _log.debug("group is now %s", event.after, extra=facts)

@@ -17,8 +17,9 @@ from gateway.coordination.local import LocalCoordinators
 from gateway.groups.admission import AnyGroup
 from gateway.groups.classic.allowance import Allowance
 from gateway.groups.consumer.rules import GroupSettings
-from gateway.groups.coordinator import GroupBudget, GroupCoordinator
+from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.elsewhere import Elsewhere
+from gateway.groups.known import GroupBudget
 from gateway.groups.persistence import OffsetKey
 from gateway.groups.streams.messages import StreamsSettings
 from gateway.groups.visible import VisibleTopics

@@ -2,53 +2,59 @@
 
 Keeps: a group has one write in flight, and what changes meanwhile goes into the next one, so that a thousand heartbeats
 share a few syncs. A write that fails is not lost: its rows go with the next. The head of a group lands last; if the
-rows need several records, one that says so lands first.
+rows need several records, one that says so lands first. A long row is encoded in a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from kio.schema.errors import ErrorCode
 
 from core.applied.tables import Delete, Put
 from core.turns import Turn
 from gateway.groups.journal import GroupJournal
+from gateway.groups.modern.group import ModernGroup
+from gateway.groups.modern.rows import Row
 
 ROWS_PER_RECORD_MAX: Final = 1_000
 """Rows in one record of the log."""
 BYTES_PER_RECORD_MAX: Final = 4 * 1024 * 1024
 """Bytes of rows in one record of the log, beyond which it takes no further row."""
 
+SIZE_AT_ONCE: Final = 2_000
+"""Topics, names or tasks of a row that is encoded at once, in some 2 ms."""
+
 KeyT = TypeVar("KeyT")
+GroupT = TypeVar("GroupT", bound=ModernGroup[Any, Any, Any, Any])
 
 
-class RowGroup(Protocol[KeyT]):
-    """A group that notes which of its rows have changed, those that changed last at the end."""
+@dataclass(frozen=True, slots=True)
+class Form(Generic[GroupT, KeyT]):
+    """How groups of one kind are rows: `head` is the row of a group itself, `unfinished` its value as long as other
+    rows are still to come, `keys` all rows that a group may have."""
 
-    changed: dict[KeyT, None]
+    table: str
+    head: KeyT
+    encode_key: Callable[[str, KeyT], bytes]
+    row: Callable[[GroupT, KeyT], Row | None]
+    unfinished: Callable[[GroupT], bytes]
+    keys: Callable[[GroupT], list[KeyT]]
 
-
-GroupT = TypeVar("GroupT", bound=RowGroup[Any])
+    def deletion(self, group_id: str, key: KeyT) -> Delete:
+        return Delete(self.table, self.encode_key(group_id, key))
 
 
 class Landing(Generic[GroupT, KeyT]):
-    """See the module. `change` stores one row as it is now, `unfinished` a head whose rows are still to come."""
+    """See the module."""
 
-    def __init__(
-        self,
-        journal: GroupJournal,
-        head: KeyT,
-        change: Callable[[GroupT, KeyT], Put | Delete],
-        unfinished: Callable[[GroupT], Put],
-    ) -> None:
+    def __init__(self, journal: GroupJournal, form: Form[GroupT, KeyT]) -> None:
         self._journal = journal
-        self._head = head
-        self._change = change
-        self._unfinished = unfinished
+        self._form = form
         self._writes: dict[GroupT, asyncio.Task[ErrorCode]] = {}
         self._next_writes: dict[GroupT, asyncio.Task[ErrorCode]] = {}
         self._also: dict[GroupT, list[Put | Delete]] = {}
@@ -109,9 +115,12 @@ class Landing(Generic[GroupT, KeyT]):
         turn = Turn()
         part: list[Put | Delete] = []
         size = 0
-        others = [key for key in keys if key != self._head]
-        if self._head in keys and len(others) > ROWS_PER_RECORD_MAX:
-            part.append(self._unfinished(group))
+        head = self._form.head
+        others = [key for key in keys if key != head]
+        if head in keys and len(others) > ROWS_PER_RECORD_MAX:
+            part.append(
+                Put(self._form.table, self._form.encode_key(group.group_id, head), self._form.unfinished(group))
+            )
         for key in others:
             if len(part) >= ROWS_PER_RECORD_MAX or size >= BYTES_PER_RECORD_MAX:
                 error = await self._journal.write_rows(part)
@@ -119,9 +128,17 @@ class Landing(Generic[GroupT, KeyT]):
                     return error
                 part, size = [], 0
             await turn.breathe()
-            change = self._change(group, key)
+            change = await self._change(group, key)
             size += len(change.value) if isinstance(change, Put) else 0
             part.append(change)
-        if self._head in keys:
-            part.append(self._change(group, self._head))
+        if head in keys:
+            part.append(await self._change(group, head))
         return await self._journal.write_rows([*also, *part])
+
+    async def _change(self, group: GroupT, key: KeyT) -> Put | Delete:
+        """A row as it is now."""
+        row = self._form.row(group, key)
+        if row is None:
+            return self._form.deletion(group.group_id, key)
+        value = row.encode() if row.size <= SIZE_AT_ONCE else await asyncio.to_thread(row.encode)
+        return Put(self._form.table, self._form.encode_key(group.group_id, key), value)

@@ -18,9 +18,10 @@ from gateway.groups import regexes
 from gateway.groups.classic.facts import GroupFacts
 from gateway.groups.classic.messages import GroupRecord, Instant
 from gateway.groups.consumer.group import ConsumerGroup
-from gateway.groups.consumer.messages import Heartbeat, RowKey, RowKind, TopicView
+from gateway.groups.consumer.messages import Heartbeat, RowKey, RowKind
 from gateway.groups.consumer.migration import CannotMigrate, downgraded, upgraded
 from gateway.groups.consumer.rows import all_keys
+from gateway.groups.modern.topics import TopicView
 from gateway.groups.persistence import GROUPS_TABLE, encode_group
 from gateway.refusals import Refusal
 

@@ -172,7 +172,10 @@ class Api:
     async def _read_records(self, request: Request) -> Response:
         self._desk.guard.check_write(request.headers)
         sources, slot = self._desk.slot(request, Operation.READ)
-        page = await sources.records.read(slot, _wanted(request))
+        name = slot.stream.name
+        page = await sources.records.read(
+            slot, _wanted(request), lambda: self._desk.access(request).require(Operation.READ, ResourceType.TOPIC, name)
+        )
         return await asyncio.to_thread(answered, page)
 
     async def _add_records(self, request: Request) -> Response:

@@ -22,6 +22,7 @@ from gateway.http.group_list import GroupListPage
 from gateway.http.groups import GroupPages
 from gateway.http.guard import Guard
 from gateway.http.health import HealthPages
+from gateway.http.nodes import NodePages
 from gateway.http.openapi import Endpoint
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
 from gateway.http.topics import TopicPages
@@ -119,7 +120,9 @@ def build(
         ),
     )
     desk = Desk(lambda: services() if health.ready else None, lambda: health.phase, guard)
-    pages = (TopicPages(desk), GroupListPage(desk), GroupPages(desk), HealthPages(desk, lambda: health.concerns))
+    of_nodes = NodePages(desk, lambda: health.unready, lambda: health.concerns)
+    of_health = HealthPages(desk, lambda: health.concerns)
+    pages = (TopicPages(desk), GroupListPage(desk), GroupPages(desk), of_health, of_nodes)
     api = Api(desk, (*operations, *(each for page in pages for each in page.endpoints())))
     application = Starlette(
         routes=[*api.routes(), Route("/", console.index), Route("/console/{name}", console.file)],

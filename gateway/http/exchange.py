@@ -1,6 +1,6 @@
-"""One worker's own HTTP server, asked by the front of all of them: a request, its answer, its lines.
+"""The own HTTP server of one worker, or node, asked by a front of all of them: a request, its answer, its lines.
 
-Keeps: a worker that gives no answer that can be used is `Silent` within `ANSWER_S_MAX`, and no answer takes more than
+Keeps: one that gives no answer that can be used is `Silent` within `ANSWER_S_MAX`, and no answer takes more than
 `ANSWER_BYTES_MAX`. No connection to a worker outlives its request.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
@@ -38,6 +38,15 @@ _OF_THE_CONNECTION: Final = frozenset(
     {"connection", "content-length", "date", "keep-alive", "server", "strict-transport-security", "transfer-encoding"}
 )
 """Headers of a worker's answer that this process's own server sets."""
+
+
+Dial = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+"""The way to one server. Raises OSError, ValueError."""
+
+
+def at_socket_file(path: str) -> Dial:
+    """The way to a server on this machine."""
+    return lambda: asyncio.open_unix_connection(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +77,12 @@ class Silent(Exception):
 
 
 @contextlib.asynccontextmanager
-async def exchange(path: str, asked: Asked) -> AsyncIterator[tuple[h11.Response, AsyncIterator[bytes]]]:
-    """The head of the answer of the server at a socket file, and the pieces of its body.
+async def exchange(dial: Dial, asked: Asked) -> AsyncIterator[tuple[h11.Response, AsyncIterator[bytes]]]:
+    """The head of a server's answer, and the pieces of its body.
 
-    Raises OSError, h11.ProtocolError; so do the pieces, for a body that ends early.
+    Raises OSError, ValueError, h11.ProtocolError; so do the pieces, for a body that ends early.
     """
-    reader, writer = await asyncio.open_unix_connection(path)
+    reader, writer = await dial()
     try:
         connection = h11.Connection(h11.CLIENT)
         head = h11.Request(
@@ -114,18 +123,18 @@ async def _events(connection: h11.Connection, reader: asyncio.StreamReader) -> A
                 return
 
 
-async def ask(path: str, asked: Asked, bytes_max: int = ANSWER_BYTES_MAX) -> Answer:
+async def ask(dial: Dial, asked: Asked, bytes_max: int = ANSWER_BYTES_MAX, within_s: float = ANSWER_S_MAX) -> Answer:
     """The whole answer. Raises Silent."""
     try:
-        async with asyncio.timeout(ANSWER_S_MAX), exchange(path, asked) as (head, pieces):
+        async with asyncio.timeout(within_s), exchange(dial, asked) as (head, pieces):
             body = bytearray()
             async for piece in pieces:
                 body += piece
                 if len(body) > bytes_max:
                     raise Silent(f"its answer has more than {bytes_max} bytes")
     except TimeoutError as late:
-        raise Silent(f"no answer within {ANSWER_S_MAX:g} s") from late
-    except (OSError, h11.ProtocolError) as error:
+        raise Silent(f"no answer within {within_s:g} s") from late
+    except (OSError, ValueError, h11.ProtocolError) as error:
         raise Silent(f"{type(error).__name__}: {error}"[:CONCERN_CHARS_MAX]) from error
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in head.headers}
     return Answer(head.status_code, headers, bytes(body))

@@ -1,4 +1,5 @@
 """The public HTTP port of a gateway of several workers: it asks each worker's own HTTP server, and answers for all.
+A node of a cluster does so with all nodes (`gateway.http.cluster_front`).
 
 Workers serve the same application, each at a unix socket that this process alone reaches. What a change may do is
 decided here by the `Guard`, and there by the ACLs, which see the client's address in `X-Forwarded-For`.
@@ -42,6 +43,7 @@ from gateway.http.exchange import (
     STATUS_BYTES_MAX,
     Answer,
     Asked,
+    Dial,
     Refused,
     Silent,
     ask,
@@ -66,6 +68,7 @@ from gateway.http.models import (
     StreamMap,
     StreamView,
 )
+from gateway.http.node_models import NodeList
 from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
 from gateway.http.sorting import BY_NAME, in_order
 from gateway.http.topic_models import PartitionList, TopicList, TopicRow
@@ -90,18 +93,22 @@ _T = TypeVar("_T")
 
 
 def front(
-    workers: Callable[[], Mapping[str, str]],
+    workers: Callable[[], Mapping[str, Dial]],
     guard: Guard,
     phase: Callable[[], str],
     count: Callable[[], int] | None = None,
+    *,
+    within_s: float = ANSWER_S_MAX,
+    kind: str = "",
 ) -> Starlette:
     """The application.
 
-    `workers` gives the socket files of the workers that serve now, by number; `phase` is starting, serving or
-    stopping; `count` is the number of all workers, whether they serve or not. Without it, those that serve are all.
+    `workers` gives the ways to the workers that serve now, by number; `phase` is starting, serving or stopping; `count`
+    is the number of all workers, whether they serve or not. Without it, those that serve are all. `within_s`: how long
+    one is waited for. `kind`: what they are on machines of their own, whose disks and troubles are told apart.
     """
     console = Console()
-    whole = _Front(workers, guard, phase, count)
+    whole = _Front(workers, guard, phase, count, within_s, kind)
     application = Starlette(
         routes=[
             Route("/healthz", whole.healthz),
@@ -124,6 +131,7 @@ def front(
             Route("/api/v1/groups/{name:path}", whole.same_everywhere),
             Route("/api/v1/events", whole.events),
             Route("/api/v1/health", whole.health),
+            Route("/api/v1/nodes", whole.nodes),
             Route("/api/v1/history", whole.history),
             Route("/api/v1/warnings", whole.warnings),
             Route("/api/v1/tier2/chunks", whole.chunks),
@@ -147,11 +155,15 @@ class _Front:
 
     def __init__(
         self,
-        workers: Callable[[], Mapping[str, str]],
+        workers: Callable[[], Mapping[str, Dial]],
         guard: Guard,
         phase: Callable[[], str],
         count: Callable[[], int] | None,
+        within_s: float,
+        kind: str,
     ) -> None:
+        self._within_s = within_s
+        self._kind = kind
         self._sockets = workers
         self._guard = guard
         self._phase = phase
@@ -256,7 +268,21 @@ class _Front:
         return await self._merged(request, EventList, lambda answers: merging.events(answers, limit))
 
     async def health(self, request: Request) -> Response:
-        return await self._merged(request, HealthReport, merging.health)
+        if not self._kind:
+            return await self._merged(request, HealthReport, merging.health)
+        async with self._place():
+            told = await self._all(asked_by(request))
+            self._usable(told)
+            named = {f"{self._kind} {one}": answer for one, answer in told.items() if answer.status == 200}
+            reports = {name: HealthReport.model_validate_json(answer.body) for name, answer in named.items()}
+            return answered(merging.health_of_machines(reports, self._silent(told)))
+
+    async def nodes(self, request: Request) -> Response:
+        return await self._merged(request, NodeList, merging.nodes)
+
+    def _silent(self, answers: Mapping[str, Answer]) -> list[str]:
+        """Those that have not answered, by name."""
+        return [f"{self._kind} {one}" for one in self._sockets() if one not in answers]
 
     async def history(self, request: Request) -> Response:
         return await self._merged(request, ThroughputHistory, merging.history)
@@ -312,8 +338,8 @@ class _Front:
         finally:
             self._places.release()
 
-    def _serving(self) -> list[tuple[str, str]]:
-        """The workers by number, with their sockets. Raises Problem."""
+    def _serving(self) -> list[tuple[str, Dial]]:
+        """The workers by number, with the ways to them. Raises Problem."""
         found = sorted(self._sockets().items(), key=lambda one: (len(one[0]), one[0]))
         if not found:
             phase = self._phase()
@@ -328,15 +354,15 @@ class _Front:
     async def _all(self, asked: Asked, bytes_max: int = ANSWER_BYTES_MAX) -> dict[str, Answer]:
         """The answers of all that answer, by worker."""
 
-        async def one(worker: str, path: str) -> tuple[str, Answer] | None:
+        async def one(worker: str, dial: Dial) -> tuple[str, Answer] | None:
             try:
-                return worker, await ask(path, asked, bytes_max)
+                return worker, await ask(dial, asked, bytes_max, self._within_s)
             except Silent as silent:
                 tell_silent(worker, silent)
                 return None
 
         sockets = sorted(self._sockets().items(), key=lambda one: (len(one[0]), one[0]))
-        found = await asyncio.gather(*(one(worker, path) for worker, path in sockets))
+        found = await asyncio.gather(*(one(worker, dial) for worker, dial in sockets))
         return dict(answer for answer in found if answer is not None)
 
     def _usable(self, answers: Mapping[str, Answer]) -> list[Answer]:
@@ -374,8 +400,8 @@ class _Front:
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         return Response(text, headers=headers, media_type="application/json")
 
-    async def _by_bytes(self, scale: Asked) -> list[tuple[str, str]]:
-        """The workers with their sockets: first the one with the most bytes in the segments of a scale."""
+    async def _by_bytes(self, scale: Asked) -> list[tuple[str, Dial]]:
+        """The workers with the ways to them: first the one with the most bytes in the segments of a scale."""
         serving = self._serving()
         stream = scale.target.partition(b"?")[0].removesuffix(b"/scale")
         answers = await self._all(replace(scale, method="GET", target=stream + b"?epochs=1", body=b""))
@@ -400,13 +426,13 @@ class _Front:
         counts = await _bounded(len(scale.body) + sum(len(answer.body) for answer in answers.values()), counted)
         return sorted(serving, key=lambda one: -counts.get(one[0], 0))
 
-    async def _first(self, asked: Asked, others: set[int], order: Sequence[tuple[str, str]] | None = None) -> Answer:
+    async def _first(self, asked: Asked, others: set[int], order: Sequence[tuple[str, Dial]] | None = None) -> Answer:
         """The answer of the first worker whose status is none of `others`; else the one that says most."""
         refusals: list[Answer] = []
         silent = False
-        for worker, path in order or self._serving():
+        for worker, dial in order or self._serving():
             try:
-                answer = await ask(path, asked)
+                answer = await ask(dial, asked)
             except Silent as error:
                 tell_silent(worker, error)
                 silent = True
@@ -422,12 +448,12 @@ class _Front:
         """The lines of all workers after an empty piece, with one mark of the end. Raises Problem before that piece."""
         async with contextlib.AsyncExitStack() as stack:
             opened: dict[str, AsyncIterator[bytes]] = {}
-            for worker, path in self._serving():
+            for worker, dial in self._serving():
                 try:
                     async with asyncio.timeout(ANSWER_S_MAX):
-                        head, pieces = await stack.enter_async_context(exchange(path, asked))
+                        head, pieces = await stack.enter_async_context(exchange(dial, asked))
                     if head.status_code in (401, 403):
-                        raise Refused(await ask(path, asked, STATUS_BYTES_MAX))
+                        raise Refused(await ask(dial, asked, STATUS_BYTES_MAX))
                     if head.status_code == 200:
                         opened[worker] = pieces
                 except (OSError, h11.ProtocolError, Silent) as error:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from math import fsum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from gateway.http.health_models import FailedRequests, HealthReport, ThroughputHistory, WarningList
 from gateway.http.models import (
@@ -28,8 +28,12 @@ from gateway.http.models import (
     StreamView,
     Tiers,
 )
+from gateway.http.node_models import NodeList
 from gateway.http.topic_models import PartitionList, PartitionRow, TopicList, TopicRow
 from gateway.metrics.merging import merged
+
+OF_OTHERS: Final = ("silent", "gone")
+"""States that a node tells of others only."""
 
 _S = TypeVar("_S", bound=StreamSummary)
 
@@ -171,6 +175,34 @@ def health(answers: Sequence[HealthReport]) -> HealthReport:
             FailedRequests(api=api, count=count)
             for api, count in sorted(failed.items(), key=lambda one: (-one[1], one[0]))
         ],
+    )
+
+
+def health_of_machines(reports: Mapping[str, HealthReport], silent: Sequence[str]) -> HealthReport:
+    """The same of nodes on machines of their own: troubles and disks have the name of the node, and who has not
+    answered is a trouble."""
+    named = [
+        report.model_copy(
+            update={
+                "concerns": [f"{name}: {line}" for line in report.concerns],
+                "disks": [disk.model_copy(update={"path": f"{name}: {disk.path}"}) for disk in report.disks],
+            }
+        )
+        for name, report in reports.items()
+    ]
+    whole = health(named)
+    away = [f"{name} does not answer: its logs and disks are not shown" for name in silent]
+    return whole.model_copy(update={"concerns": [*away, *whole.concerns]})
+
+
+def nodes(answers: Sequence[NodeList]) -> NodeList:
+    """Each node as it tells of itself, if it does; else as the others see it. Who is certain of the rest is believed,
+    and of these the newest."""
+    newest = max(answers, key=lambda one: (one.certain, one.time_ms, one.model_dump_json()))
+    own = {row.id: row for one in answers for row in one.nodes if row.state not in OF_OTHERS}
+    seen = {row.id: row for row in newest.nodes} | own
+    return newest.model_copy(
+        update={"time_ms": max(one.time_ms for one in answers), "nodes": [seen[number] for number in sorted(seen)]}
     )
 
 

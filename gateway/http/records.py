@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -90,8 +90,9 @@ class TopicRecords:
 
     # Reading
 
-    async def read(self, slot: Slot, wanted: Wanted) -> RecordPage:
-        """The next records, waiting for some if there are none. Raises Problem."""
+    async def read(self, slot: Slot, wanted: Wanted, require: Callable[[], None] = lambda: None) -> RecordPage:
+        """The next records, waiting for some if there are none. `require` raises the Problem of a reader whose right
+        was taken away meanwhile. Raises Problem."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + wanted.wait_ms / 1000
         try:
@@ -100,6 +101,7 @@ class TopicRecords:
                 await self._look(slot, wanted, page)
                 while not page.records and loop.time() < until_s:
                     await asyncio.sleep(min(LOOK_EVERY_S, max(0.0, until_s - loop.time())))
+                    require()
                     await self._look(slot, wanted, page)
         except TimeoutError as late:
             raise Problem(503, "Not read", f"no records within {READ_S_MAX:g} s; try again") from late

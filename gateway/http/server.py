@@ -3,7 +3,9 @@
 Keeps: the server installs no signal handlers (the process has its own). It holds at most CONNECTIONS_MAX connections,
 of one address at most CONNECTIONS_PER_ADDRESS_MAX; a further connection replaces the one that has been idle for the
 longest, so a probe that sends its request at once is always answered. Every request, head and body, must arrive within
-REQUEST_S_MAX of its first byte, and the first request within that time of the connection.
+REQUEST_S_MAX of its first byte, and the first request within that time of the connection. A request comes from the
+address of its connection, whatever its headers say: ACLs name addresses. A certificate counts by the authorities of
+now, in a resumed session, too.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import contextlib
 import ipaddress
 import logging
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from socket import socket
 from typing import Any, Final
 
@@ -22,6 +25,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gateway.http.handshakes import Handshakes
 from gateway.security.tls import ListenerTls
 
 logger = logging.getLogger(__name__)
@@ -42,6 +46,7 @@ class _Protocol(H11Protocol):
     """uvicorn's protocol, with a bound on connections and on the time in which each request arrives."""
 
     connections_max = CONNECTIONS_MAX
+    tls: ListenerTls | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -50,7 +55,7 @@ class _Protocol(H11Protocol):
         self._since_s = self.loop.time()
         self._address = _network_of(self.client)
         session = transport.get_extra_info("ssl_object")
-        if session is not None:
+        if session is not None and self.tls is not None and _is_vouched_for(session, self.tls):
             self.app = _with_certificate(self.app, session.getpeercert(binary_form=True))
         if (other := self._without_place()) is not None:
             other.give_way()
@@ -117,14 +122,35 @@ def _network_of(client: tuple[str, int] | None) -> str:
 
 def _always_fresh(tls: ListenerTls) -> ssl.SSLContext:
     """A context that gives each handshake to the one of now, as certificates are renewed."""
+    now = tls.context
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.verify_mode = tls.context.verify_mode  # a handshake keeps that of the context with which it began
+    # A handshake keeps these of the context with which it began:
+    context.verify_mode, context.options = now.verify_mode, now.options
+    context.minimum_version, context.maximum_version = now.minimum_version, now.maximum_version
+    if tls.asks_for_certificates:
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
 
     def use_present(session: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         session.context = tls.context
 
     context.sni_callback = use_present
     return context
+
+
+def _is_vouched_for(session: ssl.SSLObject, tls: ListenerTls) -> bool:
+    """Does the client's certificate count? A resumed session's was verified by the authorities of an earlier time, and
+    stays in the context for all handshakes. TLS 1.2 resumes without tickets, too."""
+    return not (session.session_reused and tls.reloads)
+
+
+def _behind(handshakes: Handshakes, served_by: Callable[..., asyncio.Protocol]) -> Callable[..., asyncio.Protocol]:
+    """Makes protocols of connections whose handshake has ended."""
+
+    def made(**given: Any) -> asyncio.Protocol:
+        return handshakes.stranger(partial(served_by, **given))
+
+    return made
 
 
 def _with_certificate(app: ASGIApp, der: bytes | None) -> ASGIApp:
@@ -152,22 +178,28 @@ class HttpServer:
         sockets: Sequence[socket],
         connections_max: int = CONNECTIONS_MAX,
         tls: ListenerTls | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
+        """`context`: in place of `tls`, one that is never renewed."""
         config: Any = uvicorn.Config(
             app,
-            http=type("_Bounded", (_Protocol,), {"connections_max": min(connections_max, CONNECTIONS_MAX)}),
+            http=type("_Bounded", (_Protocol,), {"connections_max": min(connections_max, CONNECTIONS_MAX), "tls": tls}),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=STOP_S_MAX,
             headers=[STRICT] if tls is not None else [],
         )
         config.load()  # import the named modules now, not on the loop while serving
-        if tls is not None:
-            config.ssl = _always_fresh(tls)
+        self._handshakes: Handshakes | None = None
+        own = _always_fresh(tls) if tls is not None else context
+        if own is not None:
+            self._handshakes = Handshakes(own)
+            config.http_protocol_class = _behind(self._handshakes, config.http_protocol_class)
         self._server = _Server(config)
         self._sockets = list(sockets)
         self._task: asyncio.Task[None] | None = None
@@ -183,6 +215,8 @@ class HttpServer:
 
     async def stop(self) -> None:
         """Finish the answers under way, for at most STOP_S_MAX seconds."""
+        if self._handshakes is not None:
+            self._handshakes.close()
         if self._task is not None:
             self._server.should_exit = True
             await self._task

@@ -175,7 +175,7 @@ class Receiver:
         limits = self._host.limits
         unproved_max = self.unproved_bytes_max
         if unproved_max is not None and size > unproved_max and size >> 16 != TLS_HANDSHAKE:
-            self._sink.refuse(f"a request of {size} bytes before it has authenticated, at most {unproved_max} are read")
+            self._sink.refuse(too_large_to_come_unproved(size, unproved_max))
             return False
         if 0 <= size <= limits.small_request_bytes_max:
             return True
@@ -263,3 +263,8 @@ class Receiver:
     def admitted(self) -> bool:
         """There is room now: may this connection go on?"""
         return self._host.receive_budget.admits(self)
+
+
+def too_large_to_come_unproved(size: int, most: int) -> str:
+    """Why a request ends its connection, before that has proved who is there."""
+    return f"a request of {size} bytes before it has authenticated, at most {most} are read"

@@ -246,7 +246,8 @@ class Server:
             if since_s and (now_s - since_s) * 1000 > limits.receive_progress_ms:
                 return f"a request does not arrive within {limits.receive_progress_ms} ms"
             waited_ms = (now_s - connection.active_s) * 1000
-            if connection.is_unproved and connection.requests and waited_ms > limits.first_request_ms:
+            unproved_ms = (now_s - connection.made_s) * 1000
+            if connection.is_unproved and connection.requests and unproved_ms > limits.first_request_ms:
                 return f"it does not authenticate within {limits.first_request_ms} ms"
             if not connection.requests and waited_ms > limits.first_request_ms:
                 awaited = "no TLS handshake" if connection.is_handshaking else "no request"

@@ -36,6 +36,7 @@ from gateway.disks import Layout, processors, wanted_of
 from gateway.durable_files import write_atomically
 from gateway.exits import ExitCode
 from gateway.http.entrance import Entrance, certified_by
+from gateway.http.exchange import Dial, at_socket_file
 from gateway.http.front import front
 from gateway.http.guard import Guard
 from gateway.http.server import HttpServer
@@ -330,10 +331,12 @@ async def _show(config: Config, binding: Binding | None, sockets: Sequence[_Sock
         has_users=bool(config.http_auth),
     )
 
-    def serving() -> Mapping[str, str]:
-        """The socket files of those that serve, by number."""
+    def serving() -> Mapping[str, Dial]:
+        """The ways to those that serve, by number."""
         workers = supervisor.workers
-        return {str(one.number): sockets[one.number].http.host for one in workers if one.state is not None}
+        return {
+            str(one.number): at_socket_file(sockets[one.number].http.host) for one in workers if one.state is not None
+        }
 
     tls = http_security(config).tls
     whole = front(serving, guard, lambda: supervisor.phase, lambda: len(supervisor.workers))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kio.schema.errors import ErrorCode
 
-from gateway.quotas.quotas import Quotas
+from gateway.quotas.quotas import MUTATED, Quotas
 from gateway.refusals import Refusal
 
 
@@ -28,8 +28,12 @@ class Mutations:
         if not self._quotas.is_on:
             return
         if self._is_strict and (owed_ms := self._quotas.owed_ms(self._user, self._client_id)):
-            self.pause_ms = owed_ms
+            self._pause(owed_ms)
             raise Refusal(ErrorCode.throttling_quota_exceeded, "The throttling quota has been exceeded.")
         owed_ms = self._quotas.take(self._user, self._client_id, partitions)
         if not self._is_strict:
-            self.pause_ms = owed_ms
+            self._pause(owed_ms)
+
+    def _pause(self, owed_ms: int) -> None:
+        self.pause_ms = owed_ms
+        self._quotas.pauses[MUTATED] += owed_ms > 0

@@ -64,6 +64,8 @@ class Quotas:
         self._rates: dict[Place, Rate] = {}
         self._buckets: dict[Place, Bucket] = {}
         self._changing = asyncio.Lock()
+        self.pauses: dict[str, int] = dict.fromkeys((PRODUCED, FETCHED, MUTATED, TIME), 0)
+        """How often a client had to pause, by quota."""
         self.take_over()
 
     def take_over(self) -> None:
@@ -134,7 +136,9 @@ class Quotas:
         limit, rate = found
         now_s = self._clock.monotonic_s()
         rate.add(amount, now_s)
-        return rate.pause_ms(limit.value, now_s)
+        pause_ms = rate.pause_ms(limit.value, now_s)
+        self.pauses[quota] += bool(pause_ms and amount)
+        return pause_ms
 
     def most_at_once(self, quota: str, user: str, client_id: str | None) -> float | None:
         """The amount that fits into a window at the limit; None without one."""

@@ -77,6 +77,8 @@ def http_security(config: Config) -> SecuredListener:
     own: dict[str, Any] = {
         "ssl.keystore.location": config.http_tls_keystore_location,
         "ssl.key.password": config.http_tls_key_password,
+        "ssl.enabled.protocols": config.ssl_enabled_protocols,
+        "ssl.cipher.suites": config.ssl_cipher_suites,
     }
     if "mtls" in config.http_auth:
         own["ssl.client.auth"] = "requested"

@@ -1,8 +1,9 @@
 """From a client certificate's distinguished name to a user: Kafka's `ssl.principal.mapping.rules`.
 
 `DEFAULT` takes the whole name; `RULE:PATTERN/REPLACEMENT/[LU]` applies if the pattern matches the whole name. The first
-rule that applies decides. Patterns are Java's; what differs in Python is translated. They are the operator's own, and
-names are bounded, so no client can choose a slow match.
+rule that applies decides. As in Kafka every match within the name is replaced, so a pattern that also matches nothing
+gives its replacement twice, and a text without rules applies to nobody. Patterns are Java's; what differs in Python is
+translated. They are the operator's own, and names are bounded, so no client can choose a slow match.
 
 Invariant: a name to which no rule applies has no user; nobody becomes somebody by a rule that does not fit.
 """
@@ -15,6 +16,7 @@ from typing import Final
 
 _RULE: Final = r"RULE:((?:\\.|[^\\/])*)/((?:\\.|[^\\/])*)/([LU]?)"
 _RULES: Final = re.compile(rf"\s*(?:(DEFAULT)|{_RULE})\s*(?:[,\n]|$)")
+_BETWEEN: Final = re.compile(r"[\s,]*")
 _GROUP: Final = re.compile(r"\\(.)|\$(\d)|\$\{(\w+)\}")
 
 
@@ -34,11 +36,13 @@ class Rule:
         """The user, or None if the rule does not fit."""
         if self.pattern is None:
             return name
-        match = self.pattern.fullmatch(name)
-        if match is None:
+        if self.pattern.fullmatch(name) is None:
             return None
-        user = _GROUP.sub(lambda reference: _group(match, reference), self.replacement)
+        user = self.pattern.sub(self._replaced, name)
         return user.lower() if self.case == "L" else user.upper() if self.case == "U" else user
+
+    def _replaced(self, match: re.Match[str]) -> str:
+        return _GROUP.sub(lambda reference: _group(match, reference), self.replacement)
 
 
 def parse_rules(text: str) -> tuple[Rule, ...]:
@@ -46,13 +50,13 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
     rules: list[Rule] = []
     position = 0
     text = text.strip()
-    while position < len(text):
+    while (position := _BETWEEN.match(text, position).end()) < len(text):  # type: ignore[union-attr]
         match = _RULES.match(text, position)
         if match is None:
             raise WrongRule(f"no rule begins at {text[position : position + 60]!r}")
         rules.append(Rule() if match[1] else _rule(match[2], match[3], match[4]))
         position = match.end()
-    return tuple(rules) or (Rule(),)
+    return tuple(rules)
 
 
 def user_of(rules: tuple[Rule, ...], name: str) -> str | None:

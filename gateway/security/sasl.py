@@ -3,8 +3,8 @@
     HANDSHAKE --SaslHandshake--> TOKEN --SaslAuthenticate (v1), bare tokens (v0)--> READY --SaslHandshake--> TOKEN ...
                                    any refusal --> CLOSED
 
-ApiVersions is answered until the client has authenticated; everything else closes the connection. From READY a client
-may authenticate again (KIP-368), with the same mechanism and as the same user.
+ApiVersions is answered before the handshake; everything else closes the connection. From READY a client may
+authenticate again (KIP-368), with the same mechanism and as the same user: the first time at once, then once a second.
 
 Invariants: no request but ApiVersions, SaslHandshake and SaslAuthenticate is admitted outside of READY, or in READY
 after the session's end. A connection's user never changes.
@@ -24,7 +24,7 @@ SASL_HANDSHAKE, API_VERSIONS, SASL_AUTHENTICATE = 17, 18, 36
 BARE_TOKENS: Final = 0
 """The version of SaslHandshake after which tokens come without a request around them (KIP-43)."""
 REAUTHENTICATION_MS_MIN: Final = 1_000
-"""Least time between two authentications of a connection, as in Kafka."""
+"""Least time between two times that a connection authenticates again, as in Kafka."""
 
 
 class State(enum.Enum):
@@ -83,7 +83,7 @@ class SaslSession:
         self.came_by_token = False
         self._exchange: Exchange | None = None
         self._ends_ms: int | None = None
-        self._since_ms = 0
+        self._again_ms: int | None = None  # when the client began to authenticate again
 
     def __repr__(self) -> str:
         return f"<SaslSession {self.state.name} {self.mechanism} {self.principal}>"
@@ -102,17 +102,19 @@ class SaslSession:
             if self._ends_ms is not None and now_ms >= self._ends_ms and api_key != SASL_HANDSHAKE:
                 return "its session has ended, and it did not authenticate again"
             return None
-        if api_key in (API_VERSIONS, SASL_HANDSHAKE):
-            return None if self.state is not State.TOKEN or api_key == API_VERSIONS else "a second SaslHandshake"
+        if api_key in (API_VERSIONS, SASL_HANDSHAKE) and self.state is State.HANDSHAKE:
+            return None
         if api_key == SASL_AUTHENTICATE and self.state is State.TOKEN:
             return None
         return f"a request with API key {api_key} before it has authenticated"
 
     def handshake(self, version: int, mechanism: str, now_ms: int) -> Handshake:
         """The client chooses a mechanism."""
-        if self.state is State.READY and now_ms - self._since_ms < REAUTHENTICATION_MS_MIN:
-            return Handshake.ILLEGAL
-        if self.state not in (State.HANDSHAKE, State.READY):
+        if self.state is State.READY:
+            if self._again_ms is not None and now_ms - self._again_ms < REAUTHENTICATION_MS_MIN:
+                return Handshake.ILLEGAL
+            self._again_ms = now_ms
+        elif self.state is not State.HANDSHAKE:
             return Handshake.ILLEGAL
         begin = self._mechanisms.get(mechanism)
         if begin is None or (self.mechanism is not None and mechanism != self.mechanism):
@@ -154,7 +156,6 @@ class SaslSession:
             lifetimes.append(done.ends_ms - now_ms)
         lifetime_ms = min(lifetimes, default=0)
         self._ends_ms = now_ms + lifetime_ms if lifetimes else None
-        self._since_ms = now_ms
         self.principal = principal
         self.came_by_token = done.by_token
         self._exchange = None

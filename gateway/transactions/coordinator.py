@@ -247,9 +247,14 @@ class TransactionCoordinator:
         known.admit(identity)
         if not known.holds(places, groups):
             return False
-        await self._container.all_durable()
-        await self._container.synced()
+        await self._known.synced(transactional_id)
         return True
+
+    def is_verified(self, transactional_id: str, identity: Identity, places: Collection[Place]) -> bool:
+        """Whether `verify_elsewhere` would say yes without a wait. Raises Refusal."""
+        known = self._known.find(transactional_id)
+        known.admit(identity)
+        return known.holds(places, ()) and self._known.is_synced(transactional_id)
 
     async def commit_offsets(
         self, transactional_id: str, identity: Identity, group_id: str, offsets: Mapping[OffsetKey, CommittedOffset]

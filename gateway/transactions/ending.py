@@ -91,7 +91,7 @@ class Endings:
             await self._end_in_one_step(prepared)
             return
         await self._known.change(prepared)
-        await self._container.synced()
+        await self._known.synced(prepared.transactional_id)
         if self._known.get(prepared.transactional_id) is prepared:
             await asyncio.wait([self._completion_of(prepared)], timeout=ANSWER_S_MAX)
 
@@ -179,8 +179,8 @@ class Endings:
     async def _complete(self, prepared: Transaction) -> None:
         """Have every container end it, then log that it is complete. What fails is left to the next look."""
         try:
-            await self._container.all_durable()  # no container hears of an outcome that a crash could take back
-            await self._container.synced()
+            # No container hears of an outcome that a crash could take back.
+            await self._known.synced(prepared.transactional_id)
             outcome = Outcome.of(prepared, self._container.epoch)
             shares = await self._shares(prepared)
             ends = [self._end_in(container_id, outcome, places) for container_id, places in shares.items()]

@@ -4,6 +4,7 @@ Invariants:
 - A change is made in memory and queued for the log without an await between. So memory is ahead of the log only by
   queued changes, in order.
 - A transaction has a deadline from its beginning to its end, and no other id has one.
+- From its beginning until it is complete it is known which frame of the log has its newest state.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from core.clock import Clock
 from core.container.container import Container
 from gateway.refusals import Refusal
 from gateway.transactions.persistence import TRANSACTIONS_TABLE, encode_transaction
-from gateway.transactions.transaction import Transaction
+from gateway.transactions.transaction import PREPARED, Transaction
 
 
 class KnownTransactions:
@@ -30,6 +31,7 @@ class KnownTransactions:
         self._clock = clock
         self._transactions: dict[str, Transaction] = {}
         self._deadlines: dict[str, float] = {}  # of transactions under way, monotonic s
+        self._rows: dict[str, int] = {}  # LSNs of the newest states of those that are under way or prepared
 
     def __iter__(self) -> Iterator[Transaction]:
         return iter(list(self._transactions.values()))
@@ -72,6 +74,10 @@ class KnownTransactions:
         """The next state of an id, which the log has, or which was queued for it."""
         name = following.transactional_id
         self._transactions[name] = following
+        if following.is_ongoing or following.state in PREPARED:
+            self._rows[name] = self._container.log.next_lsn - 1
+        else:
+            self._rows.pop(name, None)
         if not following.is_ongoing:
             self._deadlines.pop(name, None)
         elif name not in self._deadlines:
@@ -86,6 +92,14 @@ class KnownTransactions:
     async def change(self, following: Transaction) -> None:
         """Make a change; it is durable when this returns. Raises StoreError."""
         await asyncio.shield(self.submit(following))
+
+    def is_synced(self, transactional_id: str) -> bool:
+        """Whether no crash can take back what is known of a transaction that is under way or prepared."""
+        return self._rows.get(transactional_id, 0) <= self._container.log.synced_lsn
+
+    async def synced(self, transactional_id: str) -> None:
+        """Wait until that is so, in every sync mode; not for what others have queued since. Raises StorageFailure."""
+        await self._container.synced_up_to(self._rows.get(transactional_id, 0))
 
     async def forget(self, known: Transaction) -> None:
         """Forget an id, durably. Raises StoreError."""

@@ -78,7 +78,7 @@ class TransactionalWrites:
         self._refusal: Refusal | None = None
         self._coordinator: TransactionCoordinator | RemoteCoordinator | None = None
         self._identity: Identity | None = None  # whose partitions were asked for
-        self._asked: dict[Place, Guard] = {}  # partitions elsewhere that are part of the transaction
+        self._asked: dict[Place, Guard] = {}  # partitions elsewhere, once they are part of the transaction
         try:
             self._coordinator = transactions.asked_by_leader(transactional_id)
         except Refusal as refused:
@@ -115,7 +115,8 @@ class TransactionalWrites:
         if self._identity is None:
             return
         if elsewhere:
-            yield self._ask(coordinator, self._identity, places, elsewhere)
+            if not self._know(coordinator, self._identity, places, elsewhere):
+                yield self._ask(coordinator, self._identity, places)
         elif self._adds and places and isinstance(coordinator, TransactionCoordinator):
             self._add(coordinator, self._identity, places)
 
@@ -128,25 +129,44 @@ class TransactionalWrites:
         except StoreError as failure:
             self._failure = failure
 
-    async def _ask(
+    def _know(
         self,
         coordinator: TransactionCoordinator | RemoteCoordinator,
         identity: Identity,
         places: Sequence[Place],
         elsewhere: Sequence[Slot],
-    ) -> None:
-        """Add partitions of other containers, or ask whether they are part of the transaction, and wait for the answer.
+    ) -> bool:
+        """Have guards for partitions of other containers; whether there is nothing to ask their coordinator.
 
-        After Kafka's AddPartitionsToTxnManager (KIP-890).
+        That is the rule for a client that has added its partitions before it writes, and whose coordinator is in this
+        process.
         """
-        asked: dict[Place, Guard] = {}
         try:
             guards: dict[int, Guard] = {}  # by container
             for slot in elsewhere:
                 if slot.container_id not in guards:
                     participant = self._transactions.participant_in(slot.container_id)
                     guards[slot.container_id] = participant.guard(identity)
-                asked[Place(slot.stream.id, slot.number)] = guards[slot.container_id]
+                self._asked[Place(slot.stream.id, slot.number)] = guards[slot.container_id]
+            if not isinstance(coordinator, TransactionCoordinator):
+                return False
+            wanted = [*places, *self._asked] if self._adds else self._asked
+            return coordinator.is_verified(self._transactional_id, identity, wanted)
+        except Refusal as refused:
+            self._refusal = refused
+        except StoreError as failure:
+            self._failure = failure
+        return True
+
+    async def _ask(
+        self, coordinator: TransactionCoordinator | RemoteCoordinator, identity: Identity, places: Sequence[Place]
+    ) -> None:
+        """Add partitions of other containers, or ask whether they are part of the transaction, and wait for the answer.
+
+        After Kafka's AddPartitionsToTxnManager (KIP-890).
+        """
+        asked, self._asked = self._asked, {}
+        try:
             if self._adds:
                 await coordinator.add_elsewhere(self._transactional_id, identity, [*places, *asked])
                 self._asked = asked

@@ -19,7 +19,9 @@ SINGLE = "single-record requests, 64 in flight"
 def results() -> Results:
     """Three rounds; in the last one the machine was half as fast, for everybody."""
     made = Results(pairs=COMPARED)
-    for penstock, flushed, default in ((30_000, 3_000, 20_000), (32_000, 4_000, 16_000), (15_000, 1_500, 10_000)):
+    runs = ((30_000, 3_000, 20_000), (32_000, 4_000, 16_000), (15_000, 1_500, 10_000))
+    for number, (penstock, flushed, default) in enumerate(runs):
+        made.round = number
         made.add(PENSTOCK, SINGLE, "requests/s", penstock)
         made.add(KAFKA_FLUSHED, SINGLE, "requests/s", flushed)
         made.add(KAFKA, SINGLE, "requests/s", default)
@@ -33,10 +35,31 @@ class TestRows:
 
         assert ratios == {KAFKA_FLUSHED: 10.0, KAFKA: 1.5}
 
+    def test_a_system_that_failed_in_a_round(self, results: Results) -> None:
+        """The sample after a failure is not held against another round's."""
+        results.round = 3
+        results.add(PENSTOCK, SINGLE, "requests/s", 40_000)
+        results.round = 4
+        results.add(PENSTOCK, SINGLE, "requests/s", 20_000)
+        results.add(KAFKA, SINGLE, "requests/s", 1_000)
+        ratios = {row["ratio_to"]: row["ratio"] for row in results.rows() if row["system"] == PENSTOCK}
+
+        assert ratios == {KAFKA_FLUSHED: 10.0, KAFKA: 1.75}
+
+    def test_rounds_are_added_to_an_earlier_run(self, results: Results, tmp_path: Path) -> None:
+        """A run that goes on has the earlier one's samples and failures, and counts its rounds from there."""
+        results.failures.append("tail on kafka: no answer")
+        results.write(tmp_path / "latest.json")
+        more = Results(pairs=COMPARED)
+
+        assert more.go_on(tmp_path / "latest.json") == 3
+        assert more.rows() == results.rows()
+        assert more.failures == results.failures
+
     def test_shape(self, results: Results) -> None:
-        """Every row has the same seven fields."""
+        """Every row has the same eight fields."""
         for row in results.rows():
-            assert list(row) == ["system", "workload", "unit", "samples", "median", "ratio", "ratio_to"]
+            assert list(row) == ["system", "workload", "unit", "samples", "rounds", "median", "ratio", "ratio_to"]
 
     def test_nothing_to_compare_with(self, results: Results) -> None:
         """A system that is only compared with has one row, without a ratio."""

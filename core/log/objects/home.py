@@ -18,7 +18,7 @@ import logging
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -28,13 +28,15 @@ from core.log.files import LOG_SUFFIX, make_directory, write_durably
 from core.log.interface import LogReports, LogWriter, NewWriter, SyncStats
 from core.log.objects.format import HEADER_SIZE, TOKEN_BYTES, BadLogObject, Stretch, encode_fence, log_key, log_prefix
 from core.log.objects.manifest import Manifest, files_prefix, manifest_key, manifests_prefix, newest_manifest
-from core.log.objects.prefetch import Prefetched
+from core.log.objects.packs import Packing, ends_of, packs_prefix
+from core.log.objects.prefetch import SMALL_BYTES_MAX, Prefetched
 from core.log.objects.protocol import Fence, Link, Owned, Place, Takeover
 from core.log.objects.reading import read_header, take_over
 from core.log.objects.rebuild import rebuild
 from core.log.objects.state_files import Uploads, download
 from core.log.objects.writer import PAUSE_MAX_S, PAUSE_S, IsOurs, ObjectLog, ObjectWriter
 from core.log.writer import FileWriter
+from core.stations import Stations
 from tier2.storage import AlreadyExists, ObjectNotFound, Storage, StorageError
 
 logger = logging.getLogger(__name__)
@@ -48,8 +50,6 @@ CHECKPOINT_OBJECTS: Final = 32
 replay. A quiet container stores none."""
 SNAPSHOT: Final = "snapshot"
 METADATA: Final = "metadata"
-SMALL_BYTES_MAX: Final = 256 << 10
-"""Log objects up to this size are read whole ahead of a takeover that nobody has announced: two reads each else."""
 MARK: Final = "log-in-objects"
 """The file in a container's directory that says so: its log files are a copy, and may be outdated."""
 
@@ -78,6 +78,7 @@ class Claimed:
     links: Sequence[Link]
     is_ours: IsOurs | None
     prefetched: Prefetched | None = None
+    stations: Stations = field(default_factory=Stations)  # where the taker's time goes
 
 
 class _Reached(NamedTuple):
@@ -120,6 +121,7 @@ class LogObjects:
         self._stored_lsn = min(files, default=0)  # where the log of the newest checkpoint begins
         self._checkpointed = _Reached(0, 0, 0)  # by our last checkpoint
         self._pending: _Pending | None = None
+        self._cut_before: Place | None = None  # nothing of the log is left before this place
 
     def __repr__(self) -> str:
         return f"<LogObjects {self._container} owned from {self._owned.place}>"
@@ -151,9 +153,11 @@ class LogObjects:
         storage = prefetched or Prefetched(log.storage, container, directory)
         try:
             if prefetched is None:
-                await storage.fetch(log_object_bytes_max=SMALL_BYTES_MAX, files=False)
+                await storage.fetch(log_object_bytes_max=SMALL_BYTES_MAX, files=False, rounds_max=1)
             else:
                 await storage.fetch()
+            if claimed is not None:
+                claimed.stations.reached("read ahead")
             return await cls._take_by(log, storage, container, directory, logs, claimed)
         finally:
             if storage is not prefetched:
@@ -166,12 +170,16 @@ class LogObjects:
         stretches: dict[Place, Stretch] = {}
         token = secrets.token_hex(TOKEN_BYTES)
         takeover = Takeover(token) if claimed is None else Takeover(token, claimed.epoch, claimed.links)
+        stations = Stations() if claimed is None else claimed.stations
         owned = await take_over(storage, container, takeover, stretches)
+        stations.reached("walked and fenced")
         manifest = await newest_manifest(storage, container)
         await asyncio.to_thread(_empty, directory, logs)
         if manifest is not None:
             await download(storage, manifest.files, directory)
+        stations.reached("checkpoint there")
         await rebuild(storage, container, owned, stretches, logs)
+        stations.reached("log there")
         files = {s.file_lsn: place for place, s in stretches.items() if s.position == 0}
         logger.info(
             "log taken over",
@@ -205,6 +213,7 @@ class LogObjects:
                 puts_max=config.log_object_inflight,
                 linger_s=None if config.log_object_linger_ms < 0 else config.log_object_linger_ms / 1000,
                 is_ours=self._is_ours,
+                packing=Packing(self._storage, self._container, self._owned.place.epoch),
             )
             self._writer = ObjectWriter(settings, size, reports, new_cache)
             return self._writer
@@ -285,12 +294,15 @@ class LogObjects:
         manifest, first_lsn, reached = self._pending
         await self._storage.put(manifest_key(self._container, manifest), manifest.encode())
         self._pending, self._stored_lsn, self._checkpointed = None, first_lsn, reached
-        await remove_before(self._storage, self._container, manifest)
+        is_cut = manifest.start == self._cut_before  # most checkpoints leave the log as it is, and it has many objects
+        await remove_before(self._storage, self._container, manifest, log=not is_cut)
+        self._cut_before = manifest.start
         self._places = {lsn: place for lsn, place in self._places.items() if lsn >= manifest.start.lsn}
 
 
-async def remove_before(storage: Storage, container: int, manifest: Manifest) -> None:
-    """Remove what no start reads any more behind a stored manifest: older ones and their files, and groups.
+async def remove_before(storage: Storage, container: int, manifest: Manifest, *, log: bool = True) -> None:
+    """Remove what no start reads any more behind a stored manifest: older ones and their files, and, if the log begins
+    later than before (`log`), its groups and packs.
 
     Fences stay, and so do files of former owners that may still store a manifest newer than ours. Raises StorageError.
     """
@@ -305,11 +317,22 @@ async def remove_before(storage: Storage, container: int, manifest: Manifest) ->
         epoch = int(info.key[below:].partition("/")[0])
         if (epoch < manifest.start.epoch or epoch == manifest.epoch) and info.key not in named:
             gone.append(info.key)
-    async for info in storage.list(log_prefix(container)):
-        if int(info.key.rpartition("/")[2]) < manifest.start.lsn and info.size > HEADER_SIZE:
-            gone.append(info.key)
+    if log:
+        gone += await _log_before(storage, container, manifest.start.lsn)
     for begin in range(0, len(gone), DELETES_AT_ONCE):
         await asyncio.gather(*(storage.delete(one) for one in gone[begin : begin + DELETES_AT_ONCE]))
+
+
+async def _log_before(storage: Storage, container: int, lsn: int) -> list[str]:
+    """The keys of all groups and packs that end before this LSN, at which a group begins."""
+    found: list[str] = []
+    async for info in storage.list(log_prefix(container)):
+        if int(info.key.rpartition("/")[2]) < lsn and info.size > HEADER_SIZE:
+            found.append(info.key)
+    async for info in storage.list(packs_prefix(container)):
+        if ends_of(info.key)[1] < lsn:
+            found.append(info.key)
+    return found
 
 
 async def _ended_in_thread(work: Callable[[Path], None], path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from core.errors import StorageFailure
 from core.log.objects.format import BadLogObject, Stretch, log_key, log_prefix
 from core.log.objects.manifest import files_prefix, manifests_prefix, newest_manifest, newest_start
+from core.log.objects.prefetch import SMALL_BYTES_MAX, Prefetched
 from core.log.objects.protocol import GENESIS, FindCheckpoint, Overtaken, Owned, Place, PutFence, Read, Takeover
 from core.log.objects.reading import is_missing, read_header
 from core.log.objects.rebuild import rebuild
@@ -33,18 +34,22 @@ async def copied(storage: Storage, container: int, directory: Path, logs: Path) 
     returns what the log has. Raises StorageFailure, StorageError, OSError."""
     for _ in range(TRIES_MAX):
         stretches: dict[Place, Stretch] = {}
+        ahead = Prefetched(storage, container, directory)
         try:
-            found = await _walked(storage, container, stretches)
-            manifest = await newest_manifest(storage, container)
+            await ahead.fetch(log_object_bytes_max=SMALL_BYTES_MAX, files=False, rounds_max=1)
+            found = await _walked(ahead, container, stretches)
+            manifest = await newest_manifest(ahead, container)
             if manifest is not None:
-                await download(storage, manifest.files, directory)
-            await rebuild(storage, container, found, stretches, logs)
+                await download(ahead, manifest.files, directory)
+            await rebuild(ahead, container, found, stretches, logs)
         except ObjectNotFound as error:
             logger.info("the log was cut meanwhile, and is read anew", extra={"missing": error.key})
             await asyncio.to_thread(_empty, directory, logs)  # files of two checkpoints are none of either
             await asyncio.sleep(1)
         else:
             return found
+        finally:
+            ahead.forget()
     raise StorageFailure(
         f"the log of container {container} lost objects at each of {TRIES_MAX} tries to read it: stop all nodes, "
         "or restore the objects from a copy of the bucket"

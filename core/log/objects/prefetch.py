@@ -1,13 +1,16 @@
 """Objects of one container that were read ahead of a takeover, and lie in a scratch file of this machine.
 
 `Prefetched` is the object store for a takeover: what it has, it answers; for all else it asks the store. A takeover
-reads thousands of small objects; `fetch` reads each whole, many at a time, before the walk comes to them one by one.
+reads thousands of small objects; `fetch` reads the packs that have them (`core.log.objects.packs`), and each of the
+others whole, many at a time, before the walk comes to them one by one.
 
 **Invariants**
 
-- Only groups of the log and files of checkpoints are kept: their keys are never used for other bytes. Listings, fences
-  and whatever is not there are always asked of the store. So a takeover decides by the store, whatever is kept here.
-- At most `BYTES_MAX` are kept. The file has no name: it is gone with its process.
+- Only groups of the log, and manifests and files of checkpoints are kept: their keys are never used for other bytes.
+  Listings, fences and whatever is not there are always asked of the store. So a takeover decides by the store,
+  whatever is kept here.
+- At most `BYTES_MAX` are kept in the file, and `HEADERS_MAX` headers of groups in memory. The file has no name: it is
+  gone with its process.
 - The file is closed when no thread uses it any more: its number may be another file's from then on.
 """
 
@@ -15,30 +18,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from core.log.objects.format import HEADER_SIZE, log_prefix
-from core.log.objects.manifest import newest_manifest
+from core.log.objects.format import HEADER_SIZE, BadLogObject, log_key, log_prefix
+from core.log.objects.manifest import manifests_prefix, newest_manifest
+from core.log.objects.packs import decode_pack, ends_of, packs_prefix
 from core.log.objects.protocol import GENESIS, Place
 from tier2.storage import Buffer, Came, Corrupt, Data, ObjectInfo, ObjectNotFound, ObjectStat, Storage
+
+logger = logging.getLogger(__name__)
 
 BYTES_MAX: Final = 512 << 20
 """Bytes that are kept for one container. What does not fit is read when it is needed."""
 AT_ONCE: Final = 16
 ROUNDS_MAX: Final = 5
 """How often `fetch` looks for what came meanwhile, while an owner goes on writing."""
+SMALL_BYTES_MAX: Final = 256 << 10
+"""Log objects up to this size are read whole ahead of a takeover that nobody has announced: two reads each else."""
 FEW: Final = 16
 """Objects that are left to the takeover."""
+HEADERS_MAX: Final = 200_000
+"""Headers of groups in memory, some 60 MB at most; the walk reads those of further groups from the file."""
 
 
 class _Kept(NamedTuple):
     position: int
     size: int
+    header: bytes  # of a group; else empty
 
 
 class _Scratch:
@@ -102,49 +114,134 @@ class Prefetched(Storage):
         self._container = container
         self._scratch = _Scratch(directory)
         self._kept: dict[str, _Kept] = {}
-        self._bytes = 0
+        self._packs: set[str] = set()  # that were read, or cannot be
+        self._packed_to = GENESIS  # the last place that a pack has
+        self._start: Place | None = None  # where the log begins
+        self._listed_to = ""  # the last key of the log that was listed; what comes before it late is left to the walk
+        self._last_manifest = ("", 0, 0, b"")  # key, start, length, bytes
+        self._headers = 0
+        self._bytes = 0  # of all that was asked for
+        self._end = 0  # of what the file has
 
     def __repr__(self) -> str:
         return f"<Prefetched {self._container} {len(self._kept)} objects, {self._bytes} bytes>"
 
-    async def fetch(self, *, log_object_bytes_max: int = BYTES_MAX, files: bool = True) -> None:
-        """Fetch the newest checkpoint's files and the log behind it, but for log objects above a size.
+    async def fetch(
+        self, *, log_object_bytes_max: int = BYTES_MAX, files: bool = True, rounds_max: int = ROUNDS_MAX
+    ) -> None:
+        """Fetch the newest checkpoint's files and the log behind it, but for log objects above a size. An owner that
+        goes on writing is followed for some rounds.
 
         Raises StorageError, StorageFailure.
         """
-        for _ in range(ROUNDS_MAX):
+        for _ in range(rounds_max):
             with contextlib.suppress(ObjectNotFound):  # the log was cut meanwhile
                 if await self._round(log_object_bytes_max, files=files) <= FEW:
                     return
 
     async def _round(self, log_object_bytes_max: int, *, files: bool) -> int:
-        manifest = await newest_manifest(self._storage, self._container)
+        """Returns how many log objects were new. Where the log began at the last round is good enough for what has come
+        since: so all is asked for at once then."""
+        if self._start is None:
+            await self._checkpoint(files=files)
+            await self._unpack()
+            if not files:  # what lies between packs without being in one is left to the walk
+                self._listed_to = max(self._listed_to, log_key(self._container, self._packed_to))
+            return await self._singles(log_object_bytes_max)
+        _, _, new = await asyncio.gather(
+            self._checkpoint(files=files), self._unpack(), self._singles(log_object_bytes_max)
+        )
+        return new
+
+    async def _checkpoint(self, *, files: bool) -> None:
+        manifest = await newest_manifest(self, self._container)
+        self._start = GENESIS if manifest is None else manifest.start
         if files and manifest is not None:
             await self._keep([(file.key, file.size) for file in manifest.files])
-        start = GENESIS if manifest is None else manifest.start
-        wanted = [
-            (info.key, info.size)
-            async for info in self._storage.list(log_prefix(self._container))
-            if _place_of(info.key).lsn >= start.lsn and HEADER_SIZE < info.size <= log_object_bytes_max
-        ]
+
+    async def _singles(self, log_object_bytes_max: int) -> int:
+        """Keep the log's objects that are no larger, behind those that were listed before."""
+        start = self._start or GENESIS
+        after = max(self._listed_to, log_key(self._container, Place(start.epoch, start.lsn - 1)))
+        wanted: list[tuple[str, int]] = []
+        async for info in self._storage.list(log_prefix(self._container), after=after):
+            self._listed_to = info.key
+            if _place_of(info.key).lsn >= start.lsn and HEADER_SIZE < info.size <= log_object_bytes_max:
+                wanted.append((info.key, info.size))
         return await self._keep(wanted)
+
+    async def _unpack(self) -> None:
+        """Keep the groups of all packs that reach into the log."""
+        start = self._start or GENESIS
+        new = [
+            (info.key, info.size)
+            async for info in self._storage.list(packs_prefix(self._container))
+            if info.key not in self._packs and ends_of(info.key)[1] >= start.lsn
+        ]
+        await _some(new, self._fetch_pack)
+
+    async def _fetch_pack(self, key: str, size: int) -> None:
+        self._packs.add(key)
+        data = await self._fetched(key, size)
+        if data is None:
+            return
+        try:
+            groups = await asyncio.to_thread(decode_pack, self._container, key, data)
+        except BadLogObject as error:
+            logger.warning("a pack of the log is not used", extra={"pack": key, "reason": str(error)})
+            return
+        begins = await self._written(data)
+        for place, position, length in groups:
+            header = data[position : position + HEADER_SIZE]
+            self._remember(log_key(self._container, place), begins + position, length, header)
+            self._packed_to = max(self._packed_to, place, key=lambda one: (one.epoch, one.lsn))
 
     async def _keep(self, wanted: Iterable[tuple[str, int]]) -> int:
         new = [(key, size) for key, size in wanted if key not in self._kept and size]
-        for begin in range(0, len(new), AT_ONCE):
-            await asyncio.gather(*(self._fetch(key, size) for key, size in new[begin : begin + AT_ONCE]))
+        await _some(new, self._fetch)
         return len(new)
 
     async def _fetch(self, key: str, size: int) -> None:
+        data = await self._fetched(key, size)
+        if data is not None:
+            header = data[:HEADER_SIZE] if key.startswith(log_prefix(self._container)) else b""
+            self._remember(key, await self._written(data), size, header)
+
+    async def _fetched(self, key: str, size: int) -> bytes | None:
         if self._bytes + size > BYTES_MAX:
-            return
-        position, self._bytes = self._bytes, self._bytes + size  # of what fails, the room stays empty
+            return None
+        self._bytes += size  # before another one asks
+        if not size:
+            return b""
         try:
-            data = await self._storage.get_range(key, 0, size)
+            return await self._storage.get_range(key, 0, size)
         except (Corrupt, ObjectNotFound):
-            return  # the takeover decides what that means, if it comes there
+            return None  # the takeover decides what that means, if it comes there
+
+    async def _written(self, data: bytes) -> int:
+        """Put it into the file; returns where it lies."""
+        position, self._end = self._end, self._end + len(data)
         await asyncio.to_thread(self._scratch.write, data, position)
-        self._kept[key] = _Kept(position, size)
+        return position
+
+    def _remember(self, key: str, position: int, size: int, header: bytes) -> None:
+        if header:
+            self._headers += 1
+        self._kept[key] = _Kept(position, size, header if self._headers <= HEADERS_MAX else b"")
+
+    # What is kept
+
+    def header_of(self, key: str) -> bytes | None:
+        """The header of a group, if it is in memory."""
+        kept = self._kept.get(key)
+        return kept.header or None if kept is not None else None
+
+    def read_kept(self, key: str, start: int, length: int) -> bytes | None:
+        """Bytes of an object that is kept; None if it is not. Blocks."""
+        kept = self._kept.get(key)
+        if kept is None or start + length > kept.size:
+            return None
+        return self._scratch.read(kept.position + start, length)
 
     def forget(self) -> None:
         """Give up what is kept."""
@@ -154,11 +251,18 @@ class Prefetched(Storage):
     # The store
 
     async def get_range(self, key: str, start: int, length: int) -> bytes:
-        kept = self._kept.get(key)
+        if key.startswith(manifests_prefix(self._container)):
+            return await self._manifest(key, start, length)
         data = None
-        if kept is not None and start + length <= kept.size:
-            data = await asyncio.to_thread(self._scratch.read, kept.position + start, length)
+        if key in self._kept:
+            data = await asyncio.to_thread(self.read_kept, key, start, length)
         return await self._storage.get_range(key, start, length) if data is None else data
+
+    async def _manifest(self, key: str, start: int, length: int) -> bytes:
+        """The last manifest that was read stays in memory: a takeover looks three times for the newest one."""
+        if self._last_manifest[:3] != (key, start, length):
+            self._last_manifest = key, start, length, await self._storage.get_range(key, start, length)
+        return self._last_manifest[3]
 
     async def get_pieces(self, key: str, start: int, length: int, piece_bytes: int, came: Came) -> None:
         await self._storage.get_pieces(key, start, length, piece_bytes, came)
@@ -184,6 +288,22 @@ class Prefetched(Storage):
     async def close(self) -> None:
         """The store is not ours to close."""
         self.forget()
+
+
+async def _some(wanted: Sequence[tuple[str, int]], fetch: Callable[[str, int], Awaitable[None]]) -> None:
+    """Fetch all, `AT_ONCE` at a time. Raises the first error, and begins none after it."""
+    left = iter(wanted)
+
+    async def one_after_another() -> None:
+        for key, size in left:
+            try:
+                await fetch(key, size)
+            except BaseException:
+                for _ in left:
+                    pass  # nobody begins another one
+                raise
+
+    await asyncio.gather(*(one_after_another() for _ in range(min(AT_ONCE, len(wanted)))))
 
 
 def _place_of(key: str) -> Place:

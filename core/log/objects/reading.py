@@ -25,6 +25,7 @@ from core.log.objects.format import (
     log_prefix,
 )
 from core.log.objects.manifest import newest_start
+from core.log.objects.prefetch import Prefetched
 from core.log.objects.protocol import FindCheckpoint, Group, Overtaken, Owned, Place, PutFence, Read, Takeover
 from tier2.storage import AlreadyExists, Corrupt, ObjectInfo, ObjectNotFound, Storage, Unavailable
 
@@ -33,12 +34,17 @@ BEYOND_MAX: Final = 80
 """Objects behind the first free place that are looked at: more than may be on their way at a time."""
 AHEAD: Final = 512
 """Headers that are read before the walk comes to them."""
+STEPS_PER_TURN: Final = 200
+"""Steps of the walk over headers in memory, some ten microseconds each, in one turn of the event loop."""
 
 
 async def read_header(storage: Storage, container: int, place: Place) -> Decoded | None:
     """The header of the object at a place, None if there is none. Raises BadLogObject, StorageError."""
+    key = log_key(container, place)
+    if isinstance(storage, Prefetched) and (block := storage.header_of(key)) is not None:
+        return decode_header(container, place, block)
     try:
-        block = await storage.get_range(log_key(container, place), 0, HEADER_SIZE)
+        block = await storage.get_range(key, 0, HEADER_SIZE)
     except ObjectNotFound:
         return None
     except Corrupt as error:
@@ -63,6 +69,7 @@ class _Ahead:
         self._storage = storage
         self._container = container
         self._known: dict[Place, Decoded] = {}
+        self._steps = 0
 
     async def read(self, place: Place) -> Decoded | None:
         """The header at a place, None if there is none. Raises BadLogObject, StorageError."""
@@ -70,9 +77,18 @@ class _Ahead:
             found = await read_header(self._storage, self._container, place)
             if found is None:
                 return None
+            if self._is_in_memory(place):
+                self._steps += 1
+                if not self._steps % STEPS_PER_TURN:
+                    await asyncio.sleep(0)
+                return found
             self._known = {place: found}
             await self._look_ahead(place)
         return self._known.pop(place)
+
+    def _is_in_memory(self, place: Place) -> bool:
+        storage = self._storage
+        return isinstance(storage, Prefetched) and storage.header_of(log_key(self._container, place)) is not None
 
     async def _look_ahead(self, place: Place) -> None:
         key = log_key(self._container, place)

@@ -31,6 +31,7 @@ from core.log.format import Buffer, FileHeader, encode_file_header
 from core.log.interface import LogReports, LogWriter, NewWriter, SyncStats
 from core.log.log_file import LogFile, LogPosition
 from core.log.objects.format import HEADER_SIZE, TOKEN_BYTES, BadLogObject, encode_group, log_key
+from core.log.objects.packs import Packing
 from core.log.objects.protocol import Group, Linger, Outcome, Place, Window, outcome
 from core.log.objects.reading import read_header
 from core.log.slabs import FileImage
@@ -61,6 +62,7 @@ class ObjectLog:
     puts_max: int = 4
     linger_s: float | None = None  # None: by the store's answers
     is_ours: IsOurs | None = None
+    packing: Packing | None = None  # of groups that are acknowledged
     close_timeout_s: float = 30.0
 
 
@@ -157,6 +159,8 @@ class ObjectWriter:
         for put in self._puts:
             put.cancel()
         await asyncio.gather(*self._puts, return_exceptions=True)
+        if self._settings.packing is not None:
+            await self._settings.packing.close()
         await self._cache.close()
         await asyncio.sleep(0)  # the cache's last report is on its way
         self._report()
@@ -245,8 +249,13 @@ class ObjectWriter:
             self.stats.observe(seconds)
             self.stats.bytes_written += len(data) - HEADER_SIZE
             self._trouble = ""
-            if self._window.ended(group, found) is not None:
+            stored_lsn, packing = self._window.ended(group, found), settings.packing
+            if packing is not None:
+                packing.stored(group.place.lsn, group.last_lsn, data)
+            if stored_lsn is not None:
                 self._report()
+                if packing is not None:
+                    packing.acknowledged(stored_lsn)
 
     async def _try(self, group: Group, key: str, data: bytes) -> Outcome:
         settings = self._settings

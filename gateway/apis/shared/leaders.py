@@ -30,7 +30,8 @@ def leaders_of(services: Services, stream: Stream) -> Mapping[int, Leader]:
     nodes, here = services.nodes, services.store.containers
     epochs = services.store.leader_epochs(stream)
     if not epochs.keys() >= stream.state.containers:  # an internal topic's containers may be here without any stream
-        epochs |= {one: here[one].container.epoch for one in stream.state.containers if one in here}
+        led = [one for one in stream.state.containers if one in here and not here[one].container.is_left]
+        epochs |= {one: here[one].container.epoch for one in led}
     return {
         one: Leader(nodes.me, epochs[one]) if one in epochs else Leader(nodes.leader(one), nodes.epoch(one))
         for one in sorted(stream.state.containers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.classic.facts import GroupFacts
-from gateway.groups.classic.messages import NO_MEMBER_ID, JoinRequest, SyncRequest
+from gateway.groups.classic.messages import JoinRequest, SyncRequest
 from gateway.groups.classic.roster import Roster
 from gateway.groups.classic.states import GroupState
 
@@ -67,28 +67,3 @@ def check_sync(group: GroupFacts, request: SyncRequest) -> ErrorCode:
     if group.state is GroupState.PREPARING_REBALANCE:
         return ErrorCode.rebalance_in_progress
     return ErrorCode.none
-
-
-def is_managed_outside(group: GroupFacts, generation: int) -> bool:
-    """A commit of an administrator, or of a consumer that assigns its own partitions, while the group is empty."""
-    return generation < 0 and group.is_empty
-
-
-def check_transactional_commit(
-    group: GroupFacts, member_id: str, instance_id: str | None, generation: int
-) -> ErrorCode:
-    """May this member commit offsets in a transaction? A client that names no member may: its producer is fenced."""
-    if generation < 0 and member_id == NO_MEMBER_ID and instance_id is None:
-        return ErrorCode.none
-    return check_member_now(group, member_id, instance_id, generation)
-
-
-def check_commit(group: GroupFacts, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
-    """May this member commit offsets?"""
-    if generation < 0 and member_id == NO_MEMBER_ID and instance_id is None:
-        return ErrorCode.unknown_member_id
-    error = check_member_now(group, member_id, instance_id, generation)
-    if error is ErrorCode.none and group.state is GroupState.COMPLETING_REBALANCE:
-        # It has had the answer to its join, so it knows how to react to this error.
-        return ErrorCode.rebalance_in_progress
-    return error

@@ -19,13 +19,10 @@ from kio.schema.errors import ErrorCode
 
 from gateway.groups.classic import views
 from gateway.groups.classic.admission import (
-    check_commit,
     check_member,
     check_member_now,
     check_sync,
-    check_transactional_commit,
     has_room_for,
-    is_managed_outside,
     supports,
 )
 from gateway.groups.classic.allowance import Allowance
@@ -41,7 +38,6 @@ from gateway.groups.classic.messages import (
     GroupRecord,
     Instant,
     JoinRequest,
-    JoinResult,
     LeavingMember,
     MemberRecord,
     Store,
@@ -52,6 +48,7 @@ from gateway.groups.classic.messages import (
 )
 from gateway.groups.classic.roster import Member
 from gateway.groups.classic.states import CAN_REBALANCE, TRANSITIONS, GroupState
+from gateway.groups.classic.waiting import answer_join, answer_syncs, begin_sync, dismiss, refuse_join
 from gateway.groups.deadlines import Deadline, Deadlines
 
 #: A new member has no id yet and cannot send heartbeats; its first join waits no longer than this.
@@ -63,8 +60,6 @@ GENERATION_MAX: Final = 2**31 - 1
 REASON_CHARS_MAX: Final = 200
 #: A member id begins with the client id, which may be longer than a member id may be.
 ID_PREFIX_CHARS_MAX: Final = 200
-#: Ids of one group that were handed out and not used yet (KIP-394); a new one displaces the oldest.
-PENDING_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +109,7 @@ class Group(GroupFacts):
         for stored in record.members:
             member = self._new_member(stored.member_id, stored)
             self.roster.add(member)
-            self._extend_session(member, now)
+            self.extend_session(member, now)
         if record.leader is not None and record.leader in self.roster:
             self.roster.leader_id = record.leader
         self.subscribed_topics = views.subscriptions(self)
@@ -130,7 +125,7 @@ class Group(GroupFacts):
         """Be deleted, or unloaded: every waiter gets `error`, no deadline is left."""
         effects: list[Effect] = []
         for member in self.roster:
-            effects += self._dismiss(member, error, member.member_id)
+            effects += dismiss(self.roster, member, error, member.member_id)
             self._deadlines.cancel(member.session)
         for expiry in self.roster.pending.values():
             self._deadlines.cancel(expiry)
@@ -147,12 +142,12 @@ class Group(GroupFacts):
         if not has_room_for(self, request.member_id, self._rules.max_size):
             return self._refuse_for_size(request.member_id, waiter, now)
         if self.state is GroupState.DEAD:
-            return _refuse(waiter, ErrorCode.coordinator_not_available, request.member_id)
+            return refuse_join(waiter, ErrorCode.coordinator_not_available, request.member_id)
         if not supports(self, request):
-            return _refuse(waiter, ErrorCode.inconsistent_group_protocol, request.member_id)
+            return refuse_join(waiter, ErrorCode.inconsistent_group_protocol, request.member_id)
         held = self.roster.get(request.member_id)
         if not self._rules.allowance.admits(request.protocols, held.protocols if held is not None else ()):
-            return _refuse(waiter, ErrorCode.group_max_size_reached, request.member_id)
+            return refuse_join(waiter, ErrorCode.group_max_size_reached, request.member_id)
         if request.member_id == NO_MEMBER_ID:
             return self._join_unknown(request, waiter, now)
         if request.member_id in self.roster.pending and request.instance_id is None:
@@ -170,17 +165,16 @@ class Group(GroupFacts):
             return self._replace_static(request, current_id, new_id, waiter, now)
         if request.requires_known_member_id:
             expiry = self._alarm(partial(self._pending_expired, new_id))
-            self._deadlines.set(expiry, _after(now, request.session_timeout_ms))
-            self.roster.pending[new_id] = expiry
-            if len(self.roster.pending) > PENDING_MAX:  # honest members come back at once
-                self._forget_pending(next(iter(self.roster.pending)))
-            return _refuse(waiter, ErrorCode.member_id_required, new_id)
+            self._deadlines.set(expiry, now.after(request.session_timeout_ms))
+            if (displaced := self.roster.expect(new_id, expiry)) is not None:
+                self._forget_pending(displaced)
+            return refuse_join(waiter, ErrorCode.member_id_required, new_id)
         return self._add_member(request, new_id, waiter, now)
 
     def _join_known(self, request: JoinRequest, waiter: Waiter, now: Instant) -> list[Effect]:
         error = check_member(self.roster, request.member_id, request.instance_id)
         if error is not ErrorCode.none:
-            return _refuse(waiter, error, request.member_id)
+            return refuse_join(waiter, error, request.member_id)
         member = self.roster[request.member_id]
         is_leader = self.roster.leader_id == member.member_id
         if member.protocols == request.protocols and (
@@ -202,14 +196,14 @@ class Group(GroupFacts):
             self.protocol_type = request.protocol_type
         self.roster.add(member)
         self._initial_delay.note_newcomer()
-        self._deadlines.set(member.session, _after(now, NEW_MEMBER_JOIN_TIMEOUT_MS))
+        self._deadlines.set(member.session, now.after(NEW_MEMBER_JOIN_TIMEOUT_MS))
         return self._rebalance_or_complete(now, _why("joins", member_id, request))
 
     def _update_member(self, member: Member, request: JoinRequest, waiter: Waiter) -> list[Effect]:
         """Replace the member's own data; an earlier join that still waits is answered with a retriable error."""
         effects: list[Effect] = []
         if member.join_waiter is not None:
-            effects = _refuse(member.join_waiter, ErrorCode.rebalance_in_progress, member.member_id)
+            effects = refuse_join(member.join_waiter, ErrorCode.rebalance_in_progress, member.member_id)
         self.roster.set_protocols(member, request.protocols)
         self.roster.set_join_waiter(member, waiter)
         member.rebalance_timeout_ms = request.rebalance_timeout_ms
@@ -218,7 +212,7 @@ class Group(GroupFacts):
 
     def _refuse_for_size(self, member_id: str, waiter: Waiter, now: Instant) -> list[Effect]:
         self._forget_pending(member_id)
-        effects = _refuse(waiter, ErrorCode.group_max_size_reached, NO_MEMBER_ID)
+        effects = refuse_join(waiter, ErrorCode.group_max_size_reached, NO_MEMBER_ID)
         member = self.roster.get(member_id)
         if member is not None:
             effects += self._remove_member(member)
@@ -232,14 +226,14 @@ class Group(GroupFacts):
         """Give the instance a new id; a client that still uses the old one is fenced."""
         member = self.roster[old_id]
         leader_before = self.roster.leader_id or NO_LEADER
-        effects = self._dismiss(member, ErrorCode.fenced_instance_id, old_id)
+        effects = dismiss(self.roster, member, ErrorCode.fenced_instance_id, old_id)
         self.roster.rename_static(member, new_id)
         if old_id in self._pending_sync:
             self._pending_sync.remove(old_id)
             self._pending_sync.add(new_id)
         member.is_new = False
         effects += self._update_member(member, request, waiter)
-        self._extend_session(member, now)
+        self.extend_session(member, now)
         reason = _why("returns", new_id, request)
         if self.state is GroupState.COMPLETING_REBALANCE:
             # The leader may already be assigning to the old id: that share would reach nobody.
@@ -270,9 +264,9 @@ class Group(GroupFacts):
             return []  # a rebalance began meanwhile; its answer goes to the member
         waiter = member.join_waiter
         self.roster.set_join_waiter(member, None)
-        self._extend_session(member, now)
+        self.extend_session(member, now)
         if error is not ErrorCode.none:
-            return _refuse(waiter, error, NO_MEMBER_ID)
+            return refuse_join(waiter, error, NO_MEMBER_ID)
         return [Answer(waiter, views.returned(self, member, leader_told))]
 
     # The join phase
@@ -294,12 +288,12 @@ class Group(GroupFacts):
         if is_initial:
             step_ms = self._rules.initial_rebalance_delay_ms
             delay_ms = self._initial_delay.begin(step_ms, self.roster.rebalance_timeout_ms)
-            self._deadlines.set(self._join_deadline, _after(now, delay_ms))
+            self._deadlines.set(self._join_deadline, now.after(delay_ms))
             return effects
         self._initial_delay.end()
         if self.roster.all_joined:
             return effects + self._complete_join(now)
-        self._deadlines.set(self._join_deadline, _after(now, self.roster.rebalance_timeout_ms))
+        self._deadlines.set(self._join_deadline, now.after(self.roster.rebalance_timeout_ms))
         return effects
 
     def _maybe_complete_join(self, now: Instant) -> list[Effect]:
@@ -315,7 +309,7 @@ class Group(GroupFacts):
         """The rebalance time-out has passed, or the initial delay, which each newcomer extends."""
         delay_ms = self._initial_delay.extend()
         if delay_ms is not None:
-            self._deadlines.set(self._join_deadline, _after(now, delay_ms))
+            self._deadlines.set(self._join_deadline, now.after(delay_ms))
             return []
         return self._complete_join(now)
 
@@ -327,7 +321,7 @@ class Group(GroupFacts):
             effects += self._remove_member(member)
         if self.roster and not self.roster.elect_joined_leader():
             retry_ms = max(self.roster.rebalance_timeout_ms, EMPTY_JOIN_RETRY_MS_MIN)
-            self._deadlines.set(self._join_deadline, _after(now, retry_ms))
+            self._deadlines.set(self._join_deadline, now.after(retry_ms))
             return effects
         self.generation = self.generation % GENERATION_MAX + 1
         if not self.roster:
@@ -336,13 +330,11 @@ class Group(GroupFacts):
         self.subscribed_topics = views.subscriptions(self)
         effects.append(self._transition(GroupState.COMPLETING_REBALANCE, now))
         self._pending_sync = {member.member_id for member in self.roster}
-        self._deadlines.set(self._sync_deadline, _after(now, self.roster.rebalance_timeout_ms))
+        self._deadlines.set(self._sync_deadline, now.after(self.roster.rebalance_timeout_ms))
         for member in self.roster:
-            self._extend_session(member, now)
+            self.extend_session(member, now)
             member.is_new = False
-            if member.join_waiter is not None:
-                effects.append(Answer(member.join_waiter, views.joined(self, member)))
-                self.roster.set_join_waiter(member, None)
+            effects += answer_join(self, member)
         return effects
 
     def _become_empty(self, now: Instant) -> list[Effect]:
@@ -365,11 +357,7 @@ class Group(GroupFacts):
             self._deadlines.cancel(self._sync_deadline)
         if self.state is GroupState.STABLE:
             return [Answer(waiter, views.synced(self, member))]
-        effects: list[Effect] = []
-        if member.sync_waiter is not None:
-            again = SyncResult(error=ErrorCode.rebalance_in_progress)
-            effects = [Answer(member.sync_waiter, again)]
-        member.sync_waiter = waiter
+        effects = begin_sync(member, waiter)
         is_leader = self.roster.leader_id == member.member_id
         if is_leader and self._storing_generation != self.generation:
             assignments = dict(request.assignments)
@@ -401,14 +389,7 @@ class Group(GroupFacts):
         return self._answer_syncs(error, now)
 
     def _answer_syncs(self, error: ErrorCode, now: Instant) -> list[Effect]:
-        effects: list[Effect] = []
-        for member in self.roster:
-            if member.sync_waiter is not None:
-                result = SyncResult(error=error) if error else views.synced(self, member)
-                effects.append(Answer(member.sync_waiter, result))
-                member.sync_waiter = None
-                self._extend_session(member, now)
-        return effects
+        return answer_syncs(self, error, lambda member: self.extend_session(member, now))
 
     def _sync_expired(self, now: Instant) -> list[Effect]:
         """Remove the members that did not ask for their assignment within the rebalance time-out."""
@@ -427,7 +408,7 @@ class Group(GroupFacts):
         error = check_member_now(self, member_id, instance_id, generation)
         if error is not ErrorCode.none:
             return error
-        self._extend_session(self.roster[member_id], now)
+        self.extend_session(self.roster[member_id], now)
         if self.state is GroupState.PREPARING_REBALANCE:
             return ErrorCode.rebalance_in_progress
         return ErrorCode.none
@@ -453,29 +434,6 @@ class Group(GroupFacts):
             return errors, effects + self._prepare_rebalance(now, ", ".join(gone))
         return errors, effects + self._maybe_complete_join(now)
 
-    # OffsetCommit
-
-    def admit_commit(self, member_id: str, instance_id: str | None, generation: int, now: Instant) -> ErrorCode:
-        """May this member commit offsets now? If so, it is alive."""
-        if is_managed_outside(self, generation):
-            return ErrorCode.none
-        error = check_commit(self, member_id, instance_id, generation)
-        if error is not ErrorCode.none:
-            return error
-        self._extend_session(self.roster[member_id], now)
-        return ErrorCode.none
-
-    def admit_transactional_commit(
-        self, member_id: str, instance_id: str | None, generation: int, now: Instant
-    ) -> ErrorCode:
-        """May this member commit offsets in a transaction now? If so, it is alive."""
-        if is_managed_outside(self, generation):
-            return ErrorCode.none
-        error = check_transactional_commit(self, member_id, instance_id, generation)
-        if error is ErrorCode.none and member_id in self.roster:
-            self._extend_session(self.roster[member_id], now)
-        return error
-
     # Members that come and go
 
     def _new_member(self, member_id: str, joined: JoinRequest | MemberRecord) -> Member:
@@ -483,8 +441,8 @@ class Group(GroupFacts):
         member.session = self._alarm(partial(self._session_expired, member))
         return member
 
-    def _extend_session(self, member: Member, now: Instant) -> None:
-        self._deadlines.set(member.session, _after(now, member.session_timeout_ms))
+    def extend_session(self, member: Member, now: Instant) -> None:
+        self._deadlines.set(member.session, now.after(member.session_timeout_ms))
 
     def _session_expired(self, member: Member, now: Instant) -> list[Effect]:
         if member.satisfies_heartbeat:
@@ -516,19 +474,9 @@ class Group(GroupFacts):
 
         In a group that is stable or syncing, the caller must then begin a rebalance.
         """
-        effects = self._dismiss(member, ErrorCode.unknown_member_id, NO_MEMBER_ID)
+        effects = dismiss(self.roster, member, ErrorCode.unknown_member_id, NO_MEMBER_ID)
         self._deadlines.cancel(member.session)
         self.roster.remove(member)
-        return effects
-
-    def _dismiss(self, member: Member, error: ErrorCode, told_id: str) -> list[Effect]:
-        effects: list[Effect] = []
-        if member.join_waiter is not None:
-            effects += _refuse(member.join_waiter, error, told_id)
-            self.roster.set_join_waiter(member, None)
-        if member.sync_waiter is not None:
-            effects.append(Answer(member.sync_waiter, SyncResult(error=error)))
-            member.sync_waiter = None
         return effects
 
     def _alarm(self, fire: Callable[[Instant], list[Effect]]) -> Deadline[Alarm[Group]]:
@@ -540,14 +488,6 @@ class Group(GroupFacts):
         self.state = after
         self.state_since_ms = now.wall_ms
         return Transitioned(before, after, self.generation, len(self.roster), self._rebalance_reason)
-
-
-def _after(now: Instant, milliseconds: int) -> float:
-    return now.monotonic_s + milliseconds / 1_000
-
-
-def _refuse(waiter: Waiter, error: ErrorCode, member_id: str) -> list[Effect]:
-    return [Answer(waiter, JoinResult(error=error, member_id=member_id))]
 
 
 def _why(verb: str, member_id: str, request: JoinRequest) -> str:

@@ -31,6 +31,10 @@ class Instant(NamedTuple):
     monotonic_s: float
     wall_ms: int
 
+    def after(self, milliseconds: int) -> float:
+        """The point in monotonic time so much later."""
+        return self.monotonic_s + milliseconds / 1_000
+
 
 class Protocol(NamedTuple):
     """One assignment strategy that a member can take part in, with the member's data for it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from gateway.groups.classic.allowance import Allowance, size_of
 from gateway.groups.classic.messages import (
@@ -25,6 +25,9 @@ from gateway.groups.deadlines import Deadline
 
 #: A deadline of a member or of an id; its owner is the group, of which the roster knows nothing.
 Expiry: TypeAlias = Deadline[Alarm[Any]]
+
+#: Ids of one group that were handed out and not used yet (KIP-394); a new one displaces the oldest.
+PENDING_MAX: Final = 1_000
 
 
 class Member:
@@ -133,6 +136,11 @@ class Roster:
 
     def get(self, member_id: str) -> Member | None:
         return self._members.get(member_id)
+
+    def expect(self, member_id: str, expiry: Expiry) -> str | None:
+        """Note an id that is handed out; the oldest, if it must give place. (Honest members come back at once.)"""
+        self.pending[member_id] = expiry
+        return next(iter(self.pending)) if len(self.pending) > PENDING_MAX else None
 
     def static_id(self, instance_id: str) -> str | None:
         """The present member id of an instance id."""

@@ -10,13 +10,8 @@ from collections.abc import Iterable
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.consumer.member import Member
-from gateway.groups.consumer.messages import (
-    JOINING_EPOCH,
-    LEAVING_EPOCH,
-    LEAVING_FOR_A_WHILE_EPOCH,
-    Heartbeat,
-    Partitions,
-)
+from gateway.groups.consumer.messages import LEAVING_FOR_A_WHILE_EPOCH, Heartbeat, Partitions
+from gateway.groups.modern.epochs import JOINING_EPOCH, LEAVING_EPOCH, fenced
 from gateway.refusals import Refusal, invalid_request
 
 MEMBER_MAKES_ITS_ID_FROM = 1
@@ -54,14 +49,9 @@ def check_epoch(member: Member, epoch: int, owned: Partitions | None) -> None:
     """Is this the member's epoch? The one before is too, if the answer with the present one may be lost."""
     if epoch in (JOINING_EPOCH, member.epoch):
         return
-    order = "greater" if epoch > member.epoch else "smaller"
     if epoch < member.epoch and epoch == member.previous_epoch and owned is not None and _within(owned, member):
         return
-    why = (
-        f"The consumer group member has a {order} member epoch ({epoch}) than the one known by the group coordinator "
-        f"({member.epoch}). The member must abandon all its partitions and rejoin."
-    )
-    raise Refusal(ErrorCode.fenced_member_epoch, why)
+    raise fenced("consumer", epoch, member.epoch)
 
 
 def _within(owned: Partitions, member: Member) -> bool:

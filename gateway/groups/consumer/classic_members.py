@@ -24,7 +24,7 @@ from gateway.groups.classic.messages import (
 from gateway.groups.classic.subscription import CONSUMER_PROTOCOL_TYPE
 from gateway.groups.consumer.checks import check_holds_instance
 from gateway.groups.consumer.embedded import Malformed, Subscription, read_subscription, write_assignment
-from gateway.groups.consumer.group import ConsumerGroup, after
+from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.consumer.member import Member
 from gateway.groups.consumer.messages import ClassicFacts, MemberRecord, MemberState, Partitions
 from gateway.refusals import Refusal
@@ -62,12 +62,13 @@ def join(group: ConsumerGroup, request: JoinRequest, now: Instant) -> JoinResult
         member = group.replace_static(taken_over, member_id)
     else:
         member = group.add(replace(record, names=frozenset()))
-    changed = group.take_record(member, record, before, None)
+    group.look(now)
+    changed = group.take_record(member, record, before, None, now)
     group.assign_if_due(now)
     group.reconcile(member, _owned(group, subscription), changed, now)
     group.deadlines.cancel(member.joins)
     group.extend_session(member, now)
-    group.deadlines.set(member.syncs, after(now, member.rebalance_timeout_ms))
+    group.deadlines.set(member.syncs, now.after(member.rebalance_timeout_ms))
     return JoinResult(
         member_id=member_id,
         generation=member.epoch,
@@ -101,6 +102,7 @@ def heartbeat(
     member = find(group, member_id, instance_id)
     _check_generation(member, generation)
     group.extend_session(member, now)
+    group.look(now)
     group.assign_if_due(now)
     must_join = (
         member.epoch < group.epoch
@@ -209,4 +211,4 @@ def _protocols(member: Member) -> tuple[Protocol, ...]:
 def _ask_to_join(group: ConsumerGroup, member: Member, now: Instant) -> None:
     """A member that does not join within its rebalance time-out is removed."""
     if member.joins.at_s is None:
-        group.deadlines.set(member.joins, after(now, member.rebalance_timeout_ms))
+        group.deadlines.set(member.joins, now.after(member.rebalance_timeout_ms))

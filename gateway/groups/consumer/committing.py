@@ -15,6 +15,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.consumer.member import Member
+from gateway.groups.modern.committing import committer, fetcher
 
 Place: TypeAlias = tuple[UUID, int]
 """A topic's id, and a partition."""
@@ -31,13 +32,9 @@ def check_commit(
     transactional: bool = False,
 ) -> ErrorCode:
     """May this member commit for these partitions? An administrator may if there are no members."""
-    if epoch < 0 and group.is_empty:
-        return ErrorCode.none
-    if transactional and epoch == -1 and not member_id and instance_id is None:
-        return ErrorCode.none
-    member = group.members.get(member_id)
-    if member is None:
-        return ErrorCode.unknown_member_id
+    member = committer(group, member_id, instance_id, epoch, transactional=transactional)
+    if isinstance(member, ErrorCode):
+        return member
     if not transactional and member.classic is None and not modern:
         return ErrorCode.unsupported_version
     if epoch == member.epoch:
@@ -49,11 +46,9 @@ def check_commit(
 
 def check_fetch(group: ConsumerGroup, member_id: str | None, epoch: int) -> ErrorCode:
     """May this member fetch the group's offsets? Whoever names no member may."""
-    if member_id is None and epoch < 0:
-        return ErrorCode.none
-    member = group.members.get(member_id or "")
-    if member is None:
-        return ErrorCode.unknown_member_id
+    member = fetcher(group, member_id, epoch)
+    if isinstance(member, ErrorCode):
+        return member
     return ErrorCode.none if epoch == member.epoch else _stale(member)
 
 

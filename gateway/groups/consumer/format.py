@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -47,12 +48,11 @@ from gateway.groups.consumer.messages import (
     RowKind,
 )
 from gateway.groups.fields import I32, U32, Reader, blob, text, whole
-from gateway.groups.persistence import UnreadableRecord
+from gateway.groups.modern import rows
 
 CONSUMER_TABLE: Final = "consumergroups"
 VERSION: Final = 1
 
-_KEY_LENGTH: Final = struct.Struct("<H")
 _HEAD: Final = struct.Struct("<iiqq")
 _CURRENT: Final = struct.Struct("<iiB")
 _HELD: Final = struct.Struct("<Ii")
@@ -61,19 +61,12 @@ _TOPIC_ID_BYTES: Final = 16
 _T = TypeVar("_T")
 
 
-def encode_key(group_id: str, key: RowKey) -> bytes:
-    group = group_id.encode()
-    return _KEY_LENGTH.pack(len(group)) + group + bytes([key.kind]) + key.name.encode()
+encode_key: Final = rows.encode_key
 
 
 def decode_key(data: bytes) -> tuple[str, RowKey]:
     """Raises UnreadableRecord."""
-    try:
-        (length,) = _KEY_LENGTH.unpack_from(data)
-        group, rest = data[2 : 2 + length], data[2 + length :]
-        return group.decode(), RowKey(RowKind(rest[0]), rest[1:].decode())
-    except (struct.error, ValueError, IndexError) as exc:
-        raise UnreadableRecord(f"key of a consumer group's row: {data.hex()}") from exc
+    return rows.decode_key(data, RowKind)
 
 
 def encode_head(head: HeadRecord) -> bytes:
@@ -147,7 +140,7 @@ def decode_current(data: bytes) -> CurrentRecord:
 
 def encode_target(target: Partitions) -> bytes:
     parts = [_VERSION, U32.pack(len(target))]
-    for topic in sorted(target):
+    for topic in sorted(target, key=_number):
         partitions = sorted(target[topic])
         parts += (topic.bytes, U32.pack(len(partitions)), struct.pack(f"<{len(partitions)}I", *partitions))
     return b"".join(parts)
@@ -203,9 +196,13 @@ def _whole(what: str, data: bytes, read: Callable[[_Reader], _T]) -> _T:
     return whole(f"{what} of a consumer group", data, VERSION, _Reader, read)
 
 
+#: Topics are in the order of their ids, which are compared as numbers: that is twice as fast.
+_number: Final = attrgetter("int")
+
+
 def _held(holdings: Mapping[UUID, Mapping[int, int]]) -> bytes:
     parts = [U32.pack(len(holdings))]
-    for topic in sorted(holdings):
+    for topic in sorted(holdings, key=_number):
         held = holdings[topic]
         parts += (topic.bytes, U32.pack(len(held)), *(_HELD.pack(p, held[p]) for p in sorted(held)))
     return b"".join(parts)

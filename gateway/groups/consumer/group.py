@@ -11,25 +11,19 @@ Behaviour follows Kafka 4.3 (GroupMetadataManager). Members of the classic proto
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import UUID
 
-from kio.schema.errors import ErrorCode
-
 from gateway.groups.classic.messages import Instant
-from gateway.groups.consumer.assignors import ASSIGNORS
-from gateway.groups.consumer.assignors.spec import GroupSpec, MemberSpec
 from gateway.groups.consumer.checks import check_epoch, check_holds_instance, check_released
 from gateway.groups.consumer.member import Member, size_of, updated
 from gateway.groups.consumer.messages import (
-    JOINING_EPOCH,
     LEAVING_FOR_A_WHILE_EPOCH,
     NO_HOLDINGS,
     NO_PARTITIONS,
-    ConsumerAlarm,
     ConsumerState,
     CurrentRecord,
     HeadRecord,
@@ -42,62 +36,39 @@ from gateway.groups.consumer.messages import (
     RowKind,
 )
 from gateway.groups.consumer.owners import Owners
-from gateway.groups.consumer.reconciliation import next_step
+from gateway.groups.consumer.reconciliation import Bearings, Step, carried_out, lacking_now, moves, next_step
 from gateway.groups.consumer.restoring import without_doubles
 from gateway.groups.consumer.rules import ConsumerRules
-from gateway.groups.consumer.subscriptions import Subscriptions
-from gateway.groups.deadlines import Deadline, Deadlines
-from gateway.refusals import Refusal
+from gateway.groups.consumer.targets import Computed, Draft, MemberDraft
+from gateway.groups.deadlines import Deadlines
+from gateway.groups.modern.allowing import check_size
+from gateway.groups.modern.epochs import JOINING_EPOCH, full
+from gateway.groups.modern.group import GroupAlarm, ModernGroup
+from gateway.groups.modern.subscriptions import Subscriptions
 
 AT_ONCE_MAX: Final = 1_000
 """Members and partitions of a group whose target is computed at once, in some milliseconds; others are `wanted`."""
 PARTITION_BYTES: Final = 100
 """Bytes that a partition costs in a group's targets and holdings, for the allowance of all groups."""
-WAITING_INTERVAL_MS: Final = 1_000
-"""Time between two heartbeats of a member that waits for others, or for a target, if the usual one is not shorter."""
-WAITING_INTERVAL_MS_PER_MEMBER: Final = 2
-"""With many members it is longer: together they send 500 heartbeats a second at most, a tenth of a core."""
-FIRST_EPOCH: Final = 1
-"""A new group's epoch; the first target is for it or a later one."""
-EPOCH_MAX: Final = 2**31 - 1
 
 
-class Wanted(NamedTuple):
-    """A target to compute elsewhere."""
-
-    epoch: int
-    assignor: str
-    spec: GroupSpec
-
-
-class ConsumerGroup:
+class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
     """One group, with the invariants of the module's docstring."""
 
     protocol_type: Final = "consumer"
+    head_key: Final = RowKey(RowKind.HEAD)
 
-    def __init__(self, group_id: str, rules: ConsumerRules, deadlines: Deadlines[ConsumerAlarm], now: Instant) -> None:
-        self.group_id = group_id
-        self.epoch = FIRST_EPOCH
-        self.target_epoch = 0
-        self.state_since_ms = now.wall_ms
-        self.members: dict[str, Member] = {}
-        self.targets: dict[str, Partitions] = {}
+    def __init__(self, group_id: str, rules: ConsumerRules, deadlines: Deadlines[GroupAlarm], now: Instant) -> None:
+        super().__init__(group_id, rules.settings, deadlines, now)
         self.subscriptions = Subscriptions(rules.topics)
-        #: Rows to be stored, those that changed last at the end: a partition is released before it is taken.
-        self.changed: dict[RowKey, None] = {}
-        #: A target for the caller to compute; it tells the result by `assigned`.
-        self.wanted: Wanted | None = None
         #: The only members left are of the classic protocol, since one of the other has gone.
         self.may_be_classic = False
         self.rules = rules
-        self.deadlines = deadlines
         self._static: dict[str, str] = {}
         self._owners = Owners()
         self._signature = 0
-        self._assigned_s: float | None = None
-        self._is_assigning = False
+        self._may_be_stale = False
         self._must_assign_again = False
-        self._assignment_due = self.alarm(self.assign_if_due)
         self._charged_partitions = 0
 
     def __repr__(self) -> str:
@@ -114,29 +85,7 @@ class ConsumerGroup:
             return ConsumerState.EMPTY
         if self.epoch > self.target_epoch:
             return ConsumerState.ASSIGNING
-        if all(member.is_reconciled_to(self.target_epoch) for member in self.members.values()):
-            return ConsumerState.STABLE
-        return ConsumerState.RECONCILING
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.members
-
-    is_idle = is_empty
-
-    @property
-    def is_new(self) -> bool:
-        """It has never had a member."""
-        return not self.members and self.epoch == FIRST_EPOCH
-
-    @property
-    def member_count(self) -> int:
-        return len(self.members)
-
-    @property
-    def expiry_since_ms(self) -> int:
-        """An offset of a topic that nobody subscribes to expires by the time of its commit."""
-        return 0
+        return ConsumerState.STABLE if self._all_are_reconciled() else ConsumerState.RECONCILING
 
     def is_subscribed_to(self, topic: str) -> bool:
         return self.subscriptions.wants(topic)
@@ -158,14 +107,6 @@ class ConsumerGroup:
     def owner(self, topic_id: UUID, partition: int) -> str | None:
         return self._owners.of(topic_id, partition)
 
-    def member(self, member_id: str) -> Member:
-        """Raises Refusal with UNKNOWN_MEMBER_ID."""
-        member = self.members.get(member_id)
-        if member is None:
-            why = f"Member {member_id} is not a member of group {self.group_id}."
-            raise Refusal(ErrorCode.unknown_member_id, why)
-        return member
-
     # Heartbeats
 
     def heartbeat(self, request: Heartbeat, now: Instant) -> HeartbeatAnswer:
@@ -179,37 +120,33 @@ class ConsumerGroup:
         before = base.record() if base is not None else None
         record = updated(before, request, member_id)
         resolved = self.check_record(record, before)
+        self.look(now)
         member = self._enter(known, taken_over, record, now)
         had = member.assigned
         if record.regex and request.may_see is not None:
             self.subscriptions.sights[record.regex] = request.may_see
-        changed = self.take_record(member, record, before, resolved)
+        changed = self.take_record(member, record, before, resolved, now)
         self.assign_if_due(now)
-        self.reconcile(member, request.owned, changed, now)
+        is_partial = self.reconcile(member, request.owned, changed, now)
         self.extend_session(member, now)
-        must_tell = request.epoch == JOINING_EPOCH or request.is_full or member.assigned != had
-        return self._answer(member, must_tell)
+        is_news = member.assigned is not had and member.assigned != had
+        must_tell = request.epoch == JOINING_EPOCH or request.is_full or is_news
+        return self._answer(member, must_tell, is_partial)
 
-    def answer_again(self, member_id: str, now: Instant) -> HeartbeatAnswer:
-        """The answer to a member that has waited for the group's target. Raises Refusal."""
+    def answer_again(self, member_id: str, owned: Partitions | None, now: Instant) -> HeartbeatAnswer:
+        """The answer to a member that has waited for the group's target, or goes on towards it. Raises Refusal."""
         member = self.member(member_id)
-        self.reconcile(member, NO_PARTITIONS if member.epoch == JOINING_EPOCH else None, False, now)
-        return self._answer(member, must_tell=True)
+        return self._answer(member, True, self.reconcile(member, owned, False, now))
 
-    def _answer(self, member: Member, must_tell: bool) -> HeartbeatAnswer:
+    def _answer(self, member: Member, must_tell: bool, is_partial: bool) -> HeartbeatAnswer:
+        waits = member.state is MemberState.UNRELEASED_PARTITIONS or self.epoch != self.target_epoch
         return HeartbeatAnswer(
             member_id=member.member_id,
             epoch=member.epoch,
-            interval_ms=self._interval_ms(member),
-            assignment=member.partitions() if must_tell else None,
+            interval_ms=self._interval_ms(waits=waits),
+            assigned=member.assigned if must_tell else None,
+            is_partial=is_partial,
         )
-
-    def _interval_ms(self, member: Member) -> int:
-        """The time to the member's next heartbeat: a member that waits for partitions comes back sooner."""
-        interval_ms = self.rules.settings(self.group_id).heartbeat_interval_ms
-        if member.state is not MemberState.UNRELEASED_PARTITIONS and self.epoch == self.target_epoch:
-            return interval_ms
-        return min(interval_ms, max(WAITING_INTERVAL_MS, WAITING_INTERVAL_MS_PER_MEMBER * len(self.members)))
 
     def _find(self, request: Heartbeat, member_id: str) -> tuple[Member | None, Member | None]:
         """The member itself, or else the static member whose place it takes."""
@@ -230,20 +167,13 @@ class ConsumerGroup:
 
     def check_room(self, member_id: str) -> None:
         if len(self.members) >= self.rules.max_size and member_id not in self.members:
-            why = f"The consumer group has reached its maximum capacity of {self.rules.max_size} members."
-            raise Refusal(ErrorCode.group_max_size_reached, why)
+            raise full("consumer", self.rules.max_size)
 
     def check_record(self, record: MemberRecord, before: MemberRecord | None) -> frozenset[str] | None:
         """May a member be so? Returns the topics of its regular expression if it is a new one. Raises Refusal."""
         if record == before:
             return None
-        size = size_of(record) - (size_of(before) if before is not None else 0)
-        allowance = self.rules.allowance
-        if size_of(record) > allowance.member_max_bytes or (
-            size > 0 and allowance.used + size > allowance.all_max_bytes
-        ):
-            why = "The members of all groups hold as much as groups.metadata.max.bytes allows."
-            raise Refusal(ErrorCode.group_max_size_reached, why)
+        check_size(self.rules.allowance, size_of(record), size_of(before) if before is not None else 0)
         if record.regex and not self.subscriptions.regexes[record.regex]:
             return self.rules.resolve(record.regex)
         return None
@@ -260,40 +190,48 @@ class ConsumerGroup:
         return member
 
     def take_record(
-        self, member: Member, record: MemberRecord, before: MemberRecord | None, resolved: frozenset[str] | None
+        self,
+        member: Member,
+        record: MemberRecord,
+        before: MemberRecord | None,
+        resolved: frozenset[str] | None,
+        now: Instant,
     ) -> bool:
         """Make a member so; tell whether its subscription changed."""
         names, regex = member.names, member.regex
         if record != member.record() or before is None:
             self.note(RowKey(RowKind.MEMBER, member.member_id))
-            subscriptions = self.subscriptions
-            subscriptions.add(record.names, record.regex)
-            if subscriptions.remove(names, regex):
-                self.note(RowKey(RowKind.REGEX, regex))
+            if (names, regex) != (record.names, record.regex):
+                self.subscriptions.add(record.names, record.regex)
+                if self.subscriptions.remove(names, regex):
+                    self.note(RowKey(RowKind.REGEX, regex))
             self.rules.allowance.used -= member.size_bytes
             member.update(record)
             self.rules.allowance.used += member.size_bytes
         must_bump = names != record.names
         if regex != record.regex:
             if resolved is not None:
-                self.subscriptions.resolve(record.regex, self.subscriptions.visible(record.regex, resolved))
+                may_see = self.subscriptions.sights.get(record.regex)
+                topics = resolved if may_see is None else frozenset(filter(may_see, resolved))
+                self.subscriptions.resolve(record.regex, topics)
                 self.note(RowKey(RowKind.REGEX, record.regex))
             # Unresolved, it changes nothing yet: `resolved` makes the epoch.
             must_bump = must_bump or not record.regex or record.regex in self.subscriptions.resolved
         if must_bump:
             self.bump()
+            self.look(now)
         return names != record.names or regex != record.regex
 
     def replace_static(self, former: Member, member_id: str) -> Member:
         """Give a static member's place, with all that it has, to another member id."""
         old_id = former.member_id
         if old_id != member_id:
-            for kind in (RowKind.MEMBER, RowKind.CURRENT, RowKind.TARGET):
-                self.note(RowKey(kind, old_id))
+            for key in rows_of_member(old_id):
+                self.note(key)
             self.members[member_id] = self.members.pop(old_id)
             if old_id in self.targets:
                 self.targets[member_id] = self.targets.pop(old_id)
-            self._owners.rename(former.assigned, member_id)
+            self._owners.rename(old_id, member_id)
             self.note(RowKey(RowKind.TARGET, member_id))
             self._must_assign_again = self._is_assigning
         self._owners.let_go(former.revoking)
@@ -315,7 +253,7 @@ class ConsumerGroup:
             member = check_holds_instance(holder, request.member_id, request.instance_id)
         if request.epoch == LEAVING_FOR_A_WHILE_EPOCH:
             away = replace(member.current(), epoch=LEAVING_FOR_A_WHILE_EPOCH, revoking=NO_HOLDINGS)
-            self._move(member, away, now)
+            self._move(member, Step(away, released=member.revoking), now)
         else:
             self.remove(member, now)
         return HeartbeatAnswer(member_id=request.member_id, epoch=request.epoch)
@@ -327,8 +265,7 @@ class ConsumerGroup:
         self.members[member.member_id] = member
         if member.instance_id is not None:
             self._static[member.instance_id] = member.member_id
-        member.session = self.alarm(partial(self._expired, member))
-        member.rebalance = self.alarm(partial(self._rebalance_expired, member))
+        self._watch(member)
         member.joins = self.alarm(partial(self._expired, member))
         member.syncs = self.alarm(partial(self._expired, member))
         self.subscriptions.add(member.names, member.regex)
@@ -340,8 +277,8 @@ class ConsumerGroup:
     def remove(self, member: Member, now: Instant) -> None:
         """The member is gone; its partitions are free at once."""
         self._forget(member)
-        for kind in (RowKind.MEMBER, RowKind.CURRENT, RowKind.TARGET):
-            self.note(RowKey(kind, member.member_id))
+        for key in rows_of_member(member.member_id):
+            self.note(key)
         if self.subscriptions.remove(member.names, member.regex):
             self.note(RowKey(RowKind.REGEX, member.regex))
         self.targets.pop(member.member_id, None)
@@ -352,14 +289,14 @@ class ConsumerGroup:
             self.may_be_classic = all(other.classic is not None for other in self.members.values())
 
     def _forget(self, member: Member) -> None:
-        self._owners.let_go(member.assigned)
-        self._owners.let_go(member.revoking)
+        self._owners.leave(member.member_id, member.assigned, member.revoking)
         del self.members[member.member_id]
         if member.instance_id is not None:
             del self._static[member.instance_id]
         self.rules.allowance.used -= member.size_bytes
-        for deadline in (member.session, member.rebalance, member.joins, member.syncs):
-            self.deadlines.cancel(deadline)
+        self._unwatch(member)
+        self.deadlines.cancel(member.joins)
+        self.deadlines.cancel(member.syncs)
 
     def die(self) -> None:
         """The group is deleted, unloaded or of another kind now: no deadline and no memory is left of it."""
@@ -369,32 +306,27 @@ class ConsumerGroup:
         self._charge(0)
         self.changed.clear()
 
-    def _expired(self, member: Member, now: Instant) -> None:
-        if self.members.get(member.member_id) is member:
-            self.remove(member, now)
-
-    def _rebalance_expired(self, member: Member, now: Instant) -> None:
-        """It has not given up its partitions in time: it is fenced, and must join again."""
-        if member.state is MemberState.UNREVOKED_PARTITIONS:
-            self._expired(member, now)
-
     def extend_session(self, member: Member, now: Instant) -> None:
         timeout_ms = self.rules.settings(self.group_id).session_timeout_ms
         if member.classic is not None:
             timeout_ms = member.classic.session_timeout_ms
-        self.deadlines.set(member.session, after(now, timeout_ms))
+        self._session_lasts(member, timeout_ms, now)
 
-    # Epochs and targets
+    # Topics
 
-    def bump(self) -> None:
-        """A new epoch of the group: the target must be computed anew."""
-        self.epoch = self.epoch % EPOCH_MAX + 1
-        self.note(RowKey(RowKind.HEAD))
+    def topics_changed(self, now: Instant, names: Iterable[str] | None = None) -> None:
+        """These topics came, went or grew, or any did; if the members want any of them, the target must change."""
+        self.subscriptions.topics_changed(names)
+        self._may_be_stale = True
+        self.look(now)
 
-    def topics_changed(self, now: Instant) -> None:
-        """Topics came, went or grew; if the members want any of them, the target must change."""
-        self.subscriptions.topics_changed()
-        if self.members and self.subscriptions.signature() != self._signature:
+    def look(self, now: Instant) -> None:
+        """Look at topics that are newly wanted, or have changed; as long as some are left, the target waits."""
+        self.subscriptions.look()
+        if not self._may_be_stale or not self.subscriptions.is_seen:
+            return
+        self._may_be_stale = False
+        if self.members and self.subscriptions.signature != self._signature:
             self.bump()
             self.assign_if_due(now)
 
@@ -409,60 +341,51 @@ class ConsumerGroup:
                     must_bump = True
         if must_bump:
             self.bump()
+            self.look(now)
             self.assign_if_due(now)
 
-    def assign_if_due(self, now: Instant) -> None:
-        """Compute a target for the group's epoch, unless the last one is too young."""
-        if self.epoch <= self.target_epoch or self._is_assigning or not self.members:
-            return
-        interval_ms = self.rules.settings(self.group_id).assignment_interval_ms
-        if self.target_epoch and self._assigned_s is not None:
-            due_s = self._assigned_s + interval_ms / 1_000
-            if now.monotonic_s < due_s:
-                self.deadlines.set(self._assignment_due, due_s)
-                return
-        self.deadlines.cancel(self._assignment_due)
-        spec = self._spec()
-        self._signature = self.subscriptions.signature()
-        if len(spec.members) + sum(spec.partition_counts.values()) > AT_ONCE_MAX:
-            self._is_assigning = True
-            self.wanted = Wanted(self.epoch, self.assignor, spec)
-        else:
-            self._take_target(self.epoch, ASSIGNORS[self.assignor](spec), now)
+    # Targets
 
-    def _spec(self) -> GroupSpec:
-        topics = self.subscriptions.topic_ids
-        members = tuple(
-            MemberSpec(m.member_id, m.instance_id, topics(m.names, m.regex), self.target_of(m.member_id))
-            for m in self.members.values()
+    def _can_assign(self) -> bool:
+        return self.subscriptions.is_seen
+
+    def _assign(self, now: Instant) -> None:
+        subscriptions = self.subscriptions
+        self._signature, self._may_be_stale = subscriptions.signature, False
+        draft = Draft(
+            self.epoch,
+            self.assignor,
+            tuple(
+                MemberDraft(m.member_id, m.instance_id, subscriptions.names_of(m.names, m.regex), self.target_of(name))
+                for name, m in self.members.items()
+            ),
+            dict(subscriptions.topics),
         )
-        return GroupSpec(members, self.subscriptions.partition_counts())
+        if len(self.members) + len(draft.topics) + subscriptions.partition_count > AT_ONCE_MAX:
+            self._is_assigning = True
+            self.wanted = draft
+        else:
+            self._take_target(draft.compute(), now)
 
-    @property
-    def is_assigning(self) -> bool:
-        """A target is being computed elsewhere."""
-        return self._is_assigning
-
-    def assigned(self, epoch: int, targets: Mapping[str, Partitions], now: Instant) -> None:
+    def assigned(self, computed: Computed, now: Instant) -> None:
         """The wanted target of an epoch is computed."""
         self._is_assigning = False
         if self._must_assign_again:  # a static member has another id since
             self._must_assign_again = False
-            self.assign_if_due(now)
-            return
-        self._take_target(epoch, targets, now)
+        else:
+            self._take_target(computed, now)
         self.assign_if_due(now)
 
-    def _take_target(self, epoch: int, targets: Mapping[str, Partitions], now: Instant) -> None:
-        for member_id in self.members:
-            target = targets.get(member_id, NO_PARTITIONS)
-            if target != self.target_of(member_id):
+    def _take_target(self, computed: Computed, now: Instant) -> None:
+        for member_id, (target, takes, adds) in computed.changes.items():
+            member = self.members.get(member_id)
+            if member is not None:
                 self.targets[member_id] = target
+                member.surplus |= takes
+                member.lacking |= adds
                 self.note(RowKey(RowKind.TARGET, member_id))
-        self._charge(sum(len(partitions) for target in self.targets.values() for partitions in target.values()))
-        self.target_epoch = epoch
-        self._assigned_s = now.monotonic_s
-        self.note(RowKey(RowKind.HEAD))
+        self._charge(computed.partition_count)
+        self._target_taken(computed.epoch, now)
 
     def _charge(self, partitions: int) -> None:
         self.rules.allowance.used += (partitions - self._charged_partitions) * PARTITION_BYTES
@@ -470,51 +393,52 @@ class ConsumerGroup:
 
     # Reconciliation
 
-    def reconcile(self, member: Member, owned: Partitions | None, changed: bool, now: Instant) -> None:
-        """Move a member towards the target, as far as what it owns allows."""
-        if not changed and member.is_reconciled_to(self.target_epoch):
-            return
-        step = next_step(
-            member,
+    def reconcile(self, member: Member, owned: Partitions | None, changed: bool, now: Instant) -> bool:
+        """Move a member towards the target, as far as what it owns allows; tell whether more could be done at once.
+        `changed`: its subscription has."""
+        target = self.target_of(member.member_id)
+        if changed:
+            member.must_compare(target)
+        if not self.subscriptions.is_seen or (not changed and member.is_reconciled_to(self.target_epoch)):
+            return False
+        bearings = Bearings(
             self.target_epoch,
-            self.target_of(member.member_id),
-            self.subscriptions.topic_ids(member.names, member.regex),
+            target,
+            self.subscriptions.is_wanted(member.names, member.regex),
             owned,
             partial(self._owners.is_taken, member.member_id),
-            subscription_changed=changed,
         )
-        if step != member.current():
+        step = next_step(member, bearings, subscription_changed=changed)
+        carried_out(member, step)
+        if moves(member, step):
             self._move(member, step, now)
+        return step.is_partial
 
     def can_get_more(self, member: Member) -> bool:
         """Has a partition become free that the member waits for?"""
-        for topic, partitions in self.target_of(member.member_id).items():
+        target = self.target_of(member.member_id)
+        for topic in lacking_now(member):
             has = member.assigned.get(topic, {})
-            if any(p not in has and not self._owners.is_taken(member.member_id, topic, p) for p in partitions):
+            wanted = target.get(topic, ())
+            if any(p not in has and not self._owners.is_taken(member.member_id, topic, p) for p in wanted):
                 return True
         return False
 
-    def _move(self, member: Member, step: CurrentRecord, now: Instant) -> None:
-        self._owners.let_go(member.assigned)
-        self._owners.let_go(member.revoking)
-        self._owners.take(member.member_id, step.assigned)
-        self._owners.take(member.member_id, step.revoking)
-        member.epoch, member.previous_epoch, member.state = step.epoch, step.previous_epoch, step.state
-        member.assigned, member.revoking = step.assigned, step.revoking
+    def _move(self, member: Member, step: Step, now: Instant) -> None:
+        self._owners.let_go(step.released)
+        self._owners.take(member.member_id, step.gained)
+        record = step.current
+        member.epoch, member.previous_epoch, member.state = record.epoch, record.previous_epoch, record.state
+        member.assigned, member.revoking = record.assigned, record.revoking
         self.note(RowKey(RowKind.CURRENT, member.member_id))
         if member.classic is not None:
             return  # it has time-outs of its own
-        if member.state is MemberState.UNREVOKED_PARTITIONS:
-            self.deadlines.set(member.rebalance, after(now, member.rebalance_timeout_ms))
+        if member.is_giving_up:
+            self.deadlines.set(member.rebalance, now.after(member.rebalance_timeout_ms))
         else:
             self.deadlines.cancel(member.rebalance)
 
     # Stored rows
-
-    def note(self, key: RowKey) -> None:
-        """A row must be stored; it moves to the end of those that wait."""
-        self.changed.pop(key, None)
-        self.changed[key] = None
 
     def head(self) -> HeadRecord:
         return HeadRecord(
@@ -546,24 +470,22 @@ class ConsumerGroup:
             else:
                 self.note(RowKey(RowKind.REGEX, regex))
         self.changed.clear()
-        self.epoch, self.target_epoch = head.epoch, head.target_epoch
         self.state_since_ms, self._signature = head.state_since_ms, head.signature
-        if self.target_epoch < 0:  # the end came in the middle of storing a target
-            self.target_epoch = self.epoch
-            self.bump()
+        self._restore_epochs(head.epoch, head.target_epoch)
         kept = yield from without_doubles(current, self.members)
         for member_id, step in kept.items():
             yield
-            self._move(self.members[member_id], step, now)
+            member = self.members[member_id]
+            self._owners.take(member_id, step.revoking)
+            self._move(member, Step(step, gained=step.assigned), now)
+            member.must_compare(self.target_of(member_id))
             if step == current[member_id]:
                 self.changed.pop(RowKey(RowKind.CURRENT, member_id), None)
         for member in self.members.values():
             self.extend_session(member, now)
         self._charge(sum(len(partitions) for target in self.targets.values() for partitions in target.values()))
 
-    def alarm(self, fire: Callable[[Instant], None]) -> Deadline[ConsumerAlarm]:
-        return Deadline(ConsumerAlarm(self.group_id, fire))
 
-
-def after(now: Instant, milliseconds: int) -> float:
-    return now.monotonic_s + milliseconds / 1_000
+def rows_of_member(member_id: str) -> tuple[RowKey, ...]:
+    """The rows that a member has or may have."""
+    return tuple(RowKey(kind, member_id) for kind in (RowKind.MEMBER, RowKind.CURRENT, RowKind.TARGET))

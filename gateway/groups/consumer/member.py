@@ -1,17 +1,17 @@
 """One member of a consumer group: what it wants, what it has, what it must give up.
 
-Keeps: no partition is both assigned and being revoked. A member decides nothing.
+Keeps: no partition is both assigned and being revoked; `surplus` and `lacking` leave out no topic of which it has too
+much or too little. A member decides nothing.
 """
 
 from __future__ import annotations
 
 from typing import Final
+from uuid import UUID
 
 from gateway.groups.consumer.messages import (
-    JOINING_EPOCH,
     NO_HOLDINGS,
     ClassicFacts,
-    ConsumerAlarm,
     CurrentRecord,
     Heartbeat,
     Holdings,
@@ -20,6 +20,8 @@ from gateway.groups.consumer.messages import (
     Partitions,
 )
 from gateway.groups.deadlines import Deadline
+from gateway.groups.modern.epochs import JOINING_EPOCH
+from gateway.groups.modern.group import GroupAlarm
 
 OWN_BYTES: Final = 512
 """Bytes that a member costs beside its texts, for the allowance of all groups."""
@@ -40,6 +42,7 @@ class Member:
         "epoch",
         "instance_id",
         "joins",
+        "lacking",
         "member_id",
         "names",
         "previous_epoch",
@@ -51,14 +54,15 @@ class Member:
         "session",
         "size_bytes",
         "state",
+        "surplus",
         "syncs",
     )
 
     #: Set by the group, which acts when they pass.
-    session: Deadline[ConsumerAlarm]
-    rebalance: Deadline[ConsumerAlarm]
-    joins: Deadline[ConsumerAlarm]  # a classic member must join again
-    syncs: Deadline[ConsumerAlarm]  # a classic member must ask for its assignment
+    session: Deadline[GroupAlarm]
+    rebalance: Deadline[GroupAlarm]
+    joins: Deadline[GroupAlarm]  # a classic member must join again
+    syncs: Deadline[GroupAlarm]  # a classic member must ask for its assignment
 
     def __init__(self, record: MemberRecord) -> None:
         self.member_id = record.member_id
@@ -68,6 +72,10 @@ class Member:
         self.state = MemberState.STABLE
         self.assigned: Holdings = NO_HOLDINGS
         self.revoking: Holdings = NO_HOLDINGS
+        #: Every topic of which it may have partitions that the target takes from it, or its subscription.
+        self.surplus: dict[UUID, None] = {}
+        #: Every topic of which it may not yet have all partitions of the target; the next to look at come first.
+        self.lacking: dict[UUID, None] = {}
 
     def __repr__(self) -> str:
         return f"Member({self.member_id}, epoch {self.epoch}, {self.state.name}, {count(self.assigned)} partitions)"
@@ -106,6 +114,15 @@ class Member:
             assigned=self.assigned,
             revoking=self.revoking,
         )
+
+    @property
+    def is_giving_up(self) -> bool:
+        return self.state is MemberState.UNREVOKED_PARTITIONS
+
+    def must_compare(self, target: Partitions) -> None:
+        """Nothing is known of how what it has differs from its target."""
+        self.surplus |= dict.fromkeys(self.assigned)
+        self.lacking |= dict.fromkeys(target)
 
     def is_reconciled_to(self, target_epoch: int) -> bool:
         return self.state is MemberState.STABLE and self.epoch == target_epoch

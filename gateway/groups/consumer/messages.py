@@ -9,14 +9,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
-from gateway.groups.classic.messages import Instant
 from gateway.groups.classic.messages import Protocol as ClassicProtocol
+from gateway.groups.modern import rows
 
-JOINING_EPOCH: Final = 0
-LEAVING_EPOCH: Final = -1
 LEAVING_FOR_A_WHILE_EPOCH: Final = -2
 """The epoch with which a static member says that it will be back (KIP-848)."""
 
@@ -74,12 +72,17 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatAnswer:
-    """`assignment` is None when the member has it already."""
+    """`assigned` is None when the member has it already. `is_partial`: the member could get more at once."""
 
     member_id: str
     epoch: int
     interval_ms: int = 0
-    assignment: Partitions | None = None
+    assigned: Holdings | None = None
+    is_partial: bool = False
+
+    @property
+    def assignment(self) -> Partitions | None:
+        return None if self.assigned is None else {topic: frozenset(held) for topic, held in self.assigned.items()}
 
 
 class ClassicFacts(NamedTuple):
@@ -136,30 +139,4 @@ class RowKind(enum.IntEnum):
     REGEX = 4
 
 
-class RowKey(NamedTuple):
-    """One row of a group: `name` is a member's id, or a regular expression."""
-
-    kind: RowKind
-    name: str = ""
-
-
-class Topic(NamedTuple):
-    """A topic as an assignor sees it."""
-
-    id: UUID
-    partition_count: int
-
-
-class TopicView(Protocol):
-    """The topics that exist now."""
-
-    def topic(self, name: str) -> Topic | None: ...
-
-    def name_of(self, topic_id: UUID) -> str | None: ...
-
-
-class ConsumerAlarm(NamedTuple):
-    """The action of a deadline: when it has passed, run `fire`, then see to the group."""
-
-    group_id: str
-    fire: Callable[[Instant], None]
+RowKey: TypeAlias = rows.RowKey[RowKind]

@@ -32,8 +32,8 @@ from gateway.groups.consumer.messages import (
     MemberRecord,
     MemberState,
     Partitions,
-    TopicView,
 )
+from gateway.groups.modern.topics import TopicView
 
 
 class CannotMigrate(Exception):

@@ -7,31 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from gateway.groups.classic.messages import Instant
 from gateway.groups.consumer import format as stored
-from gateway.groups.consumer.group import ConsumerGroup
+from gateway.groups.consumer.group import ConsumerGroup, rows_of_member
 from gateway.groups.consumer.messages import RowKey, RowKind
-
-STORING_TARGETS = -1
-"""The target epoch of a head that is stored before all of its targets are."""
+from gateway.groups.modern.rows import STORING_TARGETS, Row
 
 
-def row(group: ConsumerGroup, key: RowKey) -> bytes | None:
-    """The value of one row now; None if there is none any more."""
+def row(group: ConsumerGroup, key: RowKey) -> Row | None:
+    """One row as it is now; None if there is none any more."""
     if key.kind is RowKind.HEAD:
-        return stored.encode_head(group.head())
+        return Row(0, partial(stored.encode_head, group.head()))
     if key.kind is RowKind.REGEX:
         topics = group.subscriptions.resolved.get(key.name)
-        return None if topics is None else stored.encode_regex(topics)
+        return None if topics is None else Row(len(topics), partial(stored.encode_regex, topics))
     member = group.members.get(key.name)
     if member is None:
         return None
     if key.kind is RowKind.MEMBER:
-        return stored.encode_member(member.record())
+        return Row(len(member.names), partial(stored.encode_member, member.record()))
     if key.kind is RowKind.CURRENT:
-        return stored.encode_current(member.current())
-    return stored.encode_target(group.target_of(key.name))
+        size = len(member.assigned) + len(member.revoking)
+        return Row(size, partial(stored.encode_current, member.current()))
+    target = group.target_of(key.name)
+    return Row(len(target), partial(stored.encode_target, target))
 
 
 def unfinished_head(group: ConsumerGroup) -> bytes:
@@ -43,8 +44,7 @@ def all_keys(group: ConsumerGroup) -> list[RowKey]:
     """The keys of every row that the group has or may have."""
     keys = dict.fromkeys([RowKey(RowKind.HEAD), *group.changed])
     for member_id in group.members:
-        for kind in (RowKind.MEMBER, RowKind.CURRENT, RowKind.TARGET):
-            keys[RowKey(kind, member_id)] = None
+        keys |= dict.fromkeys(rows_of_member(member_id))
     for regex in group.subscriptions.resolved:
         keys[RowKey(RowKind.REGEX, regex)] = None
     return list(keys)

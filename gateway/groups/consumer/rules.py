@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gateway.groups.classic.allowance import Allowance
-from gateway.groups.consumer.messages import TopicView
+from gateway.groups.modern.topics import TopicView
 
 
 class GroupSettings(NamedTuple):

@@ -20,14 +20,19 @@ from core.errors import StoreError
 from core.store import Store
 from gateway.coordination.homes import Homes
 from gateway.coordination.local import LocalCoordinators
+from gateway.groups.classic.allowance import Allowance
 from gateway.groups.coordinator import check_name
 from gateway.groups.coordinators import GroupCoordinators
+from gateway.groups.modern.epochs import JOINING_EPOCH
+from gateway.groups.modern.topics import TopicView
 from gateway.groups.share.format import GROUPS_TABLE, decode_epoch, encode_epoch
-from gateway.groups.share.group import JOINING_EPOCH, Answer, Heartbeat, Settings, ShareGroup, Topic
+from gateway.groups.share.group import Answer, Heartbeat, Settings, ShareGroup
 from gateway.groups.share.settings import ShareSettings
+from gateway.groups.visible import TopicsNow
 from gateway.refusals import Asked, Refusal, code_of
 
 if TYPE_CHECKING:
+    from core.streams.live import Stream
     from gateway.topics.topics import Topics
 
 FIRST_EPOCH: Final = 1
@@ -48,15 +53,18 @@ class ShareCoordinator:
         topics: TopicView,
         settings: Callable[[str], Settings],
         may_be_new: Callable[[str], ErrorCode],
+        allowance: Allowance,
     ) -> None:
         self._container = container
         self._clock = clock
         self._topics = topics
         self._settings = settings
         self._may_be_new = may_be_new
+        self._allowance = allowance
         self._table = container.table(GROUPS_TABLE)
         self._groups: dict[str, ShareGroup] = {}
         self._writes: dict[str, asyncio.Task[None]] = {}
+        self._works: dict[ShareGroup, asyncio.Task[None]] = {}
         self._looking: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -85,7 +93,12 @@ class ShareCoordinator:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
-        await asyncio.gather(*self._writes.values(), return_exceptions=True)
+        works = list(self._works.values())
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, *self._writes.values(), return_exceptions=True)
+        for group in self._groups.values():
+            group.die()
         self._groups.clear()
 
     # Requests
@@ -99,13 +112,43 @@ class ShareCoordinator:
         try:
             answer = group.heartbeat(request, self._clock.monotonic_s())
         except Refusal:
-            if not group.epoch:
+            if not group.epoch and group.is_empty:
                 del self._groups[group_id]  # it was made for this member
             raise
+        self._see_to(group)
+        while group.awaits_target(request.member_id) and (work := self._works.get(group)) is not None:
+            await asyncio.wait([work])
+            answer = group.answer(request)
         if group.epoch != before:
             self._report(group)
         await self._stored(group)
         return answer
+
+    def _see_to(self, group: ShareGroup) -> None:
+        """Carry out what a group wants after an input: targets, topics to look up."""
+        if (group.wanted is not None or not group.subscriptions.is_seen) and group not in self._works:
+            work = self._works[group] = asyncio.create_task(self._work(group))
+            work.add_done_callback(lambda _: self._works.pop(group))
+
+    async def _work(self, group: ShareGroup) -> None:
+        """Look up topics in turns, compute targets in a thread, until the group wants no more."""
+        while True:
+            if group.wanted is not None:
+                wanted, group.wanted = group.wanted, None
+                group.assigned(await asyncio.to_thread(wanted.compute))
+                self._report(group)
+            elif not group.subscriptions.is_seen:
+                await asyncio.sleep(0)
+                group.look()
+            else:
+                return
+
+    def topic_changed(self, stream: Stream) -> None:
+        """A topic came, went or grew."""
+        for group in self._groups.values():
+            if group.subscriptions.wants(stream.name):
+                group.topics_changed([stream.name])
+                self._see_to(group)
 
     def _new_group(self, group_id: str, request: Heartbeat) -> ShareGroup:
         if request.epoch != JOINING_EPOCH:
@@ -143,7 +186,7 @@ class ShareCoordinator:
         return ErrorCode.none
 
     def _create(self, group_id: str, epoch: int) -> ShareGroup:
-        group = self._groups[group_id] = ShareGroup(group_id, epoch, self._topics, self._settings)
+        group = self._groups[group_id] = ShareGroup(group_id, epoch, self._topics, self._settings, self._allowance)
         return group
 
     # Storing
@@ -182,6 +225,7 @@ class ShareCoordinator:
                 due_s = group.next_expiry_s()
                 if due_s is not None and due_s <= now_s:
                     group.expire(now_s)
+                    self._see_to(group)
                     self._report(group)
 
     def _report(self, group: ShareGroup) -> None:
@@ -203,7 +247,8 @@ class ShareCoordinators(LocalCoordinators[ShareCoordinator]):
     ) -> None:
         super().__init__(store, homes, self._made)
         self._clock = clock
-        self._topics = TopicView(topics)
+        self._topics = TopicsNow(topics)
+        topics.on_change(self._topic_changed)
         self._others = others
         self._settings = settings
         others.is_shared = lambda group_id: self.find(group_id) is not None
@@ -224,7 +269,12 @@ class ShareCoordinators(LocalCoordinators[ShareCoordinator]):
         return None if coordinator is None else coordinator.get(group_id)
 
     def _made(self, container: Container) -> ShareCoordinator:
-        return ShareCoordinator(container, self._clock, self._topics, self._members, self._may_be_new)
+        allowance = self._others.allowance
+        return ShareCoordinator(container, self._clock, self._topics, self._members, self._may_be_new, allowance)
+
+    def _topic_changed(self, stream: Stream) -> None:
+        for coordinator in self.all():
+            coordinator.topic_changed(stream)
 
     def _members(self, group_id: str) -> Settings:
         return self._settings(group_id).members
@@ -233,14 +283,3 @@ class ShareCoordinators(LocalCoordinators[ShareCoordinator]):
         if self._others.of(group_id).get(group_id) is not None:
             return ErrorCode.group_id_not_found  # as Kafka: there is no share group of that name, nor will be
         return ErrorCode.none if self._others.have_room() else ErrorCode.policy_violation
-
-
-class TopicView:
-    """The topics as share groups see them."""
-
-    def __init__(self, topics: Topics) -> None:
-        self._topics = topics
-
-    def topic(self, name: str) -> Topic | None:
-        stream = self._topics.get(name)
-        return None if stream is None else Topic(stream.uuid, stream.slot_count)

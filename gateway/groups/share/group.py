@@ -11,29 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
-from uuid import UUID
+from typing import Final, NamedTuple
 
-from kio.schema.errors import ErrorCode
+from gateway.groups.classic.allowance import Allowance
+from gateway.groups.modern import allowing
+from gateway.groups.modern.epochs import JOINING_EPOCH, LEAVING_EPOCH, fenced, full, unknown_member
+from gateway.groups.modern.subscriptions import Subscriptions
+from gateway.groups.modern.topics import TopicView
+from gateway.groups.share.spreading import Partitions
+from gateway.groups.share.targets import Draft, MemberDraft
+from gateway.refusals import invalid_request
 
-from gateway.groups.share.spreading import Partitions, spread
-from gateway.refusals import Refusal, invalid_request
-
-JOINING_EPOCH = 0
-LEAVING_EPOCH = -1
-
-
-class Topic(NamedTuple):
-    """A topic as an assignor sees it."""
-
-    id: UUID
-    partition_count: int
-
-
-class TopicView(Protocol):
-    """The topics that exist now."""
-
-    def topic(self, name: str) -> Topic | None: ...
+AT_ONCE_MAX: Final = 1_000
+"""Members, partitions and subscribed names of a group whose targets are made at once; others are `wanted`."""
+OWN_BYTES: Final = 512
+"""Bytes that a member costs beside its texts, for the allowance of all groups."""
+NAME_BYTES: Final = 64
+"""Bytes that a subscribed topic costs beside its name."""
 
 
 class Settings(NamedTuple):
@@ -78,21 +72,33 @@ class Member:
     previous_epoch: int = 0
     silent_after_s: float = 0.0
 
+    @property
+    def size_bytes(self) -> int:
+        """For the allowance of all groups."""
+        return OWN_BYTES + len(self.member_id) + len(self.client_id) + len(self.rack_id or "") + _size_of(self.names)
+
 
 class ShareGroup:
     """See the module."""
 
     protocol_type = "share"
 
-    def __init__(self, group_id: str, epoch: int, topics: TopicView, settings: Callable[[str], Settings]) -> None:
+    def __init__(
+        self, group_id: str, epoch: int, topics: TopicView, settings: Callable[[str], Settings], allowance: Allowance
+    ) -> None:
         self.group_id = group_id
         self.epoch = epoch
         self.members: dict[str, Member] = {}
-        self._topics = topics
+        self.subscriptions = Subscriptions(topics)
+        #: Targets for the caller to compute; it tells the result by `assigned`.
+        self.wanted: Draft | None = None
         self._settings = settings
+        self._allowance = allowance
         self._targets: dict[str, Partitions] = {}
-        self._seen: dict[str, Topic | None] = {}
-        """The subscribed topics as they were when the targets were made."""
+        self._signature = 0
+        """Of the subscribed topics as they were when the targets were made."""
+        self._must_assign = False
+        self._is_assigning = False
 
     def __repr__(self) -> str:
         return f"<ShareGroup {self.group_id!r} epoch {self.epoch}, {len(self.members)} members>"
@@ -109,6 +115,10 @@ class ShareGroup:
     def target_of(self, member_id: str) -> Partitions:
         return self._targets.get(member_id, {})
 
+    def awaits_target(self, member_id: str) -> bool:
+        """Has a member no target yet?"""
+        return member_id in self.members and member_id not in self._targets
+
     def heartbeat(self, request: Heartbeat, now_s: float) -> Answer:
         """One heartbeat. Raises Refusal."""
         if request.epoch == LEAVING_EPOCH:
@@ -119,16 +129,20 @@ class ShareGroup:
         member = self._joined(request, settings) if request.epoch == JOINING_EPOCH else self._returned(request)
         member.silent_after_s = now_s + settings.session_timeout_ms / 1_000
         if request.names is not None and request.names != member.names:
-            member.names = request.names
-            self._assign()
-        elif member.member_id not in self._targets or self._seen != self._subscribed():
-            self._assign()
+            self._subscribe(member, request.names)
+        self.look()
+        return self.answer(request)
+
+    def answer(self, request: Heartbeat) -> Answer:
+        """What a member of the group is told. Raises Refusal."""
+        member = self._known(request.member_id)
         is_news = member.epoch != self.epoch or request.epoch == JOINING_EPOCH
         if member.epoch != self.epoch:
             member.previous_epoch, member.epoch = member.epoch, self.epoch
         is_behind = request.epoch != member.epoch
         assignment = self.target_of(member.member_id) if is_news or is_behind else None
-        return Answer(member.member_id, member.epoch, settings.heartbeat_interval_ms, assignment)
+        interval_ms = self._settings(self.group_id).heartbeat_interval_ms
+        return Answer(member.member_id, member.epoch, interval_ms, assignment)
 
     def _joined(self, request: Heartbeat, settings: Settings) -> Member:
         member = self.members.get(request.member_id)
@@ -137,32 +151,41 @@ class ShareGroup:
         if request.names is None:
             raise invalid_request("SubscribedTopicNames must be set in first request.")
         if len(self.members) >= settings.max_size:
-            told = f"The share group has reached its maximum capacity of {settings.max_size} members."
-            raise Refusal(ErrorCode.group_max_size_reached, told)
-        member = self.members[request.member_id] = Member(
+            raise full("share", settings.max_size)
+        member = Member(
             member_id=request.member_id,
             rack_id=request.rack_id,
             client_id=request.client_id,
             client_host=request.client_host,
             names=request.names,
         )
+        allowing.check_size(self._allowance, member.size_bytes, 0)
+        self._allowance.used += member.size_bytes
+        self.members[member.member_id] = member
+        self.subscriptions.add(member.names, "")
+        self._must_assign = True
         return member
+
+    def _subscribe(self, member: Member, names: frozenset[str]) -> None:
+        before = member.size_bytes
+        size = before + _size_of(names) - _size_of(member.names)
+        allowing.check_size(self._allowance, size, before)
+        self._allowance.used += size - before
+        self.subscriptions.add(names, "")
+        self.subscriptions.remove(member.names, "")
+        member.names = names
+        self._must_assign = True
 
     def _returned(self, request: Heartbeat) -> Member:
         member = self._known(request.member_id)
         if request.epoch not in (member.epoch, member.previous_epoch):
-            than = "greater" if request.epoch > member.epoch else "smaller"
-            told = (
-                f"The share group member has a {than} member epoch ({request.epoch}) than the one known by the group "
-                f"coordinator ({member.epoch}). The member must abandon all its partitions and rejoin."
-            )
-            raise Refusal(ErrorCode.fenced_member_epoch, told)
+            raise fenced("share", request.epoch, member.epoch)
         return member
 
     def _known(self, member_id: str) -> Member:
         member = self.members.get(member_id)
         if member is None:
-            raise Refusal(ErrorCode.unknown_member_id, f"Member {member_id} is not a member of group {self.group_id}.")
+            raise unknown_member(member_id, self.group_id)
         return member
 
     def expire(self, now_s: float) -> None:
@@ -177,29 +200,58 @@ class ShareGroup:
         if not member_ids:
             return
         for member_id in member_ids:
-            del self.members[member_id]
-        self._assign()
+            member = self.members.pop(member_id)
+            self.subscriptions.remove(member.names, "")
+            self._allowance.used -= member.size_bytes
+        self._must_assign = True
+        self.look()
 
-    def _subscribed(self) -> dict[str, Topic | None]:
-        names = {name for member in self.members.values() for name in member.names}
-        return {name: self._topics.topic(name) for name in names}
+    def die(self) -> None:
+        """The group is deleted or unloaded: no memory is left of it."""
+        self._allowance.used -= sum(member.size_bytes for member in self.members.values())
+        self.members.clear()
+
+    # Topics and targets
+
+    def topics_changed(self, names: list[str]) -> None:
+        """These topics came, went or grew."""
+        self.subscriptions.topics_changed(names)
+        self.look()
+
+    def look(self) -> None:
+        """Look at topics that are newly wanted, or have changed; make new targets, if need be, when that is done."""
+        self.subscriptions.look()
+        if not self.subscriptions.is_seen or self._is_assigning:
+            return
+        if self._must_assign or self.subscriptions.signature != self._signature:
+            self._assign()
 
     def _assign(self) -> None:
+        self._must_assign = False
+        self._signature = self.subscriptions.signature
+        names = sum(len(member.names) for member in self.members.values())
+        draft = Draft(
+            tuple(MemberDraft(member.member_id, member.names) for member in self.members.values()),
+            dict(self._targets),
+            dict(self.subscriptions.topics),
+        )
+        if len(self.members) + names + self.subscriptions.partition_count > AT_ONCE_MAX:
+            self._is_assigning = True
+            self.wanted = draft
+        else:
+            self._take(draft.compute())
+
+    def assigned(self, targets: dict[str, Partitions]) -> None:
+        """The wanted targets are computed."""
+        self._is_assigning = False
+        self._take(targets)
+        self.look()
+
+    def _take(self, targets: dict[str, Partitions]) -> None:
         """Give the group a new epoch, in which each partition of a topic has readers among the topic's subscribers."""
         self.epoch += 1
-        self._seen = self._subscribed()
-        by_readers: dict[tuple[str, ...], list[Topic]] = {}
-        for name in sorted(self._seen):
-            topic = self._seen[name]
-            if topic is not None:
-                readers = tuple(sorted(each.member_id for each in self.members.values() if name in each.names))
-                by_readers.setdefault(readers, []).append(topic)
-        targets: dict[str, dict[UUID, set[int]]] = {member_id: {} for member_id in self.members}
-        for readers, topics in by_readers.items():
-            places = [(topic.id, number) for topic in topics for number in range(topic.partition_count)]
-            for reader, (topic_id, number) in spread(readers, places, self._targets) if places else ():
-                targets[reader].setdefault(topic_id, set()).add(number)
-        self._targets = {
-            member_id: {topic: frozenset(numbers) for topic, numbers in target.items()}
-            for member_id, target in targets.items()
-        }
+        self._targets = {member_id: target for member_id, target in targets.items() if member_id in self.members}
+
+
+def _size_of(names: frozenset[str]) -> int:
+    return sum(map(len, names)) + NAME_BYTES * len(names)

@@ -301,6 +301,14 @@ class SharePartition:
         else:
             self._settle(run)
 
+    def take_back(self, member_id: str, acquired: Iterable[Acquired], limits: Limits) -> None:
+        """What a member was given, and was never told of, is available to others."""
+        for one in acquired:
+            for run in self._between(one.first, one.last):
+                if run.holder == member_id:
+                    self._give_back(run, limits)
+        self._tidy()
+
     def release(self, member_id: str, limits: Limits) -> None:
         """A member is gone: what it held is available to others."""
         for run in self.runs:

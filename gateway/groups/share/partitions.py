@@ -38,7 +38,7 @@ from gateway.groups.share.format import (
     encode_partition,
 )
 from gateway.groups.share.key_order import KeyOrder
-from gateway.groups.share.partition import Judgement, SharePartition
+from gateway.groups.share.partition import Acquired, Judgement, SharePartition
 from gateway.groups.share.settings import ShareSettings
 from gateway.refusals import Asked, Refusal, code_of
 
@@ -99,6 +99,11 @@ class LivePartition:
     def acknowledge(self, member_id: str, judgements: Sequence[Judgement]) -> None:
         """Carry out what a member says; `stored` returns when it will survive. Raises Refusal."""
         self.state.acknowledge(member_id, judgements, self.settings().limits, self._clock.monotonic_s())
+        self._freed()
+
+    def take_back(self, member_id: str, acquired: Sequence[Acquired]) -> None:
+        """A member was given these records after its session had ended: it was never told."""
+        self.state.take_back(member_id, acquired, self.settings().limits)
         self._freed()
 
     def release(self, member_id: str) -> None:
@@ -306,6 +311,8 @@ class SharePartitions:
             state = decode_partition(stored)
         else:
             state = SharePartition(await self._first_start(slot, key.group_id))
+            if (live := self.find(key)) is not None and live.container is container:
+                return live  # an administrator set its start meanwhile, which is stored, or will be
             await container.update(Put(PARTITIONS_TABLE, encode_key(key), encode_partition(state)))
         live = self.find(key)
         if live is not None and live.container is container:
@@ -391,6 +398,8 @@ class SharePartitions:
             return  # the container has failed, and its tables with it
 
     async def _delete(self, is_meant: Callable[[PlaceKey], bool], prefix: bytes = b"") -> None:
+        if opening := [task for key, task in self._opening.items() if is_meant(key)]:
+            await asyncio.wait(opening)  # each stores a row, which must not come after the deletion
         for live in [live for key, live in self._live.items() if is_meant(key)]:
             await live.delete()
             if self._live.get(live.key) is live:

@@ -42,11 +42,21 @@ class GroupSpec:
         return len(self.members) + sum(self.tasks.values()) * (1 + self.standbys)
 
 
+class Computed(NamedTuple):
+    """The target of each member, for an epoch of the group."""
+
+    epoch: int
+    targets: Mapping[str, Tasks]
+
+
 class Wanted(NamedTuple):
     """A target to compute elsewhere."""
 
     epoch: int
     spec: GroupSpec
+
+    def compute(self) -> Computed:
+        return Computed(self.epoch, assign(self.spec))
 
 
 def assign(spec: GroupSpec) -> Mapping[str, Tasks]:

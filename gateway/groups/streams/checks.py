@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.classic.allowance import Allowance
+from gateway.groups.modern import allowing
+from gateway.groups.modern.epochs import JOINING_EPOCH, LEAVING_EPOCH, fenced
 from gateway.groups.streams.member import Member, size_of
-from gateway.groups.streams.messages import JOINING_EPOCH, LEAVING_EPOCH, Heartbeat, MemberRecord, Tasks
+from gateway.groups.streams.messages import Heartbeat, MemberRecord, Tasks
 from gateway.groups.streams.topology import Topology, size_of_topology
 from gateway.refusals import Refusal, invalid_request
 
@@ -65,12 +67,7 @@ def check_epoch(member: Member, epoch: int, owned: Tasks | None) -> None:
     has_all = owned is not None and owned.active <= has.active and owned.standby <= has.standby
     if epoch == current.previous_epoch < current.epoch and has_all:
         return
-    order = "greater" if epoch > current.epoch else "smaller"
-    why = (
-        f"The streams group member has a {order} member epoch ({epoch}) than the one known by the group coordinator "
-        f"({current.epoch}). The member must abandon all its partitions and rejoin."
-    )
-    raise Refusal(ErrorCode.fenced_member_epoch, why)
+    raise fenced("streams", epoch, current.epoch)
 
 
 def check_owned(owned: Tasks | None, tasks: Mapping[str, int]) -> None:
@@ -91,7 +88,4 @@ def check_size(
     if record == before:
         return
     size = size_of(record) + (size_of_topology(new_topology) if new_topology is not None else 0)
-    growth = size - (size_of(before) if before is not None else 0)
-    if size > allowance.member_max_bytes or (growth > 0 and allowance.used + growth > allowance.all_max_bytes):
-        why = "The members of all groups hold as much as groups.metadata.max.bytes allows."
-        raise Refusal(ErrorCode.group_max_size_reached, why)
+    allowing.check_size(allowance, size, size_of(before) if before is not None else 0)

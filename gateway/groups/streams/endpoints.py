@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from gateway.groups.modern.topics import TopicView
 from gateway.groups.streams.member import Member
-from gateway.groups.streams.messages import EndpointParts, Task, TopicPart, TopicView
+from gateway.groups.streams.messages import EndpointParts, Task, TopicPart
 from gateway.groups.streams.topology import Topology
 
 

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeVar
 
 from gateway.groups.fields import I32, U32, Reader, text, whole
-from gateway.groups.persistence import UnreadableRecord
+from gateway.groups.modern import rows
 from gateway.groups.streams.messages import (
     CurrentRecord,
     Endpoint,
@@ -52,7 +52,6 @@ STREAMS_TABLE: Final = "streamsgroups"
 VERSION: Final = 1
 
 _VERSION: Final = bytes([VERSION])
-_KEY_LENGTH: Final = struct.Struct("<H")
 _HEAD: Final = struct.Struct("<iiiqiq")
 _CURRENT: Final = struct.Struct("<iiB")
 _HELD: Final = struct.Struct("<Ii")
@@ -61,19 +60,12 @@ _TOPIC: Final = struct.Struct("<ih")
 _T = TypeVar("_T")
 
 
-def encode_key(group_id: str, key: RowKey) -> bytes:
-    group = group_id.encode()
-    return _KEY_LENGTH.pack(len(group)) + group + bytes([key.kind]) + key.name.encode()
+encode_key: Final = rows.encode_key
 
 
 def decode_key(data: bytes) -> tuple[str, RowKey]:
     """Raises UnreadableRecord."""
-    try:
-        (length,) = _KEY_LENGTH.unpack_from(data)
-        group, rest = data[2 : 2 + length], data[2 + length :]
-        return group.decode(), RowKey(RowKind(rest[0]), rest[1:].decode())
-    except (struct.error, ValueError, IndexError) as exc:
-        raise UnreadableRecord(f"key of a streams group's row: {data.hex()}") from exc
+    return rows.decode_key(data, RowKind)
 
 
 def encode_head(head: HeadRecord) -> bytes:

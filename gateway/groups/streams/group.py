@@ -11,22 +11,20 @@ Behaviour follows Kafka 4.3 (GroupMetadataManager).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from kio.schema.errors import ErrorCode
-
 from gateway.groups.classic.messages import Instant
-from gateway.groups.deadlines import Deadline, Deadlines
-from gateway.groups.streams.assignor import GroupSpec, MemberSpec, Wanted, assign
+from gateway.groups.deadlines import Deadlines
+from gateway.groups.modern.epochs import FIRST_EPOCH, JOINING_EPOCH, LEAVING_EPOCH, full
+from gateway.groups.modern.group import GroupAlarm, ModernGroup
+from gateway.groups.streams.assignor import Computed, GroupSpec, MemberSpec, Wanted, assign
 from gateway.groups.streams.checks import check_epoch, check_owned, check_size
 from gateway.groups.streams.endpoints import endpoints_of
 from gateway.groups.streams.member import Member, size_of, updated
 from gateway.groups.streams.messages import (
-    JOINING_EPOCH,
-    LEAVING_EPOCH,
     NO_TASKS,
     CurrentRecord,
     EndpointParts,
@@ -38,7 +36,6 @@ from gateway.groups.streams.messages import (
     MemberState,
     RowKey,
     RowKind,
-    StreamsAlarm,
     StreamsState,
     Task,
     Tasks,
@@ -48,56 +45,37 @@ from gateway.groups.streams.reconciliation import next_step
 from gateway.groups.streams.rules import StreamsRules
 from gateway.groups.streams.statuses import Status, StatusCode
 from gateway.groups.streams.topology import Shape, Topology, shape_of, signature_of, size_of_topology
-from gateway.refusals import Refusal, invalid_request
+from gateway.refusals import invalid_request
 
 AT_ONCE_MAX: Final = 1_000
 """Members and tasks of a group whose target is computed at once, in some milliseconds; others are `wanted`."""
 TASK_BYTES: Final = 200
 """Bytes that a task costs in a group's targets and holdings, for the allowance of all groups."""
-WAITING_INTERVAL_MS: Final = 1_000
-"""Time between two heartbeats of a member that waits for others, or for a target, if the usual one is not shorter."""
-WAITING_INTERVAL_MS_PER_MEMBER: Final = 2
-"""With many members it is longer: together they send 500 heartbeats a second at most, a tenth of a core."""
-FIRST_EPOCH: Final = 1
-"""A new group's epoch, and that of members before the first target."""
-EPOCH_MAX: Final = 2**31 - 1
 NOT_VALIDATED: Final = -1
 ENDPOINT_EPOCHS: Final = 2**30
 """The epoch of endpoints begins at the clock's seconds, below this: after a restart it is one that no member has."""
 
 
-class StreamsGroup:
+class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
     """One group, with the invariants of the module's docstring."""
 
     protocol_type: Final = "streams"
+    head_key: Final = RowKey(RowKind.HEAD)
 
-    def __init__(self, group_id: str, rules: StreamsRules, deadlines: Deadlines[StreamsAlarm], now: Instant) -> None:
-        self.group_id = group_id
-        self.epoch = FIRST_EPOCH
-        self.target_epoch = 0
+    def __init__(self, group_id: str, rules: StreamsRules, deadlines: Deadlines[GroupAlarm], now: Instant) -> None:
+        super().__init__(group_id, rules.settings, deadlines, now)
         self.validated_epoch = NOT_VALIDATED
         self.standbys = rules.settings(group_id).standbys
-        self.state_since_ms = now.wall_ms
         self.shutdown_by = ""
         self.topology: Topology | None = None
         self.shape = Shape()
-        self.members: dict[str, Member] = {}
-        self.targets: dict[str, Tasks] = {}
-        #: Rows to be stored, those that changed last at the end: a task is released before it is taken.
-        self.changed: dict[RowKey, None] = {}
-        #: A target for the caller to compute; it tells the result by `assigned`.
-        self.wanted: Wanted | None = None
         self.rules = rules
-        self.deadlines = deadlines
         self._owners = Owners()
         self._signature = 0
         self._must_look = True
         self._endpoint_epoch = now.wall_ms // 1_000 % ENDPOINT_EPOCHS
         self._endpoints: tuple[EndpointParts, ...] | None = None
-        self._assigned_s: float | None = None
-        self._is_assigning = False
-        self._assignment_due = self._alarm(self.assign_if_due)
-        self._initial_delay = self._alarm(self.assign_if_due)
+        self._initial_delay = self.alarm(self.assign_if_due)
         self._charged = 0
 
     def __repr__(self) -> str:
@@ -116,29 +94,7 @@ class StreamsGroup:
             return StreamsState.NOT_READY
         if self.epoch > self.target_epoch:
             return StreamsState.ASSIGNING
-        if all(member.is_reconciled_to(self.target_epoch) for member in self.members.values()):
-            return StreamsState.STABLE
-        return StreamsState.RECONCILING
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.members
-
-    is_idle = is_empty
-
-    @property
-    def is_new(self) -> bool:
-        """It has never had a member."""
-        return not self.members and self.epoch == FIRST_EPOCH
-
-    @property
-    def member_count(self) -> int:
-        return len(self.members)
-
-    @property
-    def expiry_since_ms(self) -> int:
-        """An offset of a topic that nobody reads expires by the time of its commit."""
-        return 0
+        return StreamsState.STABLE if self._all_are_reconciled() else StreamsState.RECONCILING
 
     def is_subscribed_to(self, topic: str) -> bool:
         return bool(self.members) and self.topology is not None and bool(self.topology.readers_of(topic))
@@ -149,14 +105,6 @@ class StreamsGroup:
     def owner(self, task: Task) -> str | None:
         """The member with which a task is active."""
         return self._owners.active(task)
-
-    def member(self, member_id: str) -> Member:
-        """Raises Refusal with UNKNOWN_MEMBER_ID."""
-        member = self.members.get(member_id)
-        if member is None:
-            why = f"Member {member_id} is not a member of group {self.group_id}."
-            raise Refusal(ErrorCode.unknown_member_id, why)
-        return member
 
     # Heartbeats
 
@@ -178,7 +126,7 @@ class StreamsGroup:
             self._take_standbys(),
         ]
         if any(changed):
-            self._bump()
+            self.bump()
         member = self.members[request.member_id]
         if request.shuts_down and not self.shutdown_by:
             self.shutdown_by = member.member_id
@@ -194,8 +142,7 @@ class StreamsGroup:
         member = self.members.get(request.member_id)
         if member is None and request.epoch == JOINING_EPOCH:
             if len(self.members) >= self.rules.max_size:
-                why = f"The streams group has reached its maximum capacity of {self.rules.max_size} members."
-                raise Refusal(ErrorCode.group_max_size_reached, why)
+                raise full("streams", self.rules.max_size)
             return None
         member = self.member(request.member_id)
         check_epoch(member, request.epoch, request.owned)
@@ -244,7 +191,7 @@ class StreamsGroup:
         self.state_since_ms = now.wall_ms
         delay_ms = self.rules.settings(self.group_id).initial_delay_ms
         if delay_ms:
-            self.deadlines.set(self._initial_delay, _after(now, delay_ms))
+            self.deadlines.set(self._initial_delay, now.after(delay_ms))
 
     def _take_topology(self, topology: Topology, shape: Shape, signature: int) -> bool:
         """Know the topics of now; tell whether they are others than before, or fit now, or no longer."""
@@ -269,7 +216,7 @@ class StreamsGroup:
         member = self.member(request.member_id)
         if request.shuts_down and not self.shutdown_by:
             self.shutdown_by = member.member_id
-        self._remove(member, now)
+        self.remove(member, now)
         return HeartbeatAnswer(member_id=request.member_id, epoch=LEAVING_EPOCH)
 
     # Answers
@@ -278,7 +225,7 @@ class StreamsGroup:
         return HeartbeatAnswer(
             member_id=member.member_id,
             epoch=member.epoch,
-            interval_ms=self._interval_ms(member),
+            interval_ms=self._interval_ms(waits=self._waits(member)),
             statuses=tuple(self._statuses(member, topology)),
             tasks=member.current.assigned.tasks() if must_tell else None,
             endpoint_epoch=self._endpoint_epoch,
@@ -303,13 +250,10 @@ class StreamsGroup:
             )
             yield Status(StatusCode.SHUTDOWN_APPLICATION, why)
 
-    def _interval_ms(self, member: Member) -> int:
-        """The time to the member's next heartbeat: a member that waits for tasks or topics comes back sooner."""
-        interval_ms = self.rules.settings(self.group_id).heartbeat_interval_ms
-        waits = member.current.state is MemberState.UNRELEASED_TASKS or self.epoch != self.target_epoch
-        if not waits and self.shape.is_ready:
-            return interval_ms
-        return min(interval_ms, max(WAITING_INTERVAL_MS, WAITING_INTERVAL_MS_PER_MEMBER * len(self.members)))
+    def _waits(self, member: Member) -> bool:
+        """Does a member wait for tasks or topics?"""
+        waits_for_tasks = member.current.state is MemberState.UNRELEASED_TASKS or self.epoch != self.target_epoch
+        return waits_for_tasks or not self.shape.is_ready
 
     def _endpoints_now(self, topology: Topology) -> tuple[EndpointParts, ...]:
         if self._endpoints is None:
@@ -324,23 +268,22 @@ class StreamsGroup:
 
     def _add(self, record: MemberRecord) -> Member:
         member = self.members[record.member_id] = Member(record)
-        member.session = self._alarm(partial(self._expired, member))
-        member.rebalance = self._alarm(partial(self._rebalance_expired, member))
+        self._watch(member)
         self.rules.allowance.used += member.size_bytes
         self.note(RowKey(RowKind.CURRENT, member.member_id))
         if record.endpoint is not None:
             self._endpoints_changed()
         return member
 
-    def _remove(self, member: Member, now: Instant) -> None:
+    def remove(self, member: Member, now: Instant) -> None:
         """The member is gone; its tasks are free at once."""
         self._forget(member)
-        for kind in (RowKind.MEMBER, RowKind.CURRENT, RowKind.TARGET):
-            self.note(RowKey(kind, member.member_id))
+        for key in rows_of_member(member.member_id):
+            self.note(key)
         self.targets.pop(member.member_id, None)
         if member.record.endpoint is not None:
             self._endpoints_changed()
-        self._bump()
+        self.bump()
         if not self.members:
             self.state_since_ms = now.wall_ms
             self.shutdown_by = ""
@@ -352,8 +295,7 @@ class StreamsGroup:
         self._owners.let_go(member, member.current.revoking)
         del self.members[member.member_id]
         self.rules.allowance.used -= member.size_bytes
-        for deadline in (member.session, member.rebalance):
-            self.deadlines.cancel(deadline)
+        self._unwatch(member)
 
     def die(self) -> None:
         """The group is deleted, unloaded or of another kind now: no deadline and no memory is left of it."""
@@ -366,25 +308,11 @@ class StreamsGroup:
         self._charge()
         self.changed.clear()
 
-    def _expired(self, member: Member, now: Instant) -> None:
-        if self.members.get(member.member_id) is member:
-            self._remove(member, now)
-
-    def _rebalance_expired(self, member: Member, now: Instant) -> None:
-        """It has not given up its tasks in time: it is fenced, and must join again."""
-        if member.current.state is MemberState.UNREVOKED_TASKS:
-            self._expired(member, now)
-
     def _extend_session(self, member: Member, now: Instant) -> None:
         timeout_ms = self.rules.settings(self.group_id).session_timeout_ms
-        self.deadlines.set(member.session, _after(now, timeout_ms))
+        self._session_lasts(member, timeout_ms, now)
 
     # Epochs and targets
-
-    def _bump(self) -> None:
-        """A new epoch of the group: the target must be computed anew."""
-        self.epoch = self.epoch % EPOCH_MAX + 1
-        self.note(RowKey(RowKind.HEAD))
 
     def topics_changed(self) -> None:
         """Topics came, went or grew: the next heartbeat looks at them."""
@@ -397,23 +325,16 @@ class StreamsGroup:
     def _is_beginning(self) -> bool:
         return self._initial_delay.at_s is not None
 
-    def assign_if_due(self, now: Instant) -> None:
-        """Compute a target for the group's epoch, unless it is too early, or the last one is too young."""
-        if self.epoch <= self.target_epoch or self._is_assigning or not self.members or self._is_beginning:
-            return
-        interval_ms = self.rules.settings(self.group_id).assignment_interval_ms
-        if self.target_epoch and self._assigned_s is not None:
-            due_s = self._assigned_s + interval_ms / 1_000
-            if now.monotonic_s < due_s:
-                self.deadlines.set(self._assignment_due, due_s)
-                return
-        self.deadlines.cancel(self._assignment_due)
+    def _can_assign(self) -> bool:
+        return not self._is_beginning
+
+    def _assign(self, now: Instant) -> None:
         spec = self._spec()
         if spec.size > AT_ONCE_MAX:
             self._is_assigning = True
             self.wanted = Wanted(self.epoch, spec)
         else:
-            self._take_target(self.epoch, assign(spec), now)
+            self._take_target(Computed(self.epoch, assign(spec)), now)
 
     def _spec(self) -> GroupSpec:
         members = tuple(
@@ -424,22 +345,20 @@ class StreamsGroup:
         stateful = frozenset(subtopology.id for subtopology in subtopologies if subtopology.changelogs)
         return GroupSpec(members, self.shape.tasks if self.shape.is_ready else {}, stateful, self.standbys)
 
-    def assigned(self, epoch: int, targets: Mapping[str, Tasks], now: Instant) -> None:
+    def assigned(self, computed: Computed, now: Instant) -> None:
         """The wanted target of an epoch is computed."""
         self._is_assigning = False
-        self._take_target(epoch, targets, now)
+        self._take_target(computed, now)
         self.assign_if_due(now)
 
-    def _take_target(self, epoch: int, targets: Mapping[str, Tasks], now: Instant) -> None:
+    def _take_target(self, computed: Computed, now: Instant) -> None:
         for member_id in self.members:
-            target = targets.get(member_id, NO_TASKS)
+            target = computed.targets.get(member_id, NO_TASKS)
             if target != self.target_of(member_id):
                 self.targets[member_id] = target
                 self.note(RowKey(RowKind.TARGET, member_id))
         self._charge()
-        self.target_epoch = epoch
-        self._assigned_s = now.monotonic_s
-        self.note(RowKey(RowKind.HEAD))
+        self._target_taken(computed.epoch, now)
 
     def _charge(self) -> None:
         tasks = sum(len(target.active) + len(target.standby) for target in self.targets.values())
@@ -471,14 +390,9 @@ class StreamsGroup:
         if step.state is not MemberState.UNREVOKED_TASKS:
             self.deadlines.cancel(member.rebalance)
         elif before.state is not MemberState.UNREVOKED_TASKS or step.revoking != before.revoking:
-            self.deadlines.set(member.rebalance, _after(now, member.record.rebalance_timeout_ms))
+            self.deadlines.set(member.rebalance, now.after(member.record.rebalance_timeout_ms))
 
     # Stored rows
-
-    def note(self, key: RowKey) -> None:
-        """A row must be stored; it moves to the end of those that wait."""
-        self.changed.pop(key, None)
-        self.changed[key] = None
 
     def head(self) -> HeadRecord:
         return HeadRecord(
@@ -508,12 +422,10 @@ class StreamsGroup:
             if record.member_id in targets:
                 self.targets[record.member_id] = targets[record.member_id]
         self.changed.clear()
-        self.epoch, self.target_epoch, self.validated_epoch = head.epoch, head.target_epoch, head.validated_epoch
+        self.validated_epoch = head.validated_epoch
         self._signature, self.standbys = head.signature, head.standbys
         self.state_since_ms, self.shutdown_by = head.state_since_ms, head.shutdown_by
-        if self.target_epoch < 0:  # the end came in the middle of storing a target
-            self.target_epoch = self.epoch
-            self._bump()
+        self._restore_epochs(head.epoch, head.target_epoch)
         self._restore_current(current, now)
         for member in self.members.values():
             self._extend_session(member, now)
@@ -539,9 +451,7 @@ class StreamsGroup:
                 if step == record:
                     self.changed.pop(RowKey(RowKind.CURRENT, member_id), None)
 
-    def _alarm(self, fire: Callable[[Instant], None]) -> Deadline[StreamsAlarm]:
-        return Deadline(StreamsAlarm(self.group_id, fire))
 
-
-def _after(now: Instant, milliseconds: int) -> float:
-    return now.monotonic_s + milliseconds / 1_000
+def rows_of_member(member_id: str) -> tuple[RowKey, ...]:
+    """The rows that a member has or may have."""
+    return tuple(RowKey(kind, member_id) for kind in (RowKind.MEMBER, RowKind.CURRENT, RowKind.TARGET))

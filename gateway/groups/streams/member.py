@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.groups.deadlines import Deadline
+from gateway.groups.modern.epochs import JOINING_EPOCH
+from gateway.groups.modern.group import GroupAlarm
 from gateway.groups.streams.messages import (
-    JOINING_EPOCH,
     NO_HOLDINGS,
     CurrentRecord,
     Heartbeat,
     MemberRecord,
     MemberState,
-    StreamsAlarm,
 )
 
 OWN_BYTES: Final = 512
@@ -31,8 +31,8 @@ class Member:
     __slots__ = ("current", "rebalance", "record", "session")
 
     #: Set by the group, which acts when they pass.
-    session: Deadline[StreamsAlarm]
-    rebalance: Deadline[StreamsAlarm]
+    session: Deadline[GroupAlarm]
+    rebalance: Deadline[GroupAlarm]
 
     def __init__(self, record: MemberRecord) -> None:
         self.record = record
@@ -62,6 +62,10 @@ class Member:
     @property
     def size_bytes(self) -> int:
         return size_of(self.record)
+
+    @property
+    def is_giving_up(self) -> bool:
+        return self.current.state is MemberState.UNREVOKED_TASKS
 
     def is_reconciled_to(self, target_epoch: int) -> bool:
         return self.current.state is MemberState.STABLE and self.epoch == target_epoch

@@ -7,17 +7,13 @@ holds one may keep it, in another thread too.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, TypeAlias
 
-from gateway.groups.classic.messages import Instant
-from gateway.groups.consumer.messages import Topic
+from gateway.groups.modern import rows
 from gateway.groups.streams.statuses import Status
 from gateway.groups.streams.topology import InternalTopic, Topology
-
-JOINING_EPOCH: Final = 0
-LEAVING_EPOCH: Final = -1
 
 
 class Task(NamedTuple):
@@ -177,11 +173,7 @@ class RowKind(enum.IntEnum):
     TOPOLOGY = 4
 
 
-class RowKey(NamedTuple):
-    """One row of a group: `name` is a member's id."""
-
-    kind: RowKind
-    name: str = ""
+RowKey: TypeAlias = rows.RowKey[RowKind]
 
 
 class StreamsSettings(NamedTuple):
@@ -192,16 +184,3 @@ class StreamsSettings(NamedTuple):
     assignment_interval_ms: int
     initial_delay_ms: int
     standbys: int
-
-
-class TopicView(Protocol):
-    """The topics that exist now."""
-
-    def topic(self, name: str) -> Topic | None: ...
-
-
-class StreamsAlarm(NamedTuple):
-    """The action of a deadline: when it has passed, run `fire`, then see to the group."""
-
-    group_id: str
-    fire: Callable[[Instant], None]

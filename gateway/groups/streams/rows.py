@@ -7,30 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from gateway.groups.classic.messages import Instant
+from gateway.groups.modern.rows import STORING_TARGETS, Row
 from gateway.groups.streams import format as stored
-from gateway.groups.streams.group import StreamsGroup
+from gateway.groups.streams.group import StreamsGroup, rows_of_member
 from gateway.groups.streams.messages import RowKey, RowKind
 
-STORING_TARGETS = -1
-"""The target epoch of a head that is stored before all of its targets are."""
 
-
-def row(group: StreamsGroup, key: RowKey) -> bytes | None:
-    """The value of one row now; None if there is none any more."""
+def row(group: StreamsGroup, key: RowKey) -> Row | None:
+    """One row as it is now; None if there is none any more."""
     if key.kind is RowKind.HEAD:
-        return stored.encode_head(group.head())
+        return Row(0, partial(stored.encode_head, group.head()))
     if key.kind is RowKind.TOPOLOGY:
-        return None if group.topology is None else stored.encode_topology(group.topology)
+        topology = group.topology
+        return None if topology is None else Row(len(topology.required), partial(stored.encode_topology, topology))
     member = group.members.get(key.name)
     if member is None:
         return None
     if key.kind is RowKind.MEMBER:
-        return stored.encode_member(member.record)
+        return Row(0, partial(stored.encode_member, member.record))
     if key.kind is RowKind.CURRENT:
-        return stored.encode_current(member.current)
-    return stored.encode_target(group.target_of(key.name))
+        current = member.current
+        size = sum(len(one.active) + len(one.standby) for one in (current.assigned, current.revoking))
+        return Row(size, partial(stored.encode_current, current))
+    target = group.target_of(key.name)
+    return Row(len(target.active) + len(target.standby), partial(stored.encode_target, target))
 
 
 def unfinished_head(group: StreamsGroup) -> bytes:
@@ -42,8 +45,7 @@ def all_keys(group: StreamsGroup) -> list[RowKey]:
     """The keys of every row that the group has or may have."""
     keys = dict.fromkeys([RowKey(RowKind.HEAD), RowKey(RowKind.TOPOLOGY), *group.changed])
     for member_id in group.members:
-        for kind in (RowKind.MEMBER, RowKind.CURRENT, RowKind.TARGET):
-            keys[RowKey(kind, member_id)] = None
+        keys |= dict.fromkeys(rows_of_member(member_id))
     return list(keys)
 
 

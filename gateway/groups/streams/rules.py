@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.groups.classic.allowance import Allowance
-from gateway.groups.streams.messages import StreamsSettings, TopicView
+from gateway.groups.modern.topics import TopicView
+from gateway.groups.streams.messages import StreamsSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
-from gateway.groups.consumer.messages import Topic
+from gateway.groups.modern.topics import Topic
 from gateway.groups.streams.statuses import Status, StatusCode
 from gateway.refusals import Refusal
 

@@ -14,8 +14,9 @@ const watch = new Watch((is) => {
 });
 
 async function once() {
-  const [health, warnings, events] = await Promise.all([ask("health"), ask(`warnings?limit=${LINES}`), ask(`events?limit=${LINES}`)]);
+  const [health, nodes, warnings, events] = await Promise.all([ask("health"), ask("nodes"), ask(`warnings?limit=${LINES}`), ask(`events?limit=${LINES}`)]);
   showStrip(health);
+  showNodes(nodes);
   showLogs(health);
   showLines(warnings);
   showEvents(events);
@@ -57,6 +58,33 @@ function showStrip(told) {
   if (tightest) tile("disk", format.bytes(tightest.free_bytes), `free of ${format.bytes(tightest.size_bytes)}, ${tightest.path}`, tightest.free_bytes < DISK_WARNS * tightest.size_bytes);
   $("no-concerns").hidden = told.concerns.length > 0;
   if ([...$("concerns").children].map((one) => one.textContent).join("\n") !== told.concerns.join("\n")) $("concerns").replaceChildren(...told.concerns.map((one) => made("li", one)));
+}
+
+const SAYS = {
+  serving: "",
+  "not ready": "",
+  draining: "gives its containers away",
+  silent: "lives, and has not answered: what is its own is missing on these pages",
+};
+
+function showNodes(told) {
+  $("nodes-panel").hidden = told.nodes.length < 2 && told.containers.every((one) => one.stage === "serving");
+  const nobodys = told.containers.filter((one) => one.stage !== "serving");
+  const open = nobodys.length ? `${format.plural(nobodys.length, "container")} served by nobody: ${nobodys.slice(0, LINES).map((one) => one.id).join(", ")}` : "each container is served";
+  $("nodes-note").textContent = told.certain ? open : "outdated: the node that answers has lost its lease";
+  $("nodes-panel").classList.toggle("warns", nobodys.length > 0 || !told.certain);
+  rows(
+    $("nodes"),
+    told.nodes,
+    (one) => [
+      String(one.id),
+      one.state,
+      told.containers.filter((each) => each.node === one.id).map((each) => `${each.id}${each.stage === "serving" ? "" : ` (${each.stage})`}${each.going_to < 0 ? "" : ` → ${each.going_to}`}`).join(", ") || "–",
+      one.connections === null ? "–" : format.whole(one.connections),
+      one.state === "gone" ? `ended ${format.span(Math.round(one.gone_s) * 1000)} ago` : [SAYS[one.state], ...one.concerns].filter(Boolean).join("; "),
+    ],
+    { 0: "n", 2: "value", 3: "n", 4: "value" },
+  );
 }
 
 function showLogs(told) {

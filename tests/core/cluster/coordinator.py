@@ -212,6 +212,9 @@ class Seat(Coordination):
         self._reach()
         self.coordinator.loads[self.node] = loads
 
+    async def tell_troubles(self, troubles: Sequence[str]) -> None:
+        self._reach()
+
     async def tell_warm(self, container: int, wish: Wish) -> None:
         self._reach()
         self.coordinator.tell_warm(container, wish)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
 
+from gateway.http.problems import Problem
+from gateway.http.records import TopicRecords, Wanted
+from gateway.security.acls import Operation, ResourceType
 from tests.gateway.apis.harness import NOW, Admin, admin_of
 from tests.gateway.harness import FETCH, PRODUCE, Client, batch, fetch_body, produce_body
 from tests.gateway.security.harness import ADMIN, ALICE, WITH_RIGHTS, come_as
-from tests.likeness.rights import ALL, ALLOW, ALTER, ANY_ACL, DENY, DESCRIBE, READ, TOPIC, WRITE, acl
+from tests.likeness.rights import ALL, ALLOW, ALTER, ANY_ACL, DENY, DESCRIBE, GROUP, READ, TOPIC, WRITE, acl
 
 TRANSACTIONAL: Final = 0x10
 
@@ -168,3 +172,65 @@ def test_too_many(tmp_path_factory: pytest.TempPathFactory) -> None:
 
         assert [result.error_code for result in results] == [0, 0, 44, 0]
         assert len(admin.ask("DeleteAcls", 3, filters=[ANY_ACL]).filter_results[0].matching_acls) == 2
+
+
+def test_a_share_fetch_that_waits_is_asked_again(two: Two) -> None:
+    """The same of a share group's member: of the topic, and of its group."""
+    topic = two.admin.create()
+    services = two.admin.broker.services
+    key = {"group_id": "shared", "member_id": "m"}
+    for taken in ({"resource_type": TOPIC}, {"resource_type": GROUP}):
+        two.allow(topic, READ)
+        two.allow("shared", READ, resource_type=GROUP)
+        joined = two.admin.run(two.client.ask(76, 1, {**key, "member_epoch": 0, "subscribed_topic_names": [topic]}))
+        assert joined.error_code == 0
+        wanted = [{"topic_id": services.topics.get(topic).uuid, "partitions": [{"partition_index": 0}]}]
+        limits = {"min_bytes": 1, "max_bytes": 1_000_000, "max_records": 10, "batch_size": 10}
+        fetch = {**key, **limits, "share_session_epoch": 0, "topics": wanted}
+
+        async def waits(body: dict[str, Any] = fetch) -> tuple[int, int, int]:
+            return two.client.send(78, 1, {**body, "max_wait": 15_000})
+
+        begun = two.admin.run(two.client.ask(78, 1, {**fetch, "max_wait": 0}))
+        assert begun.error_code == 0
+        fetch["share_session_epoch"] = 1
+        sent = two.admin.run(waits())
+        while not any(session.waiting for session in services.share.sessions._sessions.values()):
+            two.admin.ask("ApiVersions", 0)
+        assert two.take(**taken) == 1
+        two.admin.produce(topic, NOW)
+        answer = two.admin.run(two.client.receive(sent))
+
+        assert not any(part.records for one in answer.responses for part in one.partitions)
+        two.take()
+        two.admin.run(two.client.ask(76, 1, {**key, "member_epoch": -1}))
+
+
+def test_a_read_over_http_that_waits_is_asked_again(two: Two) -> None:
+    """The same of who reads records by the REST API."""
+    topic = two.admin.create()
+    services = two.admin.broker.services
+    two.allow(topic, READ)
+    asked = 0
+
+    def require() -> None:
+        nonlocal asked
+        asked += 1
+        rights = two.admin.broker.authorizer.rights(ALICE, "127.0.0.1")  # type: ignore[union-attr]
+        if not rights.may(Operation.READ, ResourceType.TOPIC, topic, "HTTP"):
+            raise Problem(403, "Not allowed", "its right was taken away")
+
+    async def begin() -> asyncio.Task[Any]:
+        wanted = Wanted(offset=0, since_ms=None, most=1, wait_ms=5_000, committed=False)
+        return asyncio.ensure_future(TopicRecords(services).read(two.admin.slot(topic), wanted, require))
+
+    async def end(reading: asyncio.Task[Any]) -> Any:
+        return await reading
+
+    reading = two.admin.run(begin())
+    while not asked:
+        two.admin.ask("ApiVersions", 0)
+    two.take()
+    two.admin.produce(topic, NOW)
+    with pytest.raises(Problem, match="taken away"):
+        two.admin.run(end(reading))

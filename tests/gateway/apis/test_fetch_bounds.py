@@ -14,7 +14,7 @@ import pytest
 from core.streams.entries import ENTRIES_AT_ONCE
 from gateway.apis.fetch import LONG_LOOKS_MAX
 from gateway.broker import Broker
-from gateway.network.connection import ROOM
+from gateway.network.pausing import ROOM
 from gateway.wire.codec import request_codec
 from gateway.wire.headers import RequestHeader, encode_request_header
 from tests.gateway.apis.test_fetch import found, partitions, run

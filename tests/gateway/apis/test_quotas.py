@@ -112,6 +112,7 @@ def test_a_producer_over_its_quota(fresh: Admin) -> None:
 
     assert answer.responses[0].partition_responses[0].error_code == 0
     assert 50_000 < answer.throttle_time < 51_000
+    assert fresh.broker.quotas.pauses["producer_byte_rate"] == 1
     assert muted(fresh, client)
     assert fresh.slot(topic).end == 1
     set_quota(fresh, {"user": "ANONYMOUS", "client-id": CLIENT_ID}, "producer_byte_rate", None)
@@ -134,6 +135,7 @@ def test_a_consumer_over_its_quota(fresh: Admin) -> None:
 
     assert second.throttle_time > 0
     assert second.responses == []
+    assert fresh.broker.quotas.pauses["consumer_byte_rate"] == 1
     assert muted(fresh, client)
     set_quota(fresh, {"client-id": None}, "consumer_byte_rate", None)
     other = fresh.run(Client.connect(fresh.broker))

@@ -246,6 +246,40 @@ class TestStrangers:
             assert any("it does not authenticate within 50 ms" in line for line in lines())
 
     @driven
+    async def test_who_asks_for_versions_for_ever_is_closed(
+        self, tmp_path: Path, lines: Callable[[], list[str]]
+    ) -> None:
+        """Requests that prove nothing are no progress."""
+        async with guarded(tmp_path, "connections.first.request.timeout.ms=300") as broker:
+            client = await Client.connect(broker)
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    await client.ask(API_VERSIONS, 0, {})
+            assert any("it does not authenticate within 300 ms" in line for line in lines())
+
+    @driven
+    async def test_a_small_bound_holds(self, tmp_path: Path, lines: Callable[[], list[str]]) -> None:
+        """`sasl.server.max.receive.size` counts for requests that arrive whole, too."""
+        async with guarded(tmp_path, "sasl.server.max.receive.size=1024") as broker:
+            client = await Client.connect(broker)
+            names = {"client_software_name": "a" * 2_000, "client_software_version": "1"}
+            client.send(API_VERSIONS, 3, names)
+            assert await client.closed()
+            assert any("before it has authenticated, at most 1024 are read" in line for line in lines())
+
+    @driven
+    async def test_the_bound_holds_again(self, tmp_path: Path, lines: Callable[[], list[str]]) -> None:
+        """Whoever authenticates again is a stranger for so long: a token is no larger than the first."""
+        async with guarded(tmp_path) as broker:
+            client = await Client.connect(broker)
+            await login(client)
+            while (await client.ask(SASL_HANDSHAKE, 1, {"mechanism": SHA_512})).error_code == 34:
+                assert (await client.ask(METADATA, 12, {"topics": []})).brokers
+            client._writer.write(struct.pack(">ihh", 524_289, SASL_AUTHENTICATE, 2) + b"\0" * 50_000)
+            assert await client.closed()
+            assert any("524289 bytes before it has authenticated" in line for line in lines())
+
+    @driven
     async def test_one_request_at_a_time(self, tmp_path: Path) -> None:
         """What is pipelined waits: the second handshake is not looked at before the first is answered."""
         async with guarded(tmp_path) as broker:

@@ -108,6 +108,7 @@ def test_status_shows_nodes_and_containers(etcd: EtcdServer, capsys: pytest.Capt
         await serve(first, {0: BUSY, 1: Load()})
         assert await second.claim(3) is not None
         await second.drain()
+        await second.tell_troubles(["the object store does not answer"])
         await until(lambda: len(first.owners()) == 3)
         third = await cluster.join(3)
         assert await third.ask(0, 3)
@@ -131,7 +132,11 @@ def test_status_shows_nodes_and_containers(etcd: EtcdServer, capsys: pytest.Capt
         ]
         assert shown["containers"][0]["log_bytes"] == 5_200_000
         assert shown["containers"][3]["log_bytes"] is None
-        text = capsys.readouterr().out
+        assert len(shown["advice"]) == 4
+        printed = capsys.readouterr()
+        text = printed.out
+        assert "container 2 is nobody's" in printed.err
+        assert "node 2 says: the object store does not answer" in printed.err
         assert "serving, moves to node 3" in text
         assert "PLAINTEXT=broker2:9092" in text
         assert "draining" in text

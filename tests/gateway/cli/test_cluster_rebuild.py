@@ -15,6 +15,7 @@ from core.errors import CoordinatorRefuses
 from core.streams.live import Stream
 from gateway.broker import Broker
 from gateway.cli import cluster_rebuild
+from gateway.cli.cluster_rebuild import Wanted
 from gateway.cli.output import Output
 from gateway.config.addresses import parse_kafka_listener
 from gateway.config.loading import Config, load
@@ -118,7 +119,7 @@ def test_all_is_there_again_and_producers_go_on(tmp_path: Path, capsys: pytest.C
     config = config_of(tmp_path, etcd, "before")
 
     async def rebuilt(*, yes: bool) -> ExitCode:
-        return await cluster_rebuild.rebuild(config, Output(as_json=True), yes=yes, scratch=tmp_path)
+        return await cluster_rebuild.rebuild(config, Output(as_json=True), Wanted(yes=yes, scratch=tmp_path))
 
     async def scenario() -> None:
         async with node(config) as (broker, client):
@@ -191,7 +192,7 @@ def test_a_place_without_a_cluster(tmp_path: Path) -> None:
     async def scenario() -> None:
         config = config_of(tmp_path, etcd, "home")
         with pytest.raises(LongTermUnusable, match="has no cluster: check --tier2"):
-            await cluster_rebuild.rebuild(config, Output(as_json=False), yes=True, scratch=None)
+            await cluster_rebuild.rebuild(config, Output(as_json=False), Wanted(yes=True))
 
     try:
         run(scenario())

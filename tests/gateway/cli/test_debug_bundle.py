@@ -19,7 +19,7 @@ from tests.gateway.cli.doctor.test_doctor import free_port
 from tests.gateway.launching import run, serving
 from tests.gateway.security.certificates import make as make_certificates
 
-SECRET: Final = 'S3cr3t"\\value/+=x'
+SECRET: Final = 'S3cr3t"\\value/+=x, as long as any has to be'
 PAIR: Final = {"tier2.access.key": "tier2.secret.key", "tier2.secret.key": "tier2.access.key"}
 """Keys that are given together."""
 BESIDE: Final = {

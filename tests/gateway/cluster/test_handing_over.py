@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.core.support import run, until
-from tests.gateway.cluster.test_machines import CONTAINERS, NOT_COORDINATOR, heartbeat, joined, machines_in
+from tests.gateway.cluster.test_machines import CONTAINERS, NOT_COORDINATOR, heartbeat, joined, leaders, machines_in
 from tests.gateway.harness import Client, batch, produce_body, values
 
 PRODUCE, INIT_PRODUCER_ID, END_TXN = 0, 22, 26
@@ -47,6 +50,42 @@ def test_a_group_and_a_transaction_go_on_at_the_heir(tmp_path: Path) -> None:
                 assert (answer.error_code, answer.last_stable_offset) == (0, 3), "a marker is behind them"
                 found += values(answer.records)
             assert found[:2] == [(0, b"a"), (1, b"b")]
+
+    run(scenario())
+
+
+def test_whoever_is_refused_is_told_the_heir_at_the_first_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first refusal on the owner names no leader or the next one, never itself; and a producer that comes to
+    the heir by that answer is taken, not refused once more."""
+    monkeypatch.setattr("gateway.cluster.vacancies.WAIT_S", 20.0)  # of a slow machine
+    monkeypatch.setattr("gateway.cluster.vacancies.RECENT_S", 60.0)
+
+    async def scenario() -> None:
+        async with machines_in(tmp_path) as machines:
+            first = await machines.join()
+            await machines.at_rest([CONTAINERS])
+            client = await Client.connect(first)
+            await client.create("t", 1)
+            assert (await client.produce("t", batch(b"0"))).error_code == 0
+            second = await machines.join()
+            other = await Client.connect(second)
+            assert first._membership is not None
+            draining = asyncio.create_task(first._membership.drain(20))
+            count = 1
+            while (await client.produce("t", batch(b"%d" % count))).error_code == 0:
+                count += 1
+            assert await leaders(client, "t") == {0: second.node_id}
+            assert (await other.produce("t", batch(b"%d" % count))).error_code == 0
+            await draining
+            assert await leaders(other, "t") == {0: second.node_id}
+            found: list[bytes | None] = []
+            while len(found) <= count:
+                (answer,) = (await other.fetch(("t", 0, len(found)))).responses[0].partitions
+                assert answer.error_code == 0
+                found += [value for _, value in values(answer.records)]
+            assert found == [b"%d" % number for number in range(count + 1)]
 
     run(scenario())
 

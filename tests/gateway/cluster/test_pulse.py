@@ -6,18 +6,18 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 from core.cluster.coordination import Life
 from gateway.cluster.pulse import Mourning, Pulse, own_address
 from gateway.config.addresses import ListenAddress
+from gateway.network.binding import bind
 from tests.core.cluster.coordinator import Coordinator, Seat
 from tests.core.support import run, until
 
 HOST: Final = "127.0.0.1"
-ANYWHERE: Final = ListenAddress(HOST, 0)
 WATCHED, WATCHING = 1, 2
 LONG_S: Final = 1.5
 """Several times as long as a burial takes."""
@@ -26,16 +26,24 @@ PROCESS: Final = f"""
 import asyncio, sys
 from gateway.cluster.pulse import Pulse
 from gateway.config.addresses import ListenAddress
+from gateway.network.binding import bind
 from tests.core.cluster.coordinator import Coordinator, Seat
 
 async def main():
     pulse = Pulse(Seat(Coordinator(()), {WATCHED}))
-    await pulse.start(ListenAddress({HOST!r}, 0))
+    binding = bind(ListenAddress({HOST!r}, 0))
+    await pulse.start(binding.sockets, ({HOST!r}, binding.port))
     print(pulse.address[1], flush=True)
     await asyncio.sleep(60)
 
 asyncio.run(main())
 """
+
+
+def bound() -> tuple[Sequence[socket.socket], tuple[str, int]]:
+    """A port of the system's choice."""
+    binding = bind(ListenAddress(HOST, 0))
+    return binding.sockets, (HOST, binding.port)
 
 
 class Two:
@@ -119,7 +127,7 @@ def test_a_cut_connection_alone_buries_nobody() -> None:
     async def scenario() -> None:
         async with two() as nodes:
             pulse = Pulse(nodes.watched)
-            await pulse.start(ANYWHERE)
+            await pulse.start(*bound())
             assert pulse.address is not None
             await nodes.find(list(pulse.address))
             await met(pulse)
@@ -146,7 +154,7 @@ def test_the_next_life_at_an_address_is_not_the_former_one() -> None:
             next_life = Seat(Coordinator(()), WATCHED)
             next_life._life = Life(node=WATCHED, life="another")
             pulse = Pulse(next_life)
-            await pulse.start(ANYWHERE)
+            await pulse.start(*bound())
             assert pulse.address is not None
             await nodes.find(list(pulse.address))
             await asyncio.sleep(0.2)
@@ -174,25 +182,5 @@ def test_the_address_is_that_of_the_way_to_the_coordinator() -> None:
         assert await own_address([("127.0.0.1", 2379)]) == HOST
         assert await own_address([("no.such.host.invalid", 2379), ("localhost", 2379)]) in (HOST, "::1")
         assert await own_address([("no.such.host.invalid", 2379)]) == ""
-
-    run(scenario())
-
-
-def test_it_listens_where_it_is_told_and_tells_what_others_reach() -> None:
-    """A firewall wants one port, and a forwarder in front has another address; a port that is taken ends nothing."""
-
-    async def scenario() -> None:
-        pulse, late = Pulse(Two().watched), Pulse(Two().watched)
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port = probe.getsockname()[1]
-        await pulse.start(ListenAddress.parse(f"0.0.0.0:{port}=node1.example:4711"))
-        assert pulse.address == ("node1.example", 4711)
-        reader, writer = await asyncio.open_connection(HOST, port)
-        assert (await reader.readline()).startswith(b"penstock life ")
-        writer.close()
-        await late.start(ListenAddress(HOST, port))
-        assert late.address is None
-        await pulse.close()
 
     run(scenario())

@@ -7,7 +7,18 @@ import pytest
 
 from gateway.network.host import ServerLimits
 from gateway.network.turns import PARTY_S, FairTurns
-from tests.gateway.network.harness import HEARTBEAT, PRODUCE, Client, Gate, heartbeat, produce, run, serving, until
+from tests.gateway.network.harness import (
+    HEARTBEAT,
+    PRODUCE,
+    Client,
+    Gate,
+    heartbeat,
+    produce,
+    produced,
+    run,
+    serving,
+    until,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -257,6 +268,51 @@ def test_one_large_answer_at_a_time() -> None:
                 gate.released[f"wait-{n}"].set()
 
             assert [(await client.frame())[0] for _ in range(9)] == list(range(9))
+
+    run(test())
+
+
+def test_an_answer_never_waits_for_those_behind_it() -> None:
+    """Later answers of the connection use all of its room, and cannot leave before one that is still to be made."""
+
+    async def test() -> None:
+        gate = Gate()
+        gate.answer_bytes = 2_000
+        limits = ServerLimits(connection_output_bytes_max=1_000)
+        async with serving(gate, limits, large_answer=True) as (_, port):
+            client = await Client.connect(port)
+            client.send(heartbeat("wait-first", 1), heartbeat("second", 2))
+            await until(lambda: gate.begun == ["wait-first"], "the first has begun")
+            client.send(produce("behind", 3))
+            await until(lambda: "behind" in gate.begun, "one behind both is answered")
+            gate.released["wait-first"].set()
+
+            assert [(await client.frame())[0] for _ in range(3)] == [1, 2, 3]
+
+    run(test())
+
+
+def test_a_large_answer_out_of_its_turn_waits_for_room() -> None:
+    """It would be kept until those before it are made, whenever that is; then it leaves with them."""
+
+    async def test() -> None:
+        gate = Gate()
+        gate.answer_bytes = 2_000
+        limits = ServerLimits(connection_output_bytes_max=1_000)
+        async with serving(gate, limits, large_answer=True) as (_, port):
+            client, other = await Client.connect(port), await Client.connect(port)
+            client.send(produce("wait-head", 1), heartbeat("wait-first", 2), heartbeat("second", 3))
+            await until(lambda: gate.begun == ["wait-head", "wait-first"], "the first large one has begun")
+            client.send(produce("behind", 4))
+            await until(lambda: "behind" in gate.begun, "one behind all is answered")
+            gate.released["wait-first"].set()
+            for number in range(3):
+                other.send(heartbeat(f"other-{number}", client_id="other"))
+                await other.frame()
+            assert "second" not in gate.begun
+            gate.waiting["wait-head"].send((produced("wait-head"),))
+
+            assert [(await client.frame())[0] for _ in range(4)] == [1, 2, 3, 4]
 
     run(test())
 

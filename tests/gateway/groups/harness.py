@@ -13,6 +13,7 @@ from typing import Final
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.classic.allowance import Allowance
+from gateway.groups.classic.committing import admit_commit
 from gateway.groups.classic.group import Group, GroupRules
 from gateway.groups.classic.messages import (
     Alarm,
@@ -149,7 +150,7 @@ class GroupDriver:
         return errors
 
     def commit(self, member_id: str = "", generation: int = -1, instance: str | None = None) -> ErrorCode:
-        return self.group.admit_commit(member_id, instance, generation, self.now)
+        return admit_commit(self.group, member_id, instance, generation, self.now)
 
     # What happens around it
 

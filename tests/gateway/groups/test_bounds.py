@@ -6,8 +6,9 @@ from pathlib import Path
 
 from kio.schema.errors import ErrorCode
 
-from gateway.groups.classic.group import ID_PREFIX_CHARS_MAX, PENDING_MAX, Group
+from gateway.groups.classic.group import ID_PREFIX_CHARS_MAX, Group
 from gateway.groups.classic.messages import JoinRequest, Protocol
+from gateway.groups.classic.roster import PENDING_MAX
 from gateway.groups.classic.states import GroupState
 from tests.gateway.apis.harness import Admin
 from tests.gateway.groups.harness import GroupDriver

@@ -126,12 +126,12 @@ def test_timer_is_never_late(tmp_path: Path) -> None:
             services.clock.advance(SESSION_MS / 1_000 - 1)
             services.groups.heartbeat("g", waiting.result().member_id, None, 2)
             services.clock.advance(2)
-            services.groups._on_timer()
+            services.groups._classic._alarms._on_timer()
             services.groups.heartbeat("g", first, None, 2)
 
-            next_s = services.groups._deadlines.next_s()
+            next_s = services.groups._classic._alarms.deadlines.next_s()
             assert next_s is not None
-            assert services.groups._timer_s <= next_s
+            assert services.groups._classic._alarms._timer_s <= next_s
             assert not again.done()
             again.cancel()
 
@@ -601,15 +601,15 @@ def test_heartbeats_are_cheap(tmp_path: Path) -> None:
         async with serving(tmp_path) as services:
             waiting = [asyncio.create_task(services.join(f"g{n % 100}")) for n in range(2_000)]
             joined = await asyncio.gather(*waiting)
-            before, timer = len(services.groups._deadlines), services.groups._timer
+            before, timer = len(services.groups._classic._alarms.deadlines), services.groups._classic._alarms._timer
             for _ in range(3):
                 services.clock.advance(1)
                 for n, member in enumerate(joined):
                     error = services.groups.heartbeat(f"g{n % 100}", member.member_id, None, member.generation)
                     assert error is ErrorCode.none
 
-            assert len(services.groups._deadlines) == before
-            assert services.groups._timer is timer
+            assert len(services.groups._classic._alarms.deadlines) == before
+            assert services.groups._classic._alarms._timer is timer
 
     run(scenario())
 

@@ -29,7 +29,7 @@ from gateway.http import exchange
 from gateway.http import front as front_module
 from gateway.http.desk import BODY_BYTES_MAX
 from gateway.http.entrance import Entrance
-from gateway.http.exchange import Asked, Silent, ask
+from gateway.http.exchange import Asked, Dial, Silent, ask, at_socket_file
 from gateway.http.front import front
 from gateway.http.group_list import VIEW_ORDER
 from gateway.http.guard import Guard
@@ -201,6 +201,9 @@ class Gateway:
         self.count = len(workers)
         self.address = ""
 
+    def ways(self) -> dict[str, Dial]:
+        return {number: at_socket_file(path) for number, path in self.sockets.items()}
+
     async def ask(self, method: str, path: str, body: object = None, **headers: str) -> Called:
         return await asyncio.to_thread(call, self.address, method, path, body, **headers)
 
@@ -213,7 +216,7 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def serving(directory: Path, *workers: FakeWorker) -> AsyncIterator[Gateway]:
     gateway = Gateway(directory, workers)
-    application = front(lambda: gateway.sockets, GUARD, lambda: gateway.phase, lambda: gateway.count)
+    application = front(gateway.ways, GUARD, lambda: gateway.phase, lambda: gateway.count)
     public = socket.create_server(("127.0.0.1", 0))
     servers = [HttpServer(Entrance(application, GUARD), [public])]
     for worker in workers:
@@ -499,7 +502,7 @@ def test_an_answer_has_its_bound(tmp_path: Path) -> None:
 
     async def steps(gateway: Gateway) -> None:
         with pytest.raises(Silent):
-            await ask(gateway.sockets["0"], Asked("GET", b"/api/v1/tier2/chunks"), 100_000)
+            await ask(gateway.ways()["0"], Asked("GET", b"/api/v1/tier2/chunks"), 100_000)
 
     run(tmp_path, steps, *two())
 

@@ -36,6 +36,7 @@ from gateway.http.models import (
     StreamView,
     Tiers,
 )
+from gateway.http.node_models import ContainerView, NodeList, NodeView, State
 from gateway.http.topic_models import PartitionList, PartitionRow, TopicList, TopicRow
 
 COUNTS = st.integers(0, 1_000)
@@ -197,3 +198,50 @@ def test_the_remedy_is_last() -> None:
         "Segment 2.",
         "Add slots.",
     ]
+
+
+def node_list(time_ms: int, states: dict[int, State], *, certain: bool = True, owner: int = 1) -> NodeList:
+    nodes = [
+        NodeView(id=number, state=state, concerns=[], connections=None, gone_s=9.0 if state == "gone" else None)
+        for number, state in states.items()
+    ]
+    containers = [ContainerView(id=0, node=owner, epoch=3, stage="serving", going_to=-1)]
+    return NodeList(time_ms=time_ms, certain=certain, nodes=nodes, containers=containers)
+
+
+def test_each_node_tells_of_itself() -> None:
+    """One that has answered is as it says; one that has not is silent, and one that others saw go is gone."""
+    one = node_list(10, {1: "serving", 2: "silent", 3: "silent", 4: "gone"})
+    two = node_list(20, {1: "silent", 2: "draining", 3: "silent"})
+    for answers in ([one, two], [two, one]):
+        merged = merging.nodes(answers)
+        told = {node.id: node.state for node in merged.nodes}
+        assert (told[1], told[2], told[3], merged.time_ms) == ("serving", "draining", "silent", 20)
+
+
+def test_a_node_without_a_lease_is_not_believed_about_owners() -> None:
+    """It woke from a long sleep, and its clock is ahead: what it sees of others is of before."""
+    awake, woken = (
+        node_list(10, {1: "serving", 2: "silent"}),
+        node_list(99, {1: "silent", 2: "not ready"}, certain=False, owner=2),
+    )
+    merged = merging.nodes([woken, awake])
+    assert merged.certain
+    assert merged.containers[0].node == 1
+    assert [node.state for node in merged.nodes] == ["serving", "not ready"]
+    assert not merging.nodes([woken]).certain
+
+
+def test_troubles_and_disks_of_machines_have_their_names() -> None:
+    """Disks of the same path on two machines are two; whoever has not answered is a trouble."""
+    report = HealthReport(
+        time_ms=1,
+        concerns=["it is full"],
+        logs=[],
+        disks=[DiskView(path="/data", size_bytes=10, free_bytes=1)],
+        failed_requests=[],
+    )
+    merged = merging.health_of_machines({"node 1": report, "node 2": report}, ["node 3"])
+    assert [disk.path for disk in merged.disks] == ["node 1: /data", "node 2: /data"]
+    assert merged.concerns[0].startswith("node 3 does not answer")
+    assert merged.concerns[1:] == ["node 1: it is full", "node 2: it is full"]

@@ -7,7 +7,9 @@ import contextlib
 import random
 import socket
 import ssl
+import subprocess
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -269,6 +271,26 @@ def test_sessions_are_resumed(files: Files) -> None:
 
 
 # --- Strangers ----------------------------------------------------------------------------------
+
+
+def test_no_early_data(files: Files, tmp_path: Path) -> None:
+    """A ticket allows no data before the handshake: whoever recorded it could send it again (RFC 8446, section 8)."""
+    kept = tmp_path / "session"
+
+    async def scenario() -> None:
+        async with serving(Gate(), secured=security(files)) as (_, port):
+            command = ("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_3", "-sess_out", str(kept))
+            pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.DEVNULL}
+            client = await asyncio.create_subprocess_exec(*command, **pipes, stderr=asyncio.subprocess.DEVNULL)
+            await until(lambda: kept.exists() and kept.stat().st_size > 0, "a ticket came")
+            client.terminate()
+            await asyncio.wait_for(client.wait(), 10)
+
+    run(scenario())
+    read = ["openssl", "sess_id", "-in", str(kept), "-noout", "-text"]
+    told = subprocess.run(read, capture_output=True, text=True, check=True, timeout=10).stdout
+    assert "TLSv1.3" in told
+    assert "Max Early Data: 0" in told
 
 
 def test_a_plaintext_client_is_told_apart(files: Files, lines: Callable[[], list[str]]) -> None:

@@ -28,7 +28,8 @@ RULES = (
         (RULES, "cn=duke,ou=sme,dc=mycp,dc=com", "DUKE@SME"),
         (RULES, "OU=JavaSoft,O=Sun Microsystems,C=US,CN=anna", "ANNA"),
         (RULES, "OU=JavaSoft,O=Sun Microsystems,C=US", "OU=JavaSoft,O=Sun Microsystems,C=US"),
-        ("", "CN=a", "CN=a"),
+        ("", "CN=a", None),
+        (" ,\n,DEFAULT,", "CN=a", "CN=a"),
         ("DEFAULT", "CN=a", "CN=a"),
         ("RULE:^CN=([^,]+),OU=(.*)$/$1/", "CN=Tom,OU=x", "Tom"),
         ("RULE:^CN=([^,]+)$/$1/", "CN=Tom,OU=x", None),
@@ -38,6 +39,8 @@ RULES = (
         ("RULE:^CN=(?<who>.*)$/${who}x/U", "CN=Tom", "TOMX"),
         ("RULE:^CN=(a)?(.*)$/$1$2/", "CN=Tom", "Tom"),
         ("RULE:^CN=(.{2,3}),O=x$/$1/\n,DEFAULT", "CN=ab,O=x", "ab"),
+        ("RULE:.*/all/", "CN=a", "allall"),
+        ("RULE:CN=(.*?)/$1x/", "CN=Tom", "xTom"),  # the whole name matches, and the shortest match is replaced
     ],
 )
 def test_users(rules: str, name: str, user: str | None) -> None:

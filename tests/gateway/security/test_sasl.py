@@ -72,11 +72,11 @@ class TestBefore:
         assert made.handshake(1, "ECHO", NOW) is Handshake.ILLEGAL
 
     def test_after_the_handshake(self) -> None:
-        """Only tokens, and ApiVersions: no second handshake, no other request."""
+        """Only tokens: no second handshake, no other request (testInvalidApiVersionsRequestSequence)."""
         made = session()
         made.handshake(1, "ECHO", NOW)
         assert made.refusal(SASL_AUTHENTICATE, NOW) is None
-        assert made.refusal(API_VERSIONS, NOW) is None
+        assert made.refusal(API_VERSIONS, NOW)
         assert made.refusal(SASL_HANDSHAKE, NOW)
         assert made.refusal(METADATA, NOW)
         assert made.handshake(1, "ECHO", NOW) is Handshake.ILLEGAL
@@ -135,10 +135,14 @@ class TestAgain:
         assert ready().handshake(1, "OTHER", NOW + REAUTHENTICATION_MS_MIN) is Handshake.UNSUPPORTED
 
     def test_too_soon(self) -> None:
-        """testCannotReauthenticateAgainFasterThanOneSecond: answered, and the session goes on."""
+        """testCannotReauthenticateAgainFasterThanOneSecond: the first time is free, the second is answered, and the
+        session goes on."""
         made = ready()
+        assert made.handshake(1, "ECHO", NOW) is Handshake.BEGUN
+        assert isinstance(made.authenticate(b"alice", NOW), Accepted)
         assert made.handshake(1, "ECHO", NOW + 999) is Handshake.ILLEGAL
         assert made.refusal(PRODUCE, NOW + 999) is None
+        assert made.handshake(1, "ECHO", NOW + 1_000) is Handshake.BEGUN
 
     @pytest.mark.parametrize(
         ("lifetime_ms", "user", "told_ms"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -19,8 +20,10 @@ from gateway.transactions.outcome import Outcome
 from gateway.transactions.participant import Participant
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE
 from gateway.transactions.transaction import Identity, TransactionState
+from gateway.transactions.writes import TransactionalWrites
 from gateway.wire.errors import InvalidBatch
-from tests.gateway.transactions.services import ELSEWHERE, HOME, TIMEOUT_MS, Services, run, serving
+from tests.core.support import Gate, until
+from tests.gateway.transactions.services import ELSEWHERE, HOME, TIMEOUT_MS, Services, batch_of, run, serving
 
 BOTH = (HOME, ELSEWHERE)
 
@@ -125,6 +128,7 @@ def test_an_end_between_question_and_batch(tmp_path: Path, version: int) -> None
 
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(services.transactions, "verify_elsewhere" if version < 12 else "add_elsewhere", slow)
+                patch.setattr(services.transactions, "is_verified", lambda *_: False)  # as if its row were on its way
                 writing = asyncio.create_task(services.write(who, "u", b"a", version=version))
                 await answered.wait()
                 services.clock.advance(TIMEOUT_MS / 1_000)
@@ -233,6 +237,70 @@ def test_a_stranger_is_refused(tmp_path: Path, version: int) -> None:
                 with pytest.raises(InvalidBatch, match="not part of a transaction"):
                     await services.write(who, "u", b"a", version=version)
             assert services.slot("u").end == 0
+
+    run(scenario())
+
+
+def questions(services: Services, who: Identity, topic: str, version: int) -> list[Awaitable[None]]:
+    """What a Produce of a first batch has to wait for before it is judged."""
+    slot = services.slot(topic)
+    batch = memoryview(batch_of(slot, who, b"a"))
+    writes = TransactionalWrites(services.all_transactions, services.name, version)
+    asked = writes.preparing([(topic, [(0, batch)])], lambda _: slot.stream)
+    return [question for question in asked if question is not None]
+
+
+@pytest.mark.parametrize("version", [11, 12])
+def test_others_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    """A partition whose row is synced takes its first batch at once, although the coordinator's log is busy with
+    another producer's transaction; one whose row is still on its way waits for it."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create("t")
+            await services.create_elsewhere("u")
+            other = services.name_in(HOME, "other")
+            who, another = await services.init(), await services.init(other)
+            await services.transactions.add(services.name, who, [services.place("u")])
+            gate = Gate(monkeypatch)
+            busy = asyncio.create_task(services.transactions.add(other, another, [services.place("t")]))
+            await until(gate.waiting.is_set)
+            assert questions(services, who, "u", version) == []
+            late = asyncio.create_task(services.transactions.add(services.name, who, [services.place("t")]))
+            await asyncio.sleep(0)
+            (question,) = questions(services, who, "u", version)
+            waiting = asyncio.ensure_future(question)
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            gate.open.set()
+            await asyncio.gather(busy, late, waiting)
+
+    run(scenario())
+
+
+def test_an_end_waits_for_its_own_row_alone(tmp_path: Path) -> None:
+    """Whatever others queue behind a logged outcome, the markers are on their way before that is synced."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create("t")
+            await services.create_elsewhere("u")
+            other = services.name_in(HOME, "other")
+            who, another = await services.init(), await services.init(other)
+            await services.write(who, "u", b"a")
+            known = services.known()
+            prepared = known.ending(committed=True, following=known.bumped(-1), remembers=True, now_ms=1)
+            await services.transactions._known.change(prepared)
+            with pytest.MonkeyPatch.context() as patch:
+                gate, home = Gate(patch), services.store.home
+                gate.of = str(home.directory)
+                busy = asyncio.create_task(services.transactions.add(other, another, [services.place("t")]))
+                await until(gate.waiting.is_set)
+                completing = asyncio.create_task(services.transactions.complete_prepared())
+                await until(lambda: services.slot("u").stable_end == 2)
+                gate.open.set()
+                await asyncio.gather(busy, completing)
+            assert await services.committed("u") == [b"a"]
 
     run(scenario())
 

@@ -1,7 +1,7 @@
 """A group as an assignor sees it.
 
-Keeps: nothing in it changes while an assignor runs. Racks are absent: no partition lies nearer to one member than to
-another, as every broker reaches every partition.
+Keeps: nothing in it changes while an assignor runs. Racks are absent, as from the assignors of Kafka 4.3.1 (KAFKA-16694
+took them out, KAFKA-19909 would bring them back): a member's rack is stored and shown, and changes nothing.
 """
 
 from __future__ import annotations

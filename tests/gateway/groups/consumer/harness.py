@@ -13,18 +13,17 @@ from kio.schema.errors import ErrorCode
 
 from gateway.groups.classic.allowance import Allowance
 from gateway.groups.classic.messages import Instant
-from gateway.groups.consumer.assignors import ASSIGNORS
 from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.consumer.messages import (
-    ConsumerAlarm,
     Heartbeat,
     HeartbeatAnswer,
     MemberState,
     Partitions,
-    Topic,
 )
 from gateway.groups.consumer.rules import ConsumerRules, GroupSettings
 from gateway.groups.deadlines import Deadlines
+from gateway.groups.modern.group import GroupAlarm
+from gateway.groups.modern.topics import Topic
 from gateway.refusals import Refusal
 
 SESSION_MS: Final = 45_000
@@ -105,7 +104,7 @@ class Driver:
             new_id=lambda: f"id{next(ids)}",
         )
         self.now_s = 0.0
-        self.deadlines: Deadlines[ConsumerAlarm] = Deadlines()
+        self.deadlines: Deadlines[GroupAlarm] = Deadlines()
         self.group = ConsumerGroup("g", self.rules, self.deadlines, self.now)
 
     def _resolve(self, regex: str) -> frozenset[str] | None:
@@ -123,13 +122,19 @@ class Driver:
         """One heartbeat as it is. Raises Refusal."""
         answer = self.group.heartbeat(Heartbeat(member_id=member_id, epoch=epoch, **said), self.now)  # type: ignore[arg-type]
         self.compute()
-        return answer if answer.epoch else self.group.answer_again(answer.member_id, self.now)
+        owned: Partitions | None = said.get("owned")  # type: ignore[assignment]
+        while not answer.epoch or answer.is_partial:
+            answer = self.group.answer_again(answer.member_id, owned, self.now)
+        return answer
 
     def compute(self) -> None:
-        """Compute a target that the group wants to have computed elsewhere."""
+        """Do what the group wants to have done elsewhere: look topics up, compute a target."""
+        while not self.group.subscriptions.is_seen:
+            self.group.look(self.now)
+        self.group.assign_if_due(self.now)
         while self.group.wanted is not None:
             wanted, self.group.wanted = self.group.wanted, None
-            self.group.assigned(wanted.epoch, ASSIGNORS[wanted.assignor](wanted.spec), self.now)
+            self.group.assigned(wanted.compute(), self.now)
 
     def join(self, member_id: str, *names: str, **said: object) -> HeartbeatAnswer:
         """The first heartbeat of a member. Raises Refusal."""

@@ -9,10 +9,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.consumer import format as stored
+from gateway.groups.consumer import group as consumer_group
+from gateway.groups.consumer import reconciliation
+from gateway.groups.consumer.committing import Place, check_commit
 from gateway.groups.consumer.messages import ConsumerState, MemberState, RowKind
 from gateway.groups.consumer.rows import restored, row
+from gateway.groups.modern import subscriptions
 from gateway.refusals import Refusal
 from tests.gateway.groups.consumer.harness import SESSION_MS, Client, Driver, FakeTopics
+from tests.gateway.groups.reading import Reading
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +27,10 @@ SUBSCRIPTIONS = st.one_of(
     st.sampled_from(["a|b", "[abc]", "c.*", "x"]).map(lambda regex: (None, regex)),
 )
 WHO = st.integers(0, 5)
+
+
+def client_places(client: Client) -> set[Place]:
+    return {(topic, partition) for topic, held in client.owned.items() for partition in held}
 
 
 class GroupMachine(RuleBasedStateMachine):
@@ -34,6 +43,7 @@ class GroupMachine(RuleBasedStateMachine):
         self.clients: dict[str, Client] = {}
         self.table: dict[bytes, bytes] = {}
         self.names = 0
+        self.reading: Reading[Place] = Reading(self._may_commit)
 
     # What clients do
 
@@ -101,6 +111,32 @@ class GroupMachine(RuleBasedStateMachine):
         if client := self._pick(who):
             del self.clients[client.member_id]
 
+    @rule(who=WHO, count=st.integers(1, 3))
+    def read_and_commit(self, who: int, count: int) -> None:
+        if client := self._pick(who):
+            self._commit(client, count)
+
+    @rule(who=WHO)
+    def fall_asleep(self, who: int) -> None:
+        client = self._pick(who)
+        if client is not None and client.epoch > 0:
+            self.reading.fall_asleep(client.member_id, client.epoch, client_places(client))
+            del self.clients[client.member_id]
+
+    @rule()
+    def awake(self) -> None:
+        self.reading.awake()
+
+    @rule()
+    def go_on(self) -> None:
+        """Time passes in which all clients that are awake beat, read and commit; sessions of the others end."""
+        for _ in range(12):
+            for client in list(self.clients.values()):
+                self._beat(client)
+            self.driver.advance(SESSION_MS / 1_000 / 10)
+        for client in self.clients.values():
+            self._commit(client, 1)
+
     # What time, operators and disks do
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 20.0, 46.0]))
@@ -124,7 +160,8 @@ class GroupMachine(RuleBasedStateMachine):
     @rule()
     def store(self) -> None:
         for key in self.driver.group.changed:
-            value = row(self.driver.group, key)
+            kept = row(self.driver.group, key)
+            value = None if kept is None else kept.encode()
             encoded = stored.encode_key("g", key)
             if value is None:
                 self.table.pop(encoded, None)
@@ -161,6 +198,15 @@ class GroupMachine(RuleBasedStateMachine):
                         assert self.driver.group.owner(topic, partition) == member.member_id
 
     @invariant()
+    def what_a_client_has_is_kept_for_it(self) -> None:
+        """Whatever a member was told last, or has not heard of: nobody else has what it may be reading."""
+        group = self.driver.group
+        for client in self.clients.values():
+            if client.epoch > 0 and client.member_id in group.members:
+                for topic, partition in client_places(client):
+                    assert group.owner(topic, partition) == client.member_id
+
+    @invariant()
     def epochs_are_in_order(self) -> None:
         group = self.driver.group
         assert group.target_epoch <= group.epoch
@@ -183,10 +229,11 @@ class GroupMachine(RuleBasedStateMachine):
         if not live:
             return
         assert group.state is ConsumerState.STABLE
-        wanted = {topic for m in group.members.values() for topic in group.subscriptions.topic_ids(m.names, m.regex)}
-        counts = group.subscriptions.partition_counts()
+        names = {name for client in self.clients.values() for name in client.names or ()}
+        names.update(*(self.topics.matching(client.regex) for client in self.clients.values() if client.regex))
+        wanted = [topic for name in names if (topic := self.topics.topic(name)) is not None]
         owned = {(topic, p) for m in group.members.values() for topic, held in m.assigned.items() for p in held}
-        assert owned == {(topic, p) for topic in wanted for p in range(counts[topic])}
+        assert owned == {(topic.id, p) for topic in wanted for p in range(topic.partition_count)}
         for client in [client for client in self.clients.values() if client.member_id in live]:
             assert group.members[client.member_id].state is MemberState.STABLE
             assert group.members[client.member_id].partitions() == client.owned
@@ -202,6 +249,13 @@ class GroupMachine(RuleBasedStateMachine):
             self.driver.beat(client)
         except Refusal as refused:
             self._refused(client, refused.code)
+
+    def _commit(self, client: Client, count: int) -> None:
+        if client.epoch > 0:
+            self.reading.read(client.member_id, client.epoch, client_places(client), count)
+
+    def _may_commit(self, member_id: str, epoch: int, place: Place) -> ErrorCode:
+        return check_commit(self.driver.group, member_id, None, epoch, [place])
 
     def _refused(self, client: Client, code: ErrorCode) -> None:
         assert code in {
@@ -224,3 +278,15 @@ class GroupMachine(RuleBasedStateMachine):
 
 GroupMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestConsumerGroup = GroupMachine.TestCase
+
+
+class TestInPieces(GroupMachine.TestCase):  # type: ignore[valid-type,misc]
+    """The same histories when a step is one topic long, and every target is computed elsewhere."""
+
+    settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+    @pytest.fixture(autouse=True)
+    def _small_steps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reconciliation, "PLACES_AT_ONCE", 1)
+        monkeypatch.setattr(subscriptions, "LOOKS_AT_ONCE", 1)
+        monkeypatch.setattr(consumer_group, "AT_ONCE_MAX", 0)

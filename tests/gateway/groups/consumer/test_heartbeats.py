@@ -235,7 +235,7 @@ def test_unseen_topics(driver: Driver) -> None:
     """A regular expression stands only for topics that its member may see."""
     answer = driver.join("m", regex="[ab]", may_see=lambda name: name == "b")
     assert flat(driver.topics, answer.assignment or {}) == {("b", 0), ("b", 1)}
-    assert driver.group.subscriptions.visible("[ab]", frozenset("ab")) == {"b"}
+    assert driver.group.subscriptions.resolved == {"[ab]": {"b"}}
 
 
 def test_resolved_later() -> None:

@@ -9,7 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
-from gateway.groups.share.group import Heartbeat, Settings, ShareGroup, Topic
+from gateway.groups.classic.allowance import Allowance
+from gateway.groups.modern import subscriptions
+from gateway.groups.modern.topics import Topic
+from gateway.groups.share import group as share_group
+from gateway.groups.share.group import Heartbeat, Settings, ShareGroup
 from gateway.refusals import Refusal
 
 SETTINGS = Settings(session_timeout_ms=10_000, heartbeat_interval_ms=3_000, max_size=4)
@@ -23,13 +27,16 @@ class Topics:
         count = self.counts.get(name)
         return None if count is None else Topic(id_of(name), count)
 
+    def name_of(self, topic_id: UUID) -> str | None:
+        return next((name for name in self.counts if id_of(name) == topic_id), None)
+
 
 def id_of(name: str) -> UUID:
     return UUID(bytes=name.encode().ljust(16, b"\0"))
 
 
 def group(topics: Topics) -> ShareGroup:
-    return ShareGroup("g", 0, topics, lambda _: SETTINGS)
+    return ShareGroup("g", 0, topics, lambda _: SETTINGS, Allowance(1_000_000, 10_000_000))
 
 
 def beat(member: str, epoch: int, *names: str) -> Heartbeat:
@@ -78,9 +85,11 @@ def test_topics_come_and_grow() -> None:
     shared = group(topics)
     assert shared.heartbeat(beat("a", 0, "t"), 0.0).assignment == {}
     topics.counts["t"] = 1
+    shared.topics_changed(["t"])
     answer = shared.heartbeat(beat("a", 1), 0.0)
     assert (answer.epoch, answer.assignment) == (2, {id_of("t"): frozenset({0})})
     topics.counts["t"] = 2
+    shared.topics_changed(["t"])
     assert shared.heartbeat(beat("a", 2), 0.0).assignment == {id_of("t"): frozenset({0, 1})}
 
 
@@ -136,3 +145,45 @@ def test_shares_are_even(counts: dict[str, int], members: int) -> None:
 
     assert min(readers.values()) >= 1
     assert max(readers.values()) - min(readers.values()) <= 1
+
+
+def test_many_topics_are_looked_up_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member with many topics waits for its target: topics are looked up piece by piece, targets computed elsewhere;
+    a heartbeat of others goes through none of it."""
+    monkeypatch.setattr(subscriptions, "LOOKS_AT_ONCE", 10)
+    monkeypatch.setattr(share_group, "AT_ONCE_MAX", 20)
+    names = [f"t{number}" for number in range(25)]
+    shared = group(Topics(**dict.fromkeys(names, 1)))
+    assert shared.heartbeat(beat("a", 0, *names), 0.0).epoch == 0
+    assert shared.awaits_target("a")
+    while not shared.subscriptions.is_seen:
+        shared.look()
+    assert shared.wanted is not None
+    shared.heartbeat(beat("b", 0, *names), 0.0)
+    shared.assigned(shared.wanted.compute())
+    told = shared.answer(beat("a", 0, *names))
+
+    assert told.assignment is not None
+    assert len(told.assignment) == 25
+    assert shared.awaits_target("b"), "it came after the draft"
+    assert shared.wanted is not None
+    shared.assigned(shared.wanted.compute())
+    assert sum(len(shared.target_of(member)) for member in "ab") == 25
+
+
+def test_a_members_topics_count_for_the_allowance() -> None:
+    """Who brings more names than all members may hold is refused, and leaves nothing behind."""
+    allowance = Allowance(2_000, 3_000)
+    shared = ShareGroup("g", 0, Topics(t=1), lambda _: SETTINGS, allowance)
+    shared.heartbeat(beat("a", 0, "t"), 0.0)
+    used = allowance.used
+
+    assert refused(shared, beat("b", 0, *(f"topic-{number}" for number in range(30)))) is (
+        ErrorCode.group_max_size_reached
+    )
+    assert refused(shared, beat("a", 1, *(f"topic-{number}" for number in range(30)))) is (
+        ErrorCode.group_max_size_reached
+    )
+    assert (list(shared.members), allowance.used) == (["a"], used)
+    shared.heartbeat(beat("a", -1), 0.0)
+    assert allowance.used == 0

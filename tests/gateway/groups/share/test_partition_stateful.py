@@ -135,6 +135,22 @@ class Model(RuleBasedStateMachine):
             if record.holder == member:
                 record.give_back()
 
+    @rule(member=members, most=st.integers(1, 4))
+    def get_and_never_hear_of_it(self, member: str, most: int) -> None:
+        """A member's session ends while records are read for it: what it was given is taken back, and no more."""
+        first = self.partition.next_offset(LIMITS)
+        if first is None:
+            return
+        got = self.partition.acquire(member, first, [Span(first, first + 3)], most, LIMITS, self.now_s)
+        self.partition.take_back(member, got, LIMITS)
+        for one in got:
+            for offset in range(one.first, one.last + 1):
+                record = self.records.setdefault(offset, Record())
+                record.count += 1
+                assert record.count == one.deliveries
+                record.give_back()
+                self.end = max(self.end, offset + 1)
+
     @rule(passed_s=st.floats(0.5, 12.0))
     def wait(self, passed_s: float) -> None:
         self.now_s += passed_s

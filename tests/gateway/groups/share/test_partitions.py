@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import pytest
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.share.format import PARTITIONS_TABLE, PlaceKey, decode_partition, encode_key
 from gateway.groups.share.partition import Judgement, Span, Verdict
-from tests.gateway.apis.harness import NOW, admin_of
+from gateway.groups.share.partitions import SharePartitions
+from tests.gateway.apis.harness import NOW, Admin, admin_of
 
 
 def test_what_was_settled_in_a_partition_that_is_closed(tmp_path: Path) -> None:
@@ -33,3 +36,72 @@ def test_what_was_settled_in_a_partition_that_is_closed(tmp_path: Path) -> None:
         assert row is not None
         assert decode_partition(row).start == 0
         assert told == ErrorCode.not_leader_or_follower
+
+
+class Held:
+    """A group that begins, and is held up before it knows where."""
+
+    def __init__(self, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._asked, self._goes_on = asyncio.Event(), asyncio.Event()
+        topic = admin.create()
+        self.key = PlaceKey("g", admin.stream(topic).uuid, 0)
+        self.slot = admin.slot(topic)
+        self.partitions: SharePartitions = admin.broker.share.partitions
+        monkeypatch.setattr(self.partitions, "_first_start", self._first_start)
+
+    async def _first_start(self, *_: object) -> int:
+        self._asked.set()
+        await self._goes_on.wait()
+        return 0
+
+    async def begin(self) -> asyncio.Task[object]:
+        opening: asyncio.Task[object] = asyncio.create_task(self.partitions.of(self.key, self.slot))
+        await self._asked.wait()
+        return opening
+
+    def go_on(self) -> None:
+        self._goes_on.set()
+
+    def row(self, admin: Admin) -> bytes | None:
+        table = admin.broker.store.hosted(self.slot).container.table(PARTITIONS_TABLE)
+        value: bytes | None = table.get(encode_key(self.key))
+        return value
+
+
+def test_where_an_operator_says_outlives_a_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator sets where a group begins while its first member's fetch looks for that: a restart would find the
+    operator's place, too."""
+    with admin_of(tmp_path) as admin:
+        held = Held(admin, monkeypatch)
+
+        async def both() -> int:
+            opening = await held.begin()
+            assert await held.partitions.begin_at(held.key, held.slot, 7) == ErrorCode.none
+            held.go_on()
+            await opening
+            live = held.partitions.find(held.key)
+            assert live is not None
+            return live.state.start
+
+        assert admin.run(both()) == 7
+        row = held.row(admin)
+        assert row is not None
+        assert decode_partition(row).start == 7
+
+
+def test_a_deletion_outlives_a_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group is deleted while a fetch begins a partition for it: no row stays, from which the next group of that name
+    would begin."""
+    with admin_of(tmp_path) as admin:
+        held = Held(admin, monkeypatch)
+
+        async def both() -> None:
+            opening = await held.begin()
+            deletion = asyncio.create_task(held.partitions.delete_group("g"))
+            await asyncio.sleep(0)
+            held.go_on()
+            await opening
+            await deletion
+
+        admin.run(both())
+        assert held.row(admin) is None

@@ -10,14 +10,13 @@ from kio.schema.errors import ErrorCode
 from gateway.groups.classic.allowance import Allowance
 from gateway.groups.classic.messages import Instant
 from gateway.groups.deadlines import Deadlines
-from gateway.groups.streams.assignor import assign
+from gateway.groups.modern.group import GroupAlarm
 from gateway.groups.streams.group import StreamsGroup
 from gateway.groups.streams.messages import (
     NO_TASKS,
     Endpoint,
     Heartbeat,
     HeartbeatAnswer,
-    StreamsAlarm,
     StreamsSettings,
     Task,
     Tasks,
@@ -108,7 +107,7 @@ class Driver:
             settings=lambda _: self.settings,
         )
         self.now_s = 0.0
-        self.deadlines: Deadlines[StreamsAlarm] = Deadlines()
+        self.deadlines: Deadlines[GroupAlarm] = Deadlines()
         self.group = StreamsGroup("g", self.rules, self.deadlines, self.now)
 
     @property
@@ -124,7 +123,7 @@ class Driver:
         """What the shell does in a thread."""
         while self.group.wanted is not None:
             wanted, self.group.wanted = self.group.wanted, None
-            self.group.assigned(wanted.epoch, assign(wanted.spec), self.now)
+            self.group.assigned(wanted.compute(), self.now)
 
     def join(self, member_id: str, process_id: str = "", **values: Any) -> HeartbeatAnswer:
         said = {

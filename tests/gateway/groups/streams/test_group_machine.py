@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
@@ -9,10 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.streams import format as stored
+from gateway.groups.streams.committing import check_commit
 from gateway.groups.streams.messages import NO_TASKS, Endpoint, MemberState, RowKind, StreamsState, Task
 from gateway.groups.streams.rows import restored, row
 from gateway.refusals import Refusal
 from tests.gateway.groups.consumer.harness import FakeTopics
+from tests.gateway.groups.reading import Reading
 from tests.gateway.groups.streams.harness import SESSION_MS, Client, Driver
 
 pytestmark = pytest.mark.slow
@@ -20,6 +24,15 @@ pytestmark = pytest.mark.slow
 TOPICS = ("in", "app-by-word", "app-count")
 WHO = st.integers(0, 5)
 MEMBERS_MAX = 5
+INPUTS = {"0": "in", "1": "app-by-word"}
+
+
+Place: TypeAlias = tuple[str, int]
+
+
+def inputs(client: Client) -> set[Place]:
+    """The partitions that a client's active tasks read."""
+    return {(INPUTS[task.subtopology], task.partition) for task in client.owned.active}
 
 
 class GroupMachine(RuleBasedStateMachine):
@@ -33,6 +46,7 @@ class GroupMachine(RuleBasedStateMachine):
         self.clients: dict[str, Client] = {}
         self.table: dict[bytes, bytes] = {}
         self.names = 0
+        self.reading: Reading[Place] = Reading(self._may_commit)
 
     def _driver(self) -> Driver:
         return Driver(
@@ -84,6 +98,32 @@ class GroupMachine(RuleBasedStateMachine):
         if client := self._pick(who):
             del self.clients[client.member_id]
 
+    @rule(who=WHO, count=st.integers(1, 3))
+    def read_and_commit(self, who: int, count: int) -> None:
+        if client := self._pick(who):
+            self._commit(client, count)
+
+    @rule(who=WHO)
+    def fall_asleep(self, who: int) -> None:
+        client = self._pick(who)
+        if client is not None and client.epoch > 0:
+            self.reading.fall_asleep(client.member_id, client.epoch, inputs(client))
+            del self.clients[client.member_id]
+
+    @rule()
+    def awake(self) -> None:
+        self.reading.awake()
+
+    @rule()
+    def go_on(self) -> None:
+        """Time passes in which all clients that are awake beat, read and commit; sessions of the others end."""
+        for _ in range(12):
+            for client in list(self.clients.values()):
+                self._beat(client)
+            self.driver.advance(SESSION_MS / 1_000 / 10)
+        for client in self.clients.values():
+            self._commit(client, 1)
+
     # What time, operators and disks do
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 5.0, 20.0, 46.0]))
@@ -106,7 +146,8 @@ class GroupMachine(RuleBasedStateMachine):
     @rule()
     def store(self) -> None:
         for key in self.driver.group.changed:
-            value = row(self.driver.group, key)
+            kept = row(self.driver.group, key)
+            value = None if kept is None else kept.encode()
             encoded = stored.encode_key("g", key)
             if value is None:
                 self.table.pop(encoded, None)
@@ -140,6 +181,15 @@ class GroupMachine(RuleBasedStateMachine):
                     assert task not in owners, f"{task} of {owners[task]} and {member.member_id}"
                     owners[task] = member.member_id
                     assert self.driver.group.owner(task) == member.member_id
+
+    @invariant()
+    def what_a_client_has_is_kept_for_it(self) -> None:
+        """Whatever a member was told last, or has not heard of: nobody else has the tasks that it may be at."""
+        group = self.driver.group
+        for client in self.clients.values():
+            if client.epoch > 0 and client.member_id in group.members:
+                for task in client.owned.active:
+                    assert group.owner(task) == client.member_id
 
     @invariant()
     def no_process_has_a_task_twice(self) -> None:
@@ -201,6 +251,13 @@ class GroupMachine(RuleBasedStateMachine):
             self.driver.beat(client)
         except Refusal as refused:
             self._refused(client, refused.code)
+
+    def _commit(self, client: Client, count: int) -> None:
+        if client.epoch > 0:
+            self.reading.read(client.member_id, client.epoch, inputs(client), count)
+
+    def _may_commit(self, member_id: str, epoch: int, place: Place) -> ErrorCode:
+        return check_commit(self.driver.group, member_id, None, epoch, [place])
 
     def _refused(self, client: Client, code: ErrorCode) -> None:
         assert code in {

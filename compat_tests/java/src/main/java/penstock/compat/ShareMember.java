@@ -14,9 +14,11 @@ import org.apache.kafka.common.serialization.StringDeserializer;
 /**
  * A member of a share group. Told to be explicit, it settles each record as its value begins: accept, release, reject, or renew
  * and, when the next poll gives it again, accept. Prints "got VALUE DELIVERIES" of each record, and "done VALUE" once what it
- * said is stored. Arguments: address, group, topic, acquire mode, explicit or implicit. Ends with its standard input.
+ * said is stored. A record whose value begins with kill ends its process at once, whatever else it holds. Arguments: address,
+ * group, topic, acquire mode, explicit or implicit. Ends with its standard input.
  */
 public class ShareMember {
+    private static final int KILLED = 137;
     private static final Set<String> RENEWED = new HashSet<>();
 
     public static void main(String[] arguments) throws Exception {
@@ -34,6 +36,10 @@ public class ShareMember {
                 var records = member.poll(Duration.ofMillis(200));
                 for (ConsumerRecord<String, String> record : records) {
                     System.out.println("got " + record.value() + " " + record.deliveryCount().orElse((short) -1));
+                    if (record.value().startsWith("kill-")) {
+                        System.out.flush();
+                        Runtime.getRuntime().halt(KILLED);
+                    }
                     if (isExplicit) {
                         member.acknowledge(record, said(record.value()));
                     }

@@ -1,0 +1,83 @@
+"""The groups of one coordinator, of every kind but share groups, by id.
+
+Keeps: an id belongs to one group; there are no more groups than `groups.max` allows, whatever the number of
+coordinators.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, TypeVar
+
+from kio.schema.errors import ErrorCode
+
+from gateway.groups.admission import AnyGroup
+from gateway.groups.classic.allowance import Allowance
+
+#: Characters of a client's name in a line of the log.
+ID_SHOWN_CHARS_MAX: Final = 100
+
+_G = TypeVar("_G", bound=AnyGroup)
+_log: Final = logging.getLogger(__name__)
+
+
+class GroupBudget(NamedTuple):
+    """What the groups of a process may hold together, whatever the number of its coordinators."""
+
+    allowance: Allowance
+    groups_max: int
+    groups: Callable[[], int]
+    """How many there are."""
+    is_shared: Callable[[str], bool] = lambda _: False
+    """Whether a share group has this id, which no other can have then."""
+
+
+class KnownGroups:
+    """See the module."""
+
+    def __init__(self, budget: GroupBudget) -> None:
+        self._budget = budget
+        self._groups: dict[str, AnyGroup] = {}
+
+    def __repr__(self) -> str:
+        return f"<KnownGroups {len(self._groups)}>"
+
+    def __iter__(self) -> Iterator[AnyGroup]:
+        return iter(self._groups.values())
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def get(self, group_id: str) -> AnyGroup | None:
+        return self._groups.get(group_id)
+
+    def has(self, group: AnyGroup) -> bool:
+        """Is it still the group of its id?"""
+        return self._groups.get(group.group_id) is group
+
+    def of_kind(self, kind: type[_G]) -> list[_G]:
+        return [group for group in self._groups.values() if isinstance(group, kind)]
+
+    def find(self, kind: type[_G], group_id: str) -> _G | None:
+        """The group of an id, if it is of this kind."""
+        group = self._groups.get(group_id)
+        return group if isinstance(group, kind) else None
+
+    def put(self, group: AnyGroup) -> None:
+        """From now on it is the group of its id."""
+        self._groups[group.group_id] = group
+
+    def remove(self, group: AnyGroup) -> None:
+        if self.has(group):
+            del self._groups[group.group_id]
+
+    def room_for(self, group_id: str) -> ErrorCode:
+        """May there be one more group, of this id?"""
+        if self._budget.is_shared(group_id):
+            return ErrorCode.inconsistent_group_protocol
+        if self._budget.groups() < self._budget.groups_max:
+            return ErrorCode.none
+        facts = {"group": group_id[:ID_SHOWN_CHARS_MAX], "groups.max": self._budget.groups_max}
+        _log.warning("a new group is refused: there are as many as groups.max allows", extra=facts)
+        return ErrorCode.policy_violation

@@ -1,0 +1,100 @@
+"""Groups that nobody needs any more: they are forgotten, or deleted with all that is stored of them.
+
+Keeps: a group with a member, or with an offset that is visible or on its way to the log, stays; one that is stored is
+deleted before it is forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from kio.schema.errors import ErrorCode
+
+from gateway.groups.admission import AnyGroup
+from gateway.groups.classic.group import Group
+from gateway.groups.classic_groups import ClassicGroups
+from gateway.groups.journal import GroupJournal
+from gateway.groups.kinds import Kinds
+from gateway.groups.known import KnownGroups
+from gateway.groups.offsets.committed import CommittedOffsets
+from gateway.groups.offsets.service import OffsetService
+
+OFFSETS_PER_SWEEP_STEP: Final = 1_000
+"""Offsets that one step of a sweep looks at before others run; a step takes about 2 ms."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+class UnusedGroups:
+    """See the module."""
+
+    def __init__(
+        self,
+        known: KnownGroups,
+        kinds: Kinds,
+        classic: ClassicGroups,
+        committed: CommittedOffsets,
+        offsets: OffsetService,
+        journal: GroupJournal,
+    ) -> None:
+        self._known = known
+        self._kinds = kinds
+        self._classic = classic
+        self._committed = committed
+        self._offsets = offsets
+        self._journal = journal
+
+    def __repr__(self) -> str:
+        return f"<UnusedGroups among {len(self._known)}>"
+
+    def forget(self, group: AnyGroup) -> None:
+        """Drop a group that has no member, no offset and no stored record."""
+        if self._is_unused(group) and not self._journal.holds_group(group.group_id):
+            if isinstance(group, Group):
+                self._classic.die(group, ErrorCode.unknown_member_id)
+            else:
+                group.die()
+            self._known.remove(group)
+
+    async def delete(self, group: AnyGroup) -> ErrorCode:
+        """Delete an empty group with its offsets; returns when it is gone for good."""
+        if not isinstance(group, Group):
+            shell = self._kinds.shell_of(group)
+            await shell.stored(group)
+            if not self._known.has(group) or shell.is_storing(group):
+                return ErrorCode.non_empty_group  # a member joins at this moment
+        if not group.is_empty:
+            return ErrorCode.non_empty_group
+        error = await asyncio.shield(self._delete(group))
+        if error is ErrorCode.none:
+            _log.info("group deleted", extra={"group": group.group_id})
+        return error
+
+    async def sweep(self) -> None:
+        """Delete offsets that have expired, then groups that have nothing left."""
+        looked_at = 0
+        for group in list(self._known):
+            for topic, partitions in list(self._committed.topics(group.group_id).items()):
+                looked_at += len(partitions)
+                self._offsets.drop_expired(group, topic)
+                if looked_at >= OFFSETS_PER_SWEEP_STEP:
+                    looked_at = 0
+                    await asyncio.sleep(0)
+        await self._journal.settle()
+        for group in list(self._known):
+            if self._is_unused(group):
+                self._delete(group)
+
+    def _delete(self, group: AnyGroup) -> asyncio.Task[ErrorCode]:
+        keys = self._committed.keys_of_group(group.group_id)
+        rows = () if isinstance(group, Group) else self._kinds.shell_of(group).rows_of(group)
+        write = self._journal.write_offsets(dict.fromkeys(keys), without_group=group.group_id, without_rows=rows)
+        write.add_done_callback(lambda _: self.forget(group))
+        return write
+
+    def _is_unused(self, group: AnyGroup) -> bool:
+        if not isinstance(group, Group) and (group.changed or self._kinds.shell_of(group).is_storing(group)):
+            return False
+        return self._known.has(group) and group.is_idle and not self._committed.is_used(group.group_id)

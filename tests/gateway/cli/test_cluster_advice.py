@@ -1,0 +1,51 @@
+"""What `penstock cluster status` says of each state, in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from core.cluster.coordination import Life, Owner, Stage
+from gateway.cli.cluster_advice import Seen, advice
+
+LIVES = {node: Life(node=node, life=f"life of {node}") for node in (1, 2)}
+
+
+def owned(node: int, stage: Stage = Stage.SERVING) -> Owner:
+    return Owner(node=node, life=f"life of {node}", epoch=7, stage=stage)
+
+
+WELL = Seen(range(3), {0: owned(1), 1: owned(2), 2: owned(1)}, LIVES, {1: (1, 4), 2: (0, 4)}, {})
+DRAINING = {2: replace(LIVES[2], is_draining=True)}
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (WELL, []),
+        (replace(WELL, lives={}, owners={}), ["no node lives"]),
+        (replace(WELL, owners={0: owned(1)}), ["containers 1, 2 are nobody's, and not served"]),
+        (
+            replace(WELL, containers=range(20), owners={}),
+            ["containers 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 10 more are nobody's"],
+        ),
+        (replace(WELL, owners={**WELL.owners, 1: owned(2, Stage.OPENING)}), ["container 1 is being opened"]),
+        (replace(WELL, renewed_s={1: (3, 4), 2: (2, 4)}), ["node 1 has not renewed its lease for 3 s of 4 s"]),
+        (replace(WELL, lives=LIVES | DRAINING), ["node 2 gives its 1 containers away"]),
+        (
+            replace(WELL, lives=LIVES | DRAINING, owners={one: owned(1) for one in range(3)}),
+            ["node 2 has no containers any more: stop it"],
+        ),
+        (
+            replace(WELL, lives=DRAINING, owners={one: owned(2) for one in range(3)}),
+            ["no other node is there to take them: start one"],
+        ),
+        (replace(WELL, troubles={2: ["the store does not answer"]}), ["node 2 says: the store does not answer"]),
+    ],
+)
+def test_each_state_has_its_words(seen: Seen, words: list[str]) -> None:
+    told = advice(seen)
+    assert len(told) == len(words), told
+    for one, wanted in zip(told, words, strict=True):
+        assert wanted in one
