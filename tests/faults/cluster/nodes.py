@@ -8,12 +8,13 @@ killed is started again with the same id, data directory and addresses.
 from __future__ import annotations
 
 import itertools
+import json
 import os
-import re
 import signal
 import struct
 import sys
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ from typing import Final
 
 from minio import Minio
 
+from core.cluster.etcd.wire import end_of
+from core.cluster.etcd_keys import NODES as NODE_ROWS
+from core.cluster.etcd_keys import prefix_of
 from tests.core.cluster.etcd.servers import EtcdServer, stop_all, three_members
 from tests.core.cluster.etcd.test_client import post
 from tests.faults.client import Connection, Disconnected
@@ -46,8 +50,6 @@ POLL_S: Final = 0.05
 METADATA: Final = 3
 BUCKET: Final = "cluster"
 PREFIX: Final = "a/prefix"
-LOGS: Final = ("err", "log")
-"""What a node says, and what its earlier processes have said."""
 
 SETTINGS: Final[Mapping[str, object]] = {
     **{key: value for key, value in QUICK.items() if key != "checkpoint.interval.ms"},
@@ -154,10 +156,12 @@ class Nodes:
             told += [f"--- node {number}", *said[-lines:]]
         return "\n".join(told)
 
-    def lost(self) -> int:
-        """How many containers nodes have let go of because their claims had ended."""
-        told = [file.read_text(errors="replace") for file in self._directory.glob("node-*/*") if file.name in LOGS]
-        return sum(len(re.findall(r'"container released".*"lost": ?true', one)) for one in told)
+    def lives(self) -> dict[str, str]:
+        """The life of each node, as etcd has it: another one once a lease was lost."""
+        below = prefix_of(BUCKET) + NODE_ROWS
+        wanted = {"key": b64encode(below).decode(), "range_end": b64encode(end_of(below)).decode()}
+        rows = post(self.leader_of_etcd(), "kv/range", wanted).get("kvs", [])
+        return {b64decode(row["key"]).decode(): json.loads(b64decode(row["value"]))["life"] for row in rows}
 
     # Processes
 

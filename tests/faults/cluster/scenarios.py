@@ -85,7 +85,7 @@ def cut_off_from_the_store(how: str) -> Scenario:
     """One node alone: it acknowledges nothing meanwhile, keeps its containers, and goes on."""
 
     def cut(hurting: Hurting) -> None:
-        nodes, victim, lost = hurting.nodes, hurting.one(), hurting.nodes.lost()
+        nodes, victim, lives = hurting.nodes, hurting.one(), hurting.nodes.lives()
         try:
             link = nodes.nodes[victim].store
             if how == "refused":
@@ -93,7 +93,7 @@ def cut_off_from_the_store(how: str) -> Scenario:
             else:
                 link.hold(requests=how != "answers", answers=how != "requests")
             hurting.rest(CUT_S)
-            assert nodes.lost() == lost, f"node {victim} has let go of containers"
+            assert nodes.lives() == lives, f"the lease of node {victim} has ended"
         finally:
             nodes.mend(victim)
         nodes.until_whole()
@@ -105,7 +105,7 @@ def cut_off_from_clients(how: str) -> Scenario:
     """One node alone, from all clients, in one direction or in both."""
 
     def cut(hurting: Hurting) -> None:
-        nodes, victim, lost = hurting.nodes, hurting.one(), hurting.nodes.lost()
+        nodes, victim, lives = hurting.nodes, hurting.one(), hurting.nodes.lives()
         try:
             link = nodes.nodes[victim].clients
             if how == "refused":
@@ -113,7 +113,7 @@ def cut_off_from_clients(how: str) -> Scenario:
             else:
                 link.hold(requests=how != "answers", answers=how != "requests")
             hurting.rest(CUT_S)
-            assert nodes.lost() == lost, f"node {victim} has let go of containers"
+            assert nodes.lives() == lives, f"the lease of node {victim} has ended"
         finally:
             nodes.mend(victim)
         nodes.until_whole()
@@ -123,11 +123,11 @@ def cut_off_from_clients(how: str) -> Scenario:
 
 def cut_off_from_other_nodes(hurting: Hurting) -> None:
     """Nobody is buried: it lives, and keeps what it has. Transactions over both wait."""
-    nodes, victim, lost = hurting.nodes, hurting.one(), hurting.nodes.lost()
+    nodes, victim, lives = hurting.nodes, hurting.one(), hurting.nodes.lives()
     try:
         nodes.nodes[victim].inner.hold()
         hurting.rest(CUT_S)
-        assert nodes.lost() == lost, f"node {victim} has let go of containers"
+        assert nodes.lives() == lives, f"the lease of node {victim} has ended"
     finally:
         nodes.mend(victim)
     nodes.until_whole()
@@ -265,14 +265,14 @@ def clocks_jump(hurting: Hurting) -> None:
 
     Timestamps are the clients'. What hangs on the wall clock alone, the store's signatures, is set right by the answer.
     """
-    nodes, lost = hurting.nodes, hurting.nodes.lost()
+    nodes, lives = hurting.nodes, hurting.nodes.lives()
     try:
         for some in ([hurting.one()], list(NODES)):
             for seconds in (HOUR_S, -HOUR_S, 0):
                 for number in some:
                     nodes.set_clock(number, seconds)
                 hurting.rest(scaled(1, 10))
-                assert nodes.lost() == lost, "a clock has decided about an owner"
+                assert nodes.lives() == lives, "a clock has decided about an owner"
     finally:
         for number in NODES:
             nodes.set_clock(number, 0)
