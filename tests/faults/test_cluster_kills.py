@@ -22,7 +22,7 @@ KILLS: Final = int(os.environ.get("KILLS") or scaled(3, 300))
 IN_A_ROUND: Final = scaled(3, 20)
 """After so many the history is judged, and another one begins on the same cluster."""
 LEASE_MS: Final = 8_000
-"""A process that has ended is noticed without it, so it may be longer than elsewhere: a busy machine keeps nobody from renewing it."""
+"""Longer than elsewhere: the end of a process is noticed without it, and a busy machine may be late to renew it."""
 ROUND_S_MAX: Final = scaled(60, 600)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0 if SOAK else 300)]
