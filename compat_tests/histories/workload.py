@@ -164,7 +164,10 @@ class Workload:
         def is_there() -> bool:
             if any(client.problem for client in copiers):
                 return True
-            found = asking.committed([TopicPartition(*place) for place in places], 10)
+            try:
+                found = asking.committed([TopicPartition(*place) for place in places], 10)
+            except confluent_kafka.KafkaException:  # the group's coordinator has just moved
+                return False
             return all(
                 found_at.offset > last[found_at.topic, found_at.partition]
                 or last[found_at.topic, found_at.partition] < 0

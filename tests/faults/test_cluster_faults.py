@@ -56,7 +56,8 @@ class Once:
 def check(nodes: Nodes, name: str, happen: Callable[[], None], directory: Path) -> None:
     """What clients see while it happens is as it should be."""
     prefix = "".join(letter if letter.isalnum() else "-" for letter in name)
-    result = Workload(nodes.address, SEED, prefix, lambda topics: Once(name, happen)).run(SCENARIO_S_MAX, 1)
+    workload = Workload(nodes.address, SEED, prefix, lambda topics: Once(name, happen), patience_s=WHOLE_WITHIN_S)
+    result = workload.run(SCENARIO_S_MAX, 1)
     print(f"seed {SEED}: {len(result.history.events)} events, {result}")
     if not result.is_clean:
         result.history.write_to(directory / "history.jsonl")

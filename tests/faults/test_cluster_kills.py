@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 
 from compat_tests.histories.workload import Workload
-from tests.faults.cluster.nodes import NODES, Nodes
+from tests.faults.cluster.nodes import NODES, WHOLE_WITHIN_S, Nodes
 from tests.faults.settings import SEED, SOAK, scaled
 
 KILLS: Final = int(os.environ.get("KILLS") or scaled(3, 300))
@@ -63,7 +63,9 @@ def test_random_kills(tmp_path: Path) -> None:
         kills, turn = Kills(nodes, dice), 0
         while kills.count < KILLS:
             turn += 1
-            workload = Workload(nodes.address, f"{SEED}/{turn}", f"kills-{turn}", lambda topics: kills)
+            workload = Workload(
+                nodes.address, f"{SEED}/{turn}", f"kills-{turn}", lambda topics: kills, patience_s=WHOLE_WITHIN_S
+            )
             result = workload.run(ROUND_S_MAX, min(IN_A_ROUND, KILLS - kills.count))
             print(f"{time.monotonic():.0f} round {turn}: {len(result.history.events)} events, {result}", flush=True)
             if not result.is_clean:
