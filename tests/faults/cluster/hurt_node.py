@@ -25,7 +25,6 @@ from core.cluster.etcd_coordination import EtcdCoordination
 from core.joining import Joining
 from core.log.objects.format import log_prefix
 from core.log.objects.home import LogObjects
-from core.log.objects.manifest import Manifest
 from core.log.objects.protocol import Group, Outcome, Takeover, Window
 from core.membership import Membership
 from gateway.cli.app import main as serve
@@ -107,16 +106,12 @@ def walk_in_sleep() -> None:
 
 def delete_fences() -> None:
     """As a naive truncation: everything below the checkpoint goes."""
-    remove_before = core.log.objects.home.remove_before
 
-    async def remove(storage: Storage, container: int, manifest: Manifest) -> None:
-        await remove_before(storage, container, manifest)
+    async def log_before(storage: Storage, container: int, lsn: int) -> list[str]:
         keys = [info.key async for info in storage.list(log_prefix(container))]
-        for key in keys:
-            if int(key.rpartition("/")[2]) < manifest.start.lsn:
-                await storage.delete(key)
+        return [key for key in keys if int(key.rpartition("/")[2]) < lsn]
 
-    core.log.objects.home.remove_before = remove
+    core.log.objects.home._log_before = log_before
 
 
 def ignore_conditions() -> None:
