@@ -25,7 +25,11 @@ SCENARIO_S_MAX: Final = 300.0
 STEPS_IN_CI: Final = ("fenced", "log ended")
 VICTIM, BESIDE = 3, 1
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(0 if SOAK else 240)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(0 if SOAK else 240),
+    pytest.mark.skipif(not SOAK, reason="minutes of faults: make soak"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,11 @@ CUT_WITHIN_S: Final = 60.0
 PATIENCE_S: Final = 5.0
 STALLED_S: Final = 1.5
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(0 if SOAK else 240)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(0 if SOAK else 240),
+    pytest.mark.skipif(not SOAK, reason="the models find them at every run: tests/core/log/objects, tests/core/cluster"),
+]
 
 
 @pytest.fixture
@@ -141,7 +145,6 @@ class KillsAmongPuts:
         return Stall(STALLED_S) if is_late else None
 
 
-@pytest.mark.skipif(not SOAK, reason="the model finds it at every run: tests/core/log/objects")
 @pytest.mark.parametrize("mistake", ["", "order"])
 def test_acknowledgements_out_of_order_are_found(nodes: Nodes, mistake: str) -> None:
     """Puts overtake one another, and the node is killed before the slow one is stored."""
