@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 NATIVE := setup.py gateway/records/_native.c
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run demo demo-cluster test lint format lock package docs bench-quick bench bench-pair bench-tiering bench-transactions bench-records soak ecosystem clean
+.PHONY: help install install-dev run demo demo-cluster test lint format lock package docs pictures bench-quick bench bench-pair bench-tiering bench-transactions bench-records soak ecosystem clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ package: install-dev ## Make dist/ with sdist and wheel, checked as a package in
 docs: install-dev ## Build the documents as a site, in build/site
 	@scripts/docs
 
+pictures: install-dev ## Take the documents' pictures of the console again, with Chromium
+	$(BIN)/python -m tests.gateway.http.pictures
+
 bench-quick: install-dev ## Measure in minutes; BASELINE=FILE measures that server too
 	$(BIN)/python -m bench.quick $(if $(BASELINE),--baseline $(BASELINE))
 
@@ -68,7 +71,7 @@ soak: install-dev ## The fault suites, for hours instead of minutes; SOAK_SECOND
 	$(BIN)/python -m tests.gateway.records.agreement --seconds 600
 	BATCHES=20000 scripts/check-native
 	! command -v valgrind >/dev/null || BATCHES=500 scripts/check-native valgrind
-	SOAK=1 $(BIN)/pytest tests/faults tests/core/log/objects compat_tests/test_franz_go.py compat_tests/test_streams_groups.py compat_tests/test_quotas.py
+	SOAK=1 $(BIN)/pytest tests/faults tests/core/log/objects compat_tests/test_franz_go.py compat_tests/test_streams_groups.py compat_tests/test_quotas.py compat_tests/test_our_tools.py
 	scripts/install-test-tools --ecosystem
 	SOAK=1 $(BIN)/pytest compat_tests/test_ecosystem.py
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) $(BIN)/pytest compat_tests/test_histories.py

@@ -315,7 +315,6 @@ def _rest(results: Results, directory: Path, containers: int) -> None:
         results.add(system, f"{REST}memory", "MB", gateway.rss_mb())
         on_disk = sum(file.stat().st_blocks * 512 for file in directory.rglob("*") if file.is_file())
         results.add(system, f"{REST}disk", "MB", on_disk / 1e6)
-        results.add(system, f"{REST}started", "s", gateway.ready_seconds)
     finally:
         gateway.stop()
         shutil.rmtree(directory)

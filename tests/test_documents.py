@@ -34,13 +34,36 @@ NAMES: Final = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 NOT_OURS: Final = frozenset({"__pycache__", "node_modules", "build", "dist", "data", "target"})
 """Folders that installing, building and running leave; so do those whose name begins with a dot."""
 SOURCES: Final = ("gateway", "core", "tier2")
-SUFFIXES: Final = ("py", "md", "toml", "json", "svg", "png", "c", "h", "sh", "java", "lock", "xml", "yaml", "pem")
+SUFFIXES: Final = (
+    "py",
+    "md",
+    "toml",
+    "json",
+    "svg",
+    "png",
+    "webp",
+    "c",
+    "h",
+    "sh",
+    "java",
+    "lock",
+    "xml",
+    "yaml",
+    "pem",
+)
 WRITTEN_BY_USERS: Final = frozenset({"penstock.toml", "run.json", "run.csv", "server.pem", "ca.pem"})
 """Files of examples."""
 
 CLIENTS_PROPERTIES: Final = frozenset(
     {"bootstrap.servers", "transactional.id", "transaction.timeout.ms", "isolation.level", "processing.guarantee"}
-    | {"group.protocol", "group.remote.assignor", "max.poll.interval.ms", "delivery.timeout.ms", "message.timeout.ms"}
+    | {
+        "client.rack",
+        "group.protocol",
+        "group.remote.assignor",
+        "max.poll.interval.ms",
+        "delivery.timeout.ms",
+        "message.timeout.ms",
+    }
 )
 KAFKAS_PROPERTIES: Final = frozenset({"flush.messages", "group.coordinator.rebalance.protocols"})
 """Of a Kafka that we compare with: Penstock has no such key."""

@@ -8,23 +8,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from compat_tests.ecosystem.finding import Finding
 from compat_tests.harness.system import Penstock
-from tests.gateway.launching import PENSTOCK, serving
-from tests.gateway.security.certificates import make
 
 SECONDS_MAX: Final = 1_200
 SAID_CHARS_MAX: Final = 4_000
-USER: Final = "go"
 SETTINGS: Final = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "allow.everyone.if.no.acl.found": "true",
@@ -35,8 +32,7 @@ SETTINGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class GoSuite:
-    """`{kafka}` in values of `environment` is Penstock's address. With `is_secured` the tests come by SASL_SSL, as the
-    user `go`: `{password}` is that user's for SCRAM, `{ca}` a file of who vouches for Penstock."""
+    """`{kafka}` in values of `environment` is Penstock's address."""
 
     tool: str
     module: str
@@ -46,9 +42,13 @@ class GoSuite:
     address: str = ""
     """Where Penstock must serve, since the tests have no other; else at a free port."""
     what: str = "its own tests"
-    is_secured: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Tests that do not run, by `go test`'s patterns, and why."""
+    chosen: Sequence[str] = ()
+    """Arguments of `go test` that choose the tests for which a broker is needed."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    beside: Callable[[Path], AbstractContextManager[Mapping[str, str]]] = lambda directory: nullcontext({})
+    """What else has to run, with further values for `environment`."""
 
 
 FRANZ: Final = GoSuite(
@@ -57,12 +57,6 @@ FRANZ: Final = GoSuite(
     version="v1.22.3",
     packages=("./pkg/kgo/...",),
     environment={"KGO_SEEDS": "{kafka}", "KGO_TEST_RF": "1", "KGO_TEST_RECORDS": "50000"},
-)
-FRANZ_SECURED: Final = replace(
-    FRANZ,
-    what="its own tests, over SASL_SSL",
-    is_secured=True,
-    environment={**FRANZ.environment, "KGO_TEST_TLS": "ca:{ca}", "KGO_TEST_SCRAM": f"{USER}:{{password}}:512"},
 )
 KAFKA_GO: Final = GoSuite(
     tool="kafka-go",
@@ -90,7 +84,7 @@ def run(suite: GoSuite, directory: Path) -> Finding:
     """Run a suite in an empty directory. Raises AssertionError with the output of what failed."""
     sources = _copied(suite, directory / "sources")
     (directory / "server").mkdir()
-    with (_secured if suite.is_secured else _open)(suite, directory / "server") as values:
+    with _open(suite, directory / "server") as values:
         outcomes = _tested(suite, sources, values)
     passed, skipped = (sum(outcome == kind for outcome in outcomes.values()) for kind in ("pass", "skip"))
     left_out = "".join(f"; not run: {_plain(name)} ({why})" for name, why in suite.left_out.items())
@@ -100,38 +94,17 @@ def run(suite: GoSuite, directory: Path) -> Finding:
 @contextlib.contextmanager
 def _open(suite: GoSuite, directory: Path) -> Iterator[Mapping[str, str]]:
     """A server that asks nobody who they are."""
-    server = Penstock(directory, SETTINGS)
+    server = Penstock(directory, SETTINGS | suite.settings)
     server.address = suite.address
     server.start()
     try:
-        yield {"kafka": server.address}
+        with suite.beside(directory) as values:
+            yield {"kafka": server.address} | values
     finally:
         server.stop()
 
 
-@contextlib.contextmanager
-def _secured(suite: GoSuite, directory: Path) -> Iterator[Mapping[str, str]]:
-    """A server whose only listener is SASL_SSL, and whose only user may do everything."""
-    files = make(directory)
-    password = secrets.token_hex(16)
-    file = directory / "password"
-    file.write_text(password)
-    data = ("--data-dir", str(directory / "data"))
-    user = ("users", "add", USER, "--mechanism", "SCRAM-SHA-512", "--password-file", str(file))
-    subprocess.run([PENSTOCK, *user, *data], check=True, timeout=60)
-    settings = SETTINGS | {
-        "ssl.keystore.location": str(files.keystore),
-        "sasl.enabled.mechanisms": "SCRAM-SHA-512",
-        "super.users": f"User:{USER}",
-    }
-    sets = [f"--set={key}={value}" for key, value in settings.items()]
-    with serving(directory, "--listen", "SASL_SSL://localhost:0", *sets) as running:
-        (address,) = running.ready()["kafka"]
-        yield {"kafka": address, "password": password, "ca": str(files.truststore)}
-
-
 FRANZ_TESTS: Final = partial(run, FRANZ)
-FRANZ_SECURED_TESTS: Final = partial(run, FRANZ_SECURED)
 KAFKA_GO_TESTS: Final = partial(run, KAFKA_GO)
 
 
@@ -157,7 +130,7 @@ def _tested(suite: GoSuite, sources: Path, values: Mapping[str, str]) -> dict[st
         command.append("-skip=" + "|".join(suite.left_out))
     environment = {name: value.format(**values) for name, value in suite.environment.items()}
     ran = subprocess.run(
-        [*command, *suite.packages],
+        [*command, *suite.chosen, *suite.packages],
         cwd=sources,
         env=os.environ | {"GOFLAGS": "-mod=mod"} | environment,
         capture_output=True,

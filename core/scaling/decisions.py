@@ -31,6 +31,8 @@ MERGE_BELOW: Final = 0.5
 MERGED_BELOW: Final = 0.8
 """The share of the target, in every window, that keeps a merged segment clear of the next split."""
 COOL_DOWN_S: Final = 10 * MINUTE_S
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,6 @@ def _told(policy: ScalingPolicy, rate: float | None = None) -> str:
     rate = policy.target_rate if rate is None else rate
     if policy.kind is ScalingKind.EVENTS:
         return f"{rate:,.0f} events/s"
-    if rate < 10_000:
+    if rate < 10 * KIB:
         return f"{rate:,.0f} bytes/s"
-    return f"{rate / 1000:,.0f} kB/s" if rate < 10_000_000 else f"{rate / 1_000_000:,.1f} MB/s"
+    return f"{rate / KIB:,.0f} KiB/s" if rate < 10 * MIB else f"{rate / MIB:,.1f} MiB/s"

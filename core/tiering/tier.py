@@ -48,7 +48,9 @@ class Tier:
         config = container.config
         self._cache = container.directory / CACHE_DIRECTORY
         cache = self._cache if config.tier2_disk_cache_bytes else None
-        self.reader = TieredReader(catalog, long_term.storage, long_term.head_of, config, cache)
+        self.reader = TieredReader(
+            catalog, long_term.storage, long_term.head_of, config, cache, lambda: container.log.next_lsn
+        )
         self._container = container
         self._catalog = catalog
         container.on_applied(STREAMS_TABLE, self._stream_changed)

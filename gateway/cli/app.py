@@ -11,12 +11,13 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 import typer
 
 from gateway import __version__
 from gateway.cli.options import SERVING, Settings, TakeOver, configured
+from gateway.exits import ExitCode
 
 app = typer.Typer(
     name="penstock",
@@ -176,10 +177,34 @@ def main() -> None:
     if sys.argv[1:2] != ["serve"]:  # whose caller waits for the start
         add_tools(*(name for name in sys.argv[1:2] if name in TOOLS))
     try:
-        app()
+        sys.exit(_said(app))
     except KeyboardInterrupt:
         # Interrupted before the gateway took over the signals: nothing was started.
         os._exit(128 + 2)
+
+
+_Misused: Final = cast(
+    "type[typer.BadParameter]", next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+)
+"""A command line that cannot be understood; typer has no public name for it, only for a part."""
+
+
+def _said(command: typer.Typer) -> int | None:
+    """The exit code of the command; what cannot be understood is said as everything else is, in one line."""
+    try:
+        code: int | None = command(standalone_mode=False)
+    except _Misused as error:
+        told = " ".join(error.format_message().replace("Value error, ", "").split("\n"))
+        if told.startswith("Usage:"):  # a command without arguments, whose help this is
+            error.show()
+        else:
+            where = "penstock" if error.ctx is None else error.ctx.command_path
+            typer.echo(f"penstock: {told[:1].lower()}{told[1:].rstrip('.')}; `{where} --help` tells more", err=True)
+        return ExitCode.CONFIGURATION
+    except typer.Abort:
+        typer.echo("penstock: given up", err=True)
+        return ExitCode.UNEXPECTED
+    return code
 
 
 TOOLS: Final = {

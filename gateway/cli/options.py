@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import Parameter, Signature, signature
@@ -155,16 +156,20 @@ class Settings:
     def read(self, check: Check | None = None) -> Config:
         """The configuration. Raises ConfigError with every problem."""
         from gateway.config.conflicts import conflicts
+        from gateway.config.kafka_names import of_kafkas_image
         from gateway.config.layers import Given, trimmed
-        from gateway.config.loading import left_out_of, load
+        from gateway.config.loading import FIELDS, left_out_of, load
 
         given = {
             _FLAGS[name].key: Given(trimmed(value), _FLAGS[name].option)
             for name, value in self.flags.items()
             if value not in (None, [])
         }
-        if left_out := left_out_of(self.file):
-            typer.echo(f"penstock: {self.file}: without effect here: {', '.join(left_out)[:2000]}", err=True)
+        for line in (
+            *(f"{self.file}: {line}" for line in left_out_of(self.file)),
+            *of_kafkas_image(os.environ, FIELDS),
+        ):
+            typer.echo(f"penstock: {line}", err=True)
         return load(self.file, assignments=self.assignments, flags=given, check=check or conflicts)
 
     def load(self, check: Check | None = None) -> Config:

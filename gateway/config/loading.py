@@ -26,7 +26,7 @@ from gateway.config.delegation import DelegationKeys
 from gateway.config.fields import HIDDEN, allowed, document, is_secret, plain, shown, type_name
 from gateway.config.groups import GroupKeys
 from gateway.config.http import HttpKeys
-from gateway.config.kafka_names import HINTS
+from gateway.config.kafka_names import hint_of
 from gateway.config.layers import (
     ConfigError,
     Given,
@@ -124,9 +124,9 @@ def layer_of(file: Path) -> Layer:
     return read_properties(file, FIELDS).layer if file.suffix == SUFFIX else file_layer(file)
 
 
-def left_out_of(file: Path | None) -> tuple[str, ...]:
-    """The keys of a file of Kafka's that have no effect here. Raises ConfigError."""
-    return () if file is None or file.suffix != SUFFIX else read_properties(file, FIELDS).left_out
+def left_out_of(file: Path | None) -> list[str]:
+    """Lines about the keys of a file of Kafka's that have no effect here. Raises ConfigError."""
+    return [] if file is None or file.suffix != SUFFIX else read_properties(file, FIELDS).told
 
 
 def _without_units(given: Mapping[str, Given]) -> dict[str, Given]:
@@ -183,8 +183,9 @@ def secret_files_of(config: Config) -> list[Path]:
 
 def _unknown(key: str, given: Given) -> str:
     """A message about a key that does not exist."""
-    if key in HINTS:
-        return f"unknown key {key} = {shown(given.value)} ({given.source}): {HINTS[key]}"
+    if (known := hint_of(key)) is not None:
+        value = HIDDEN if _SECRET_NAME.search(key) else shown(given.value)
+        return f"unknown key {shown(key, quoted=False)} = {value} ({given.source}): {known}"
     near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.0)
     hint = f"nearest known key: {near[0]} ({allowed(FIELDS[near[0]][1])}); " if near else ""
     hidden = _SECRET_NAME.search(key) or any(is_secret(FIELDS[name][1]) for name in near)  # a misspelt secret key

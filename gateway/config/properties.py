@@ -1,8 +1,8 @@
 """Kafka's `server.properties`, read as a layer of the configuration.
 
-Keeps: a key that Penstock has keeps its meaning; directory and id are translated, controllers' listeners left out.
-A key of security that Penstock lacks is refused, as leaving it out would open what was closed. Every other key that is
-left out is named.
+Keeps: a key that Penstock has keeps its meaning; directories and id are translated, controllers' listeners left out.
+A key of security that Penstock lacks is refused, if leaving it out would open what was closed. Every other key that is
+left out is named, with the reason.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from gateway.config.kafka_names import closes_nothing, hint_of
 from gateway.config.layers import ConfigError, Given, Layer
 from gateway.config.security import OVERRIDE
 
 SUFFIX: Final = ".properties"
+KEY_CHARS_MAX: Final = 100
+LINE_CHARS_MAX: Final = 2_000
 _SECURITY: Final = ("ssl.", "sasl.", "authorizer.", "super.users", "principal.", "client.quota.")
 _PAIR: Final = re.compile(r"((?:\\.|[^\\:=\s])+)\s*[:=\s]?\s*(.*)", re.S)
 _ESCAPE: Final = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.S)
@@ -30,6 +33,17 @@ class Properties:
     layer: Layer
     left_out: tuple[str, ...]
 
+    @property
+    def told(self) -> list[str]:
+        """Lines about the keys that were left out, those of one reason together."""
+        by_reason: dict[str, list[str]] = {}
+        for key in self.left_out:
+            reason = hint_of(key) or "Penstock has no such key"
+            by_reason.setdefault(reason.removesuffix(": leave it out"), []).append(key[:KEY_CHARS_MAX])
+        return [
+            f"without effect here: {', '.join(keys)[:LINE_CHARS_MAX]}: {reason}" for reason, keys in by_reason.items()
+        ]
+
 
 def read_properties(path: Path, known: Collection[str]) -> Properties:
     """`known`: the keys that Penstock has. Raises ConfigError with every problem found."""
@@ -39,18 +53,20 @@ def read_properties(path: Path, known: Collection[str]) -> Properties:
         raise ConfigError([f"--config {path}: cannot be read: {error}"]) from None
     given = dict(pairs(text))
     problems = [
-        f"{path}: {key[:60]}: Penstock has no such key of security, and leaving it out would open what it closes"
+        f"{path}: {key[:KEY_CHARS_MAX]}: Penstock has no such key of security; without it could be open what it closes"
+        + (f"; {hint}" if (hint := hint_of(key)) else "")
         for key in given
-        if key.startswith(_SECURITY) and key not in known
+        if _is_refused(key, known)
     ]
     values = {key: value for key, value in given.items() if key in known or key.startswith(OVERRIDE)}
-    left_out = [key for key in given if key not in values and not key.startswith(_SECURITY)]
+    left_out = [key for key in given if key not in values and not _is_refused(key, known)]
     for key, ours in (("log.dirs", "data.dir"), ("log.dir", "data.dir"), ("broker.id", "node.id")):
         if key in given and ours not in values:
             values[ours] = given[key]
             left_out.remove(key)
     if "," in values.get("data.dir", ""):
-        problems.append(f"{path}: log.dirs = {values['data.dir'][:200]!r}: Penstock has one directory, data.dir")
+        values.setdefault("data.dirs", values["data.dir"])
+        values["data.dir"] = values["data.dir"].partition(",")[0].strip()
     controllers = {name.strip() for name in given.get("controller.listener.names", "").split(",")}
     for key, divider in (
         ("listeners", "://"),
@@ -62,6 +78,10 @@ def read_properties(path: Path, known: Collection[str]) -> Properties:
     if problems:
         raise ConfigError(problems)
     return Properties({key: Given(value, f"file {path}") for key, value in values.items()}, tuple(left_out))
+
+
+def _is_refused(key: str, known: Collection[str]) -> bool:
+    return key.startswith(_SECURITY) and key not in known and not closes_nothing(key)
 
 
 def pairs(text: str) -> Iterator[tuple[str, str]]:

@@ -23,12 +23,14 @@ from starlette.routing import Route
 from core.errors import StoreError, UnknownStream
 from core.streams.live import Stream
 from core.turns import in_turns
+from gateway.cluster.nodes import NOBODY
 from gateway.http.access import Access
 from gateway.http.console import SECURITY
 from gateway.http.desk import INT_MAX, LISTED_MAX, TOPIC, Desk, answered, number, wanted_by
 from gateway.http.models import (
     Added,
     EventList,
+    HeatHistory,
     LimitView,
     NewRecords,
     Overview,
@@ -110,7 +112,18 @@ class Api:
     async def _map(self, request: Request) -> Response:
         sources, stream = self._desk.stream(request, Operation.DESCRIBE)
         since_ms = number(request, "since_ms", 0, INT_MAX)
-        return answered(stream_map(stream, sources.activity, since_ms or 0, sources.clock.wall_ms()))
+        nodes = sources.services.nodes
+
+        def leader(container_id: int) -> int | None:
+            return None if (node := nodes.leader(container_id)) == NOBODY else node
+
+        return answered(stream_map(stream, sources.activity, since_ms or 0, sources.clock.wall_ms(), leader))
+
+    async def _heat(self, request: Request) -> Response:
+        sources, stream = self._desk.stream(request, Operation.DESCRIBE)
+        since_ms = number(request, "since_ms", 0, INT_MAX)
+        heat = await sources.memory.heat.of(stream, since_ms or 0)
+        return await asyncio.to_thread(answered, heat)
 
     async def _events(self, request: Request) -> Response:
         sources = self._desk.ready()
@@ -206,6 +219,7 @@ class _Operation:
 _AFTER: Final = Parameter("after", "Only streams whose names come after this one", "string")
 _LIMIT: Final = Parameter("limit", f"Maximum number of entries. Default: {LISTED_MAX}")
 
+_SINCE: Final = Parameter("since_ms", "Milliseconds since 1970. Default: all")
 _PARTITION: Final = Parameter("partition", "Its number; needed", example="0")
 
 _OPERATIONS: Final = (
@@ -233,7 +247,16 @@ _OPERATIONS: Final = (
         "The segments that were active since a time, as rectangles of key space and time",
         Api._map,
         StreamMap,
-        query=(Parameter("since_ms", "Milliseconds since 1970. Default: all"),),
+        query=(_SINCE,),
+        problems=(400, 403, 404, 503),
+    ),
+    _Operation(
+        "GET",
+        "/api/v1/streams/{name}/heat",
+        "The loads of segments in the last six hours, as the gateway remembers them",
+        Api._heat,
+        HeatHistory,
+        query=(_SINCE,),
         problems=(400, 403, 404, 503),
     ),
     _Operation(

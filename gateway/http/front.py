@@ -62,6 +62,7 @@ from gateway.http.models import (
     EventList,
     GroupList,
     GroupView,
+    HeatHistory,
     Overview,
     ScaleRequest,
     StreamList,
@@ -118,6 +119,7 @@ def front(
             Route("/api/v1/streams", whole.streams),
             Route("/api/v1/streams/{name}", whole.stream),
             Route("/api/v1/streams/{name}/map", whole.stream_map),
+            Route("/api/v1/streams/{name}/heat", whole.heat),
             Route("/api/v1/streams/{name}/scale", whole.scale, methods=["POST"]),
             Route("/api/v1/streams/{name}/seal", whole.any_changes, methods=["POST"]),
             Route("/api/v1/topics", whole.topics),
@@ -219,6 +221,9 @@ class _Front:
 
     async def stream_map(self, request: Request) -> Response:
         return await self._merged(request, StreamMap, merging.stream_map)
+
+    async def heat(self, request: Request) -> Response:
+        return await self._merged(request, HeatHistory, merging.heat)
 
     async def topics(self, request: Request) -> Response:
         """A page in another order than that of names is cut from all that the workers find."""

@@ -7,99 +7,88 @@ if that has `HANDSHAKES_PER_ADDRESS_MAX`. Each ends within `HANDSHAKE_S_MAX`. On
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 HANDSHAKES_MAX: Final = 128
 """A handshake takes a millisecond, and each holds some 300 KiB meanwhile."""
 HANDSHAKES_PER_ADDRESS_MAX: Final = 64
 HANDSHAKE_S_MAX: Final = 10.0
+SHORT_PAUSE_S: Final = 0.1
+"""Pause after there was no descriptor, or no memory, for a connection."""
 
-Made = Callable[[], asyncio.Protocol]
+Make = Callable[[], asyncio.Protocol]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stranger:
+    """A connection in its handshake."""
+
+    connection: socket.socket
+    address: str
+
+    def turn_away(self) -> None:
+        """End it: the handshake finds that nothing more comes."""
+        with contextlib.suppress(OSError):  # it has ended by itself
+            self.connection.shutdown(socket.SHUT_RDWR)
 
 
 class Handshakes:
-    """Of one server."""
+    """Of one server. `make` makes the protocol of a connection whose handshake has ended."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, make: Make) -> None:
         self._context = context
+        self._make = make
+        self._accepting: list[asyncio.Task[None]] = []
         self._begun: dict[Stranger, asyncio.Task[None]] = {}  # in the order of their arrival
 
     def __repr__(self) -> str:
         return f"<Handshakes, {len(self._begun)} begun>"
 
-    def __len__(self) -> int:
-        return len(self._begun)
+    def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Take connections from these listening sockets."""
+        loop = asyncio.get_running_loop()
+        self._accepting = [loop.create_task(self._accept(each), name="https") for each in sockets]
 
-    def stranger(self, make: Made) -> asyncio.Protocol:
-        """What a listening socket gives a connection to; `make` makes the protocol behind the handshake."""
-        return Stranger(self, make)
+    async def stop(self, sockets: Sequence[socket.socket]) -> None:
+        """Take no more, and end those that have not ended."""
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        for listening in sockets:
+            listening.close()
+        for stranger in self._begun:
+            stranger.turn_away()
 
-    def begin(self, stranger: Stranger) -> None:
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        listening.setblocking(False)
+        while True:
+            try:
+                connection, address = await loop.sock_accept(listening)
+            except OSError:
+                await asyncio.sleep(SHORT_PAUSE_S)
+                continue
+            self._begin(Stranger(connection, str(address[0])))
+
+    def _begin(self, stranger: Stranger) -> None:
         near = [other for other in self._begun if other.address == stranger.address]
-        others = near if len(near) >= HANDSHAKES_PER_ADDRESS_MAX else list(self._begun)
-        if len(near) >= HANDSHAKES_PER_ADDRESS_MAX or len(others) >= HANDSHAKES_MAX:
-            others[0].transport.abort()
-            del self._begun[others[0]]
+        if len(near) >= HANDSHAKES_PER_ADDRESS_MAX or len(self._begun) >= HANDSHAKES_MAX:
+            oldest = near[0] if len(near) >= HANDSHAKES_PER_ADDRESS_MAX else next(iter(self._begun))
+            oldest.turn_away()
+            del self._begun[oldest]
         self._begun[stranger] = asyncio.get_running_loop().create_task(self._shake(stranger))
 
     async def _shake(self, stranger: Stranger) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            sealed = await loop.start_tls(
-                stranger.transport,
-                stranger,
-                self._context,
-                server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_S_MAX,
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._make, stranger.connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S_MAX
             )
         except (OSError, EOFError):  # TLS errors and time-outs are some
-            stranger.transport.abort()
-        else:
-            if sealed is not None:
-                stranger.introduce(sealed)
+            stranger.connection.close()
         finally:
             self._begun.pop(stranger, None)
-
-    def close(self) -> None:
-        """End those that have not ended."""
-        for stranger in list(self._begun):
-            stranger.transport.abort()
-
-
-class Stranger(asyncio.Protocol):
-    """One connection, until it is introduced to the protocol that serves it."""
-
-    def __init__(self, handshakes: Handshakes, make: Made) -> None:
-        self._handshakes = handshakes
-        self._make = make
-        self._early = b""
-        """What came right behind the handshake."""
-        self._is_lost = False
-        self.address = ""
-        self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any use
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.pause_reading()
-        peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if peer else ""
-        self._handshakes.begin(self)
-
-    def data_received(self, data: bytes) -> None:
-        self._early += data
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._is_lost = True
-
-    def introduce(self, sealed: asyncio.Transport) -> None:
-        """The handshake is over."""
-        if self._is_lost or self.transport.is_closing() or sealed.is_closing():
-            self.transport.abort()
-            return
-        protocol = self._make()
-        sealed.set_protocol(protocol)
-        protocol.connection_made(sealed)
-        if self._early:
-            protocol.data_received(self._early)

@@ -7,16 +7,17 @@ most first; some 4 MB in all. A restart forgets them.
 from __future__ import annotations
 
 import asyncio
-from array import array
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from core.clock import Clock
 from core.turns import in_turns
 from gateway.groups.lag import Lags
+from gateway.http.heat import HeatMemory
+from gateway.http.rings import Rings
 from gateway.metrics.counters import Metrics
 from gateway.refusals import Refusal
 
@@ -28,50 +29,6 @@ PERIOD_S: Final = LAGS_EVERY * TOTALS_PERIOD_S
 SAMPLES: Final = 360
 GROUPS_MAX: Final = 500
 PARTITIONS_MAX: Final = 1_000
-UNKNOWN: Final = -1
-
-_K = TypeVar("_K", bound=Hashable)
-
-
-class Rings(Generic[_K]):
-    """A ring of samples for each key. One that has no sample for a whole round is forgotten."""
-
-    def __init__(self, keys_max: int, samples: int = SAMPLES) -> None:
-        self._rings: dict[_K, array[int]] = {}
-        self._last: dict[_K, int] = {}  # the round of a key's last sample
-        self._keys_max = keys_max
-        self._samples = samples
-        self._round = 0
-
-    def __len__(self) -> int:
-        return len(self._rings)
-
-    def add(self, values: Mapping[_K, int]) -> None:
-        """One round of samples; of keys beyond the bound, those that are known stay."""
-        self._round += 1
-        at = self._round % self._samples
-        for key in [key for key, last in self._last.items() if self._round - last >= self._samples]:
-            del self._rings[key], self._last[key]
-        for ring in self._rings.values():
-            ring[at] = UNKNOWN
-        for key, value in values.items():
-            ring_of = self._rings.get(key)
-            if ring_of is None:
-                if len(self._rings) >= self._keys_max:
-                    continue
-                ring_of = self._rings[key] = array("q", [UNKNOWN]) * self._samples
-            ring_of[at] = value
-            self._last[key] = self._round
-
-    def of(self, key: _K) -> list[int | None]:
-        """A key's samples, oldest first, from its first known one on."""
-        ring = self._rings.get(key)
-        if ring is None:
-            return []
-        at = self._round % self._samples + 1
-        values = [None if value == UNKNOWN else value for value in (*ring[at:], *ring[:at])]
-        first = next((n for n, value in enumerate(values) if value is not None), len(values))
-        return values[first:]
 
 
 class LagMemory:
@@ -80,8 +37,8 @@ class LagMemory:
     def __init__(self, lags: Lags, clock: Clock) -> None:
         self._lags = lags
         self._clock = clock
-        self._groups: Rings[str] = Rings(GROUPS_MAX)
-        self._partitions: Rings[tuple[str, str, int]] = Rings(PARTITIONS_MAX)
+        self._groups: Rings[str] = Rings(GROUPS_MAX, SAMPLES)
+        self._partitions: Rings[tuple[str, str, int]] = Rings(PARTITIONS_MAX, SAMPLES)
         self.sampled_ms = 0
 
     def of_group(self, name: str) -> list[int | None]:
@@ -136,6 +93,7 @@ class Memory:
 
     lags: LagMemory
     totals: TotalsMemory
+    heat: HeatMemory
 
 
 async def remember(memory: Callable[[], Memory | None]) -> None:
@@ -145,6 +103,7 @@ async def remember(memory: Callable[[], Memory | None]) -> None:
         present = memory()
         if present is not None:
             present.totals.sample()
+            await present.heat.sample()
             if lags_at == 0:
                 await present.lags.sample()
             lags_at = (lags_at + 1) % LAGS_EVERY

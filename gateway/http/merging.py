@@ -15,12 +15,15 @@ from math import fsum
 from typing import Any, Final, TypeVar
 
 from gateway.http.health_models import FailedRequests, HealthReport, ThroughputHistory, WarningList
+from gateway.http.heat import SAMPLES
 from gateway.http.models import (
     EpochView,
     EventList,
     GroupList,
+    HeatHistory,
     MapSegment,
     Overview,
+    SegmentHeat,
     SegmentView,
     StreamList,
     StreamMap,
@@ -89,9 +92,31 @@ def stream_map(answers: Sequence[StreamMap]) -> StreamMap:
             "time_ms": max(one.time_ms for one in answers),
             "truncated": any(one.truncated for one in answers),
             "limits": _limits([one.limits for one in answers]),
-            "segments": [segment.model_copy(update=_measured(by_id[segment.id])) for segment in newest.segments],
+            "segments": [
+                segment.model_copy(update=_measured(by_id[segment.id]) | {"node": _leader(by_id[segment.id])})
+                for segment in newest.segments
+            ],
         }
     )
+
+
+def heat(answers: Sequence[HeatHistory]) -> HeatHistory:
+    """The loads of a stream's segments, each as the worker remembers it that had it: the others know nothing of it."""
+    end_ms = max(one.end_ms for one in answers)
+    known: dict[int, list[list[int | None]]] = {}
+    for answer in answers:
+        later = min((end_ms - answer.end_ms) // answer.period_ms, SAMPLES)  # one that has just started knows no time
+        for segment in answer.segments:
+            known.setdefault(segment.id, []).append([*segment.loads, *[None] * later][-SAMPLES:])
+    newest = max(answers, key=lambda one: (one.end_ms, one.model_dump_json()))
+    segments = [SegmentHeat(id=number, loads=_overlaid(known[number])) for number in sorted(known)]
+    return newest.model_copy(update={"segments": segments})
+
+
+def _overlaid(same: Sequence[Sequence[int | None]]) -> list[int | None]:
+    """Samples that end at the same time: at each, the largest that is known."""
+    backwards = zip_longest(*map(reversed, same))
+    return [max((load for load in loads if load is not None), default=None) for loads in backwards][::-1]
 
 
 def topics(answers: Sequence[TopicList]) -> TopicList:
@@ -278,6 +303,11 @@ def _measured(same: Sequence[SegmentView] | Sequence[MapSegment]) -> dict[str, A
         "rate_bytes": max(one.rate_bytes for one in same),
         "rate_events": max(one.rate_events for one in same),
     }
+
+
+def _leader(same: Sequence[MapSegment]) -> int | None:
+    """The node of a segment, if any worker knows it."""
+    return max((one.node for one in same if one.node is not None), default=None)
 
 
 def exposition(texts: Mapping[str, bytes], silent: int) -> str:

@@ -141,6 +141,8 @@ class MapSegment(ApiModel):
     id: int
     key_range: KeyRangeBounds
     slots: int
+    container: int = Field(description="In which its slots lie")
+    node: int | None = Field(description="The node, or worker, that serves it; null: none does now, or it is sealed")
     opened_ms: int
     sealed_ms: int | None = Field(description="null: it is active")
     bytes: int
@@ -161,6 +163,26 @@ class StreamMap(ApiModel):
     scaling: Scaling
     limits: list[str]
     segments: list[MapSegment]
+
+
+class SegmentHeat(ApiModel):
+    """The loads of a segment in the last hours."""
+
+    id: int
+    loads: list[int | None] = Field(
+        description="Per second, in bytes or events as the policy counts, the last at end_ms; null: less than 1, or "
+        "not among those that the gateway remembers"
+    )
+
+
+class HeatHistory(ApiModel):
+    """The loads of a stream's segments, as the gateway remembers them."""
+
+    name: str
+    policy: str = Field(description="fixed, bytes or events")
+    period_ms: int
+    end_ms: int = Field(description="Time of the last sample")
+    segments: list[SegmentHeat]
 
 
 # Changing

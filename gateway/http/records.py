@@ -192,7 +192,7 @@ class TopicRecords:
         except NotHosted as elsewhere:
             raise _elsewhere(slot, elsewhere) from elsewhere
         except StreamSealed as error:
-            raise Problem(409, "Sealed", f"{error}: it takes no more records") from error
+            raise Problem(409, "Sealed", str(error)) from error
         except StoreError as error:
             raise Problem(503, "Not stored", f"the store could not add the records: {error}") from error
 

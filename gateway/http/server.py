@@ -15,8 +15,7 @@ import contextlib
 import ipaddress
 import logging
 import ssl
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from socket import socket
 from typing import Any, Final
 
@@ -144,15 +143,6 @@ def _is_vouched_for(session: ssl.SSLObject, tls: ListenerTls) -> bool:
     return not (session.session_reused and tls.reloads)
 
 
-def _behind(handshakes: Handshakes, served_by: Callable[..., asyncio.Protocol]) -> Callable[..., asyncio.Protocol]:
-    """Makes protocols of connections whose handshake has ended."""
-
-    def made(**given: Any) -> asyncio.Protocol:
-        return handshakes.stranger(partial(served_by, **given))
-
-    return made
-
-
 def _with_certificate(app: ASGIApp, der: bytes | None) -> ASGIApp:
     """An application whose requests name the certificate of their client."""
 
@@ -195,28 +185,35 @@ class HttpServer:
             headers=[STRICT] if tls is not None else [],
         )
         config.load()  # import the named modules now, not on the loop while serving
-        self._handshakes: Handshakes | None = None
-        own = _always_fresh(tls) if tls is not None else context
-        if own is not None:
-            self._handshakes = Handshakes(own)
-            config.http_protocol_class = _behind(self._handshakes, config.http_protocol_class)
         self._server = _Server(config)
+        own = _always_fresh(tls) if tls is not None else context
+        self._handshakes = None if own is None else Handshakes(own, self._protocol)
         self._sockets = list(sockets)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Return once requests are answered."""
-        self._task = asyncio.create_task(self._server.serve(self._sockets), name="http")
+        listening = self._sockets if self._handshakes is None else []
+        self._task = asyncio.create_task(self._server.serve(listening), name="http")
         while not self._server.started:
             if self._task.done():
                 self._task.result()
                 raise AssertionError("the HTTP server ended before it served")
             await asyncio.sleep(0.001)
+        if self._handshakes is not None:
+            self._handshakes.start(self._sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """As the server makes it for connections that it takes itself."""
+        config, server = self._server.config, self._server
+        make: Any = config.http_protocol_class
+        made: asyncio.Protocol = make(config=config, server_state=server.server_state, app_state=server.lifespan.state)
+        return made
 
     async def stop(self) -> None:
         """Finish the answers under way, for at most STOP_S_MAX seconds."""
         if self._handshakes is not None:
-            self._handshakes.close()
+            await self._handshakes.stop(self._sockets)
         if self._task is not None:
             self._server.should_exit = True
             await self._task

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gateway import __version__
 from gateway.groups.lag import Lags
 from gateway.http.desk import ApiSources
+from gateway.http.heat import HeatMemory
 from gateway.http.history import LagMemory, Memory, TotalsMemory
 from gateway.http.models import Overview
 from gateway.http.records import TopicRecords
@@ -36,7 +37,11 @@ def observed(services: BrokerServices, phase: Callable[[], str]) -> ApiSources:
         services.authorizer,
         records,
         table,
-        Memory(LagMemory(lags, services.clock), TotalsMemory(services.metrics, services.clock)),
+        Memory(
+            LagMemory(lags, services.clock),
+            TotalsMemory(services.metrics, services.clock),
+            HeatMemory(services.store, activity, services.clock),
+        ),
         services,
     )
 

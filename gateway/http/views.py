@@ -6,7 +6,7 @@ Keeps: a long history is sent piece by piece and never holds up the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -115,8 +115,10 @@ def epoch_view(state: StreamState, epoch: Epoch, loads: Mapping[int, SegmentLoad
     )
 
 
-def stream_map(stream: Stream, activity: Activity, since_ms: int, now_ms: int) -> StreamMap:
-    """The segments that were active at some time since `since_ms`."""
+def stream_map(
+    stream: Stream, activity: Activity, since_ms: int, now_ms: int, leader: Callable[[int], int | None]
+) -> StreamMap:
+    """The segments that were active at some time since `since_ms`; `leader` gives the node that serves a container."""
     state = stream.state
     loads = activity.loads(stream)
     segments: list[MapSegment] = []
@@ -129,6 +131,8 @@ def stream_map(stream: Stream, activity: Activity, since_ms: int, now_ms: int) -
                 id=life.segment.number,
                 key_range=(float(bounds.low), float(bounds.high)),
                 slots=life.segment.last - life.segment.first,
+                container=(container := state.container_of(life.segment)),
+                node=leader(container) if life.sealed_ms is None else None,
                 opened_ms=life.opened_ms,
                 sealed_ms=life.sealed_ms,
                 bytes=load.bytes,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
@@ -107,6 +107,14 @@ class Activity:
             if stream.id in hosted.container.streams
         ]
         return Rate(sum(rate.bytes_s for rate in found), sum(rate.events_s for rate in found)) if found else IDLE
+
+    def rates_here(self, stream: Stream) -> Iterator[tuple[int, Rate]]:
+        """The active segments whose containers are here, by number, with their rates; none of an idle stream."""
+        if stream.is_sealed or self.stream_rate(stream) == IDLE:
+            return
+        for segment in stream.state.current.segments:
+            if (rates := self._rates_of(stream, segment)) is not None:
+                yield segment.number, rates.of_segment(stream, segment)
 
     def _rates_of(self, stream: Stream, segment: Segment) -> Rates | None:
         """None for a segment whose container is not here."""

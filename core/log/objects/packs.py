@@ -28,7 +28,7 @@ All numbers are little-endian.
 
 - Only acknowledged groups are packed: they were stored while the owner's claim stood, and nothing else ever lies at
   their places.
-- A pack keeps nobody waiting, neither who appends nor who closes. One that cannot be put is given up.
+- A pack keeps nobody waiting who appends, and who closes for `CLOSE_S` at most. One that cannot be put is given up.
 - What waits for a pack has at most `WAITING_BYTES_MAX`; beyond that it is left to be read one by one.
 """
 
@@ -58,6 +58,9 @@ PACK_BYTES: Final = 1 << 20
 PACK_OBJECTS: Final = 128
 """A pack is put when one of the two is reached. So a taker reads fewer single objects than that at the log's end."""
 WAITING_BYTES_MAX: Final = 4 << 20
+LAST_OBJECTS: Final = 16
+"""Fewer are not worth a pack when an owner ends: so many are read at a time."""
+CLOSE_S: Final = 1.0
 _FIXED: Final = struct.Struct("<8sHHIQQQIIQ")
 _CRC: Final = struct.Struct("<II")
 _ENTRY: Final = struct.Struct("<QI")
@@ -169,8 +172,7 @@ class Packing:
                 self._ready_bytes += len(one.data)
         is_due = len(self._ready) >= PACK_OBJECTS or self._ready_bytes >= PACK_BYTES
         if is_due and self._putting is None:
-            taken, self._ready, self._ready_bytes = self._ready, [], 0
-            self._putting = asyncio.create_task(self._put(taken), name=f"pack-{self._container}")
+            self._begin()
 
     async def _put(self, taken: list[_Small]) -> None:
         taken.sort()
@@ -184,7 +186,15 @@ class Packing:
             self._putting = None
 
     async def close(self) -> None:
-        """End. What waits is left unpacked."""
-        if self._putting is not None:
-            self._putting.cancel()
-            await asyncio.gather(self._putting, return_exceptions=True)
+        """End, with a last pack, if that is worth it, and the store takes it within `CLOSE_S`."""
+        if self._putting is None and len(self._ready) >= LAST_OBJECTS:
+            self._begin()
+        putting = self._putting
+        if putting is not None:
+            await asyncio.wait({putting}, timeout=CLOSE_S)
+            putting.cancel()
+            await asyncio.gather(putting, return_exceptions=True)
+
+    def _begin(self) -> None:
+        taken, self._ready, self._ready_bytes = self._ready, [], 0
+        self._putting = asyncio.create_task(self._put(taken), name=f"pack-{self._container}")

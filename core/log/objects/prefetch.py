@@ -2,7 +2,8 @@
 
 `Prefetched` is the object store for a takeover: what it has, it answers; for all else it asks the store. A takeover
 reads thousands of small objects; `fetch` reads the packs that have them (`core.log.objects.packs`), and each of the
-others whole, many at a time, before the walk comes to them one by one.
+others whole, many at a time, before the walk comes to them one by one. Each owner that died has left some behind its
+last pack.
 
 **Invariants**
 
@@ -115,7 +116,6 @@ class Prefetched(Storage):
         self._scratch = _Scratch(directory)
         self._kept: dict[str, _Kept] = {}
         self._packs: set[str] = set()  # that were read, or cannot be
-        self._packed_to = GENESIS  # the last place that a pack has
         self._start: Place | None = None  # where the log begins
         self._listed_to = ""  # the last key of the log that was listed; what comes before it late is left to the walk
         self._last_manifest = ("", 0, 0, b"")  # key, start, length, bytes
@@ -145,8 +145,6 @@ class Prefetched(Storage):
         if self._start is None:
             await self._checkpoint(files=files)
             await self._unpack()
-            if not files:  # what lies between packs without being in one is left to the walk
-                self._listed_to = max(self._listed_to, log_key(self._container, self._packed_to))
             return await self._singles(log_object_bytes_max)
         _, _, new = await asyncio.gather(
             self._checkpoint(files=files), self._unpack(), self._singles(log_object_bytes_max)
@@ -194,7 +192,6 @@ class Prefetched(Storage):
         for place, position, length in groups:
             header = data[position : position + HEADER_SIZE]
             self._remember(log_key(self._container, place), begins + position, length, header)
-            self._packed_to = max(self._packed_to, place, key=lambda one: (one.epoch, one.lsn))
 
     async def _keep(self, wanted: Iterable[tuple[str, int]]) -> int:
         new = [(key, size) for key, size in wanted if key not in self._kept and size]

@@ -28,6 +28,7 @@ from core.tiering.reading.gets import Get, Gets, heard, translated
 if TYPE_CHECKING:
     from core.log.format import Buffer
     from core.tiering.reading.disk_cache import DiskCache
+    from core.tiering.reading.yielding import Yielding
     from tier2.chunk_format import ChunkId
     from tier2.packed_index import PackedRun
     from tier2.storage import Storage
@@ -83,9 +84,16 @@ class Pages:
     """The pages of all chunks of a container. For the event loop."""
 
     def __init__(
-        self, storage: Storage, gets: Gets, pool: ThreadPoolExecutor, bytes_max: int, disk: DiskCache | None
+        self,
+        storage: Storage,
+        gets: Gets,
+        pool: ThreadPoolExecutor,
+        bytes_max: int,
+        disk: DiskCache | None,
+        yielding: Yielding,
     ) -> None:
         self._storage = storage
+        self._yielding = yielding
         self._gets = gets
         self._pool = pool
         self._bytes_max = bytes_max
@@ -211,11 +219,14 @@ class Pages:
         start, stop = first * run.page_bytes, min(last * run.page_bytes, run.packed.length)
         what = f"slot {run.packed.slot}'s entries from {run.packed.first} on"
         loop = asyncio.get_running_loop()
+        stretch = self._yielding.stretch() if get.ahead else None
 
         def came(number: int, piece: Buffer) -> None:
             """Check bytes in the thread that has received them, while the processor still has them at hand."""
             page = _checked(run, first + number, piece)
             loop.call_soon_threadsafe(self._came, get, run.page_key(first + number), page, True)
+            if stretch is not None:
+                stretch.yield_now()
 
         await translated(
             what, self._storage.get_pieces(run.key, run.packed.position + start, stop - start, run.page_bytes, came)

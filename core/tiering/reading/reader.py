@@ -30,6 +30,7 @@ from core.tiering.reading.gets import Gets
 from core.tiering.reading.indices import Indices
 from core.tiering.reading.pages import PageCounters, Pages
 from core.tiering.reading.read_ahead import Follower, FollowerKey, ReadAhead
+from core.tiering.reading.yielding import Yielding
 from core.tiering.rows import parse_chunk_key
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ class TieredReader:
         head_of: EntryHeadOf,
         config: StoreConfig,
         cache_directory: Path | None = None,
+        appended: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`appended`: the last LSN of the log, for any thread."""
         self._lookups = lookups
         self._head_of = head_of
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="tier2-check")
@@ -74,7 +77,7 @@ class TieredReader:
         if cache_directory is not None:
             self._disk = DiskCache(cache_directory, config.tier2_disk_cache_bytes)
         self._gets = Gets(for_pages // 2)
-        self._pages = Pages(storage, self._gets, self._pool, for_pages, self._disk)
+        self._pages = Pages(storage, self._gets, self._pool, for_pages, self._disk, Yielding(appended))
         self._indices = Indices(lookups, storage, self._gets, self._pages, self._pool, for_indices)
         self._ahead = ReadAhead(lookups, self._indices, self._pages, min(config.tier2_read_ahead_bytes, for_pages // 2))
         self._reads: dict[tuple[int, ...], asyncio.Task[_Read]] = {}

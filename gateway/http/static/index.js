@@ -9,6 +9,9 @@ const PERIOD_MS = 1000;
 const SLOW = 2; // lists are asked for every second time
 const EVENTS = 50;
 const GROUPS = 100;
+const LAG_MS = 10_000; // between two lags of a line, as the gateway remembers them
+const LAGS = 360;
+const REMEMBERED = 20; // groups whose last hour is asked for
 const GROUP_CELLS = { 0: "name", 1: "n", 2: "trend", 4: "n", 5: "topics" };
 
 const map = new StreamMap(() => {
@@ -174,15 +177,25 @@ function showGroups(told) {
     const cell = $("groups").children[n].querySelector(".trend");
     let own = groupSparks.get(group.name);
     if (!own) {
-      own = { place: made("div", "") };
-      own.spark = new Spark(own.place, { area: false, most: 90 });
+      own = { place: made("div", ""), pushedMs: 0 };
+      own.spark = new Spark(own.place, { area: false, most: LAGS });
       groupSparks.set(group.name, own);
+      if (n < REMEMBERED) recall(group.name, own);
     }
-    own.spark.push(group.lag);
+    if (Date.now() - own.pushedMs >= LAG_MS) {
+      own.spark.push(group.lag);
+      own.pushedMs = Date.now();
+    }
     if (own.place.parentNode !== cell) cell.replaceChildren(own.place);
   });
   const names = new Set(told.groups.map((group) => group.name));
   for (const name of groupSparks.keys()) if (!names.has(name)) groupSparks.delete(name);
+}
+
+// The lags from before this page; without them the line begins here.
+async function recall(name, own) {
+  const told = await ask(`groups/${encodeURIComponent(name)}/history`).catch(() => null);
+  if (told) own.spark.show(told.lags);
 }
 
 $("stream").addEventListener("change", () => {

@@ -16,6 +16,7 @@ const BEND = 0.6; // low rates get more of the colours than they have of the sca
 const SAMPLES_MAX = 1200;
 const EDGE_PX = 5;
 const LABEL_PX = [26, 15];
+const OWNER_PX = [130, 32]; // room for whose it is, where a stream has several owners
 const HINT = "Point at a segment, or go from one to the next with the arrow keys.";
 const HISTORY_MS = 6 * 3600 * 1000;
 
@@ -85,17 +86,21 @@ export class SegmentMap {
       let own = this.segments.get(one.id);
       if (!own) {
         const [low, high] = one.key_range;
-        own = { id: one.id, samples: [], low, high, slots: one.slots, opened: one.opened_ms };
+        own = { id: one.id, samples: [], liveMs: Infinity, low, high, slots: one.slots, container: one.container, opened: one.opened_ms };
         this.segments.set(one.id, own);
       }
       own.sealed = one.sealed_ms;
+      own.node = one.node;
       own.bytes = one.bytes;
       own.rate = one.sealed_ms === null ? one.rate_bytes : 0;
       own.events = one.rate_events;
       own.load = one.sealed_ms === null ? (byEvents ? one.rate_events : one.rate_bytes) : 0;
       const until = one.sealed_ms ?? told.time_ms;
       if (own.samples.length === 0) own.mean = byEvents ? 0 : one.bytes / Math.max(1, (until - own.opened) / 1000);
-      if (one.sealed_ms === null) sample(own, told.time_ms);
+      if (one.sealed_ms === null) {
+        own.liveMs = Math.min(own.liveMs, told.time_ms);
+        sample(own, told.time_ms);
+      }
     }
     for (const [id, own] of this.segments) {
       if (own.sealed !== null && own.sealed < this.now() - HISTORY_MS) this.segments.delete(id);
@@ -103,6 +108,30 @@ export class SegmentMap {
     this.scale();
     this.drawnMs = -Infinity;
     if (this.selected) this.tell();
+  }
+
+  // What the gateway remembers of the time before this page: it comes before what the page has seen itself.
+  remember({ period_ms: period, end_ms: end, segments }) {
+    for (const { id, loads } of segments) {
+      const own = this.segments.get(id);
+      if (!own) continue;
+      const past = [end - loads.length * period, own.mean]; // up to there nothing but the mean is known
+      loads.forEach((load, n) => {
+        const ms = end - (loads.length - 1 - n) * period;
+        const isOver = load === null && own.sealed !== null && ms > own.sealed;
+        if (ms < own.liveMs && !isOver) past.push(ms, load ?? 0);
+      });
+      const seen = own.samples.findIndex((ms, n) => n % 2 === 0 && ms >= own.liveMs);
+      own.samples = past.concat(seen < 0 ? [] : own.samples.slice(seen));
+    }
+    this.scale();
+    this.drawnMs = -Infinity;
+  }
+
+  // Whose a segment is, in words.
+  owner(own) {
+    if (own.sealed !== null) return `container ${own.container}`;
+    return `container ${own.container}, ${own.node === null ? "served by no node" : `node ${own.node}`}`;
   }
 
   // How long ago the oldest known segment was opened.
@@ -202,10 +231,13 @@ export class SegmentMap {
     this.context.putImageData(this.image, 0, 0);
     this.context.font = `${11 * this.ratio}px system-ui, sans-serif`;
     this.context.textBaseline = "top";
+    const isShared = new Set([...this.segments.values()].map((own) => own.container)).size > 1;
     for (const [own, left, top, right, bottom] of labels) {
       if (right - left >= LABEL_PX[0] * this.ratio && bottom - top >= LABEL_PX[1] * this.ratio) {
         this.context.fillStyle = readableOn(this.pixels[(top + 2) * width + Math.min(width - 1, left + 4)]);
         this.context.fillText(String(own.id), left + 4 * this.ratio, top + 3 * this.ratio, right - left - 6);
+        const hasRoom = right - left >= OWNER_PX[0] * this.ratio && bottom - top >= OWNER_PX[1] * this.ratio;
+        if (isShared && hasRoom) this.context.fillText(this.owner(own), left + 4 * this.ratio, top + 17 * this.ratio, right - left - 6);
       }
     }
     this.mark(x);
@@ -293,7 +325,7 @@ export class SegmentMap {
     }
     const life = own.sealed === null ? `active since ${format.time(own.opened)}` : `${format.time(own.opened)} to ${format.time(own.sealed)}`;
     const rate = own.sealed === null && !this.isStopped ? `${format.bytes(own.rate)}/s, ${format.short(own.events)} records/s, ` : "";
-    this.readout.textContent = `Segment ${own.id}: keys ${format.key(own.low)} to ${format.key(own.high)}, ${format.plural(own.slots, "slot")}, ${life}, ${rate}${format.bytes(own.bytes)} in all`;
+    this.readout.textContent = `Segment ${own.id}: keys ${format.key(own.low)} to ${format.key(own.high)}, ${format.plural(own.slots, "slot")}, ${this.owner(own)}, ${life}, ${rate}${format.bytes(own.bytes)} in all`;
   }
 }
 

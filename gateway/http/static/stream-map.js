@@ -6,7 +6,7 @@ import { $, ask, made, rows } from "./shell.js";
 
 const TABLE_ROWS = 500;
 const YOUNG_MS = 120_000; // a stream of less than that is shown closer
-const NUMBERS = { 2: "n", 4: "n", 5: "n", 6: "n" };
+const NUMBERS = { 2: "n", 5: "n", 6: "n", 7: "n" };
 
 export class StreamMap {
   // `gone` is called when there is no such stream any more.
@@ -35,10 +35,14 @@ export class StreamMap {
     if (this.stream === null) return this.showNone();
     const asked = this.stream;
     const since = Math.max(0, this.map.sinceMs());
+    const path = `streams/${encodeURIComponent(asked)}`;
+    const isPast = since < this.map.loadedSinceMs; // time from before this page: the gateway remembers its colours
     try {
-      const told = await ask(`streams/${encodeURIComponent(asked)}/map?since_ms=${since}`);
+      const [told, heat] = await Promise.all([ask(`${path}/map?since_ms=${since}`), isPast ? ask(`${path}/heat?since_ms=${since}`) : null]);
       this.heardMs = Date.now();
-      if (asked === this.stream) this.show(told, since);
+      if (asked !== this.stream) return;
+      this.show(told, since);
+      if (heat) this.map.remember(heat);
     } catch (error) {
       if (error.status !== 404) throw error; // deleted a moment ago, or a name that never was
       this.gone();
@@ -85,6 +89,7 @@ export class StreamMap {
         String(own.id),
         `${format.key(own.low)} to ${format.key(own.high)}`,
         format.whole(own.slots),
+        this.map.owner(own),
         format.time(own.opened),
         this.stale ? "–" : format.bytes(own.rate),
         this.stale ? "–" : format.short(own.events),

@@ -179,7 +179,7 @@ def test_a_share_fetch_that_waits_is_asked_again(two: Two) -> None:
     topic = two.admin.create()
     services = two.admin.broker.services
     key = {"group_id": "shared", "member_id": "m"}
-    for taken in ({"resource_type": TOPIC}, {"resource_type": GROUP}):
+    for taken in ({"resource_type_filter": TOPIC}, {"resource_type_filter": GROUP}):
         two.allow(topic, READ)
         two.allow("shared", READ, resource_type=GROUP)
         joined = two.admin.run(two.client.ask(76, 1, {**key, "member_epoch": 0, "subscribed_topic_names": [topic]}))

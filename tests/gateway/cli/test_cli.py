@@ -43,6 +43,27 @@ def told_by(address: str) -> str:
     return f"{broker.host}:{broker.port}"
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("topcs list", "no such command 'topcs'. Did you mean 'topics'?; `penstock --help` tells more"),
+        (
+            "topics list --bootstrp x",
+            "no such option: --bootstrp (Possible options: --bootstrap); `penstock topics list",
+        ),
+        ("groups reset g", "missing option '--to'; `penstock groups reset --help` tells more"),
+        ("serve --listen", "option '--listen' requires an argument; `penstock --help` tells more"),
+    ],
+)
+def test_what_cannot_be_understood(typed: str, told: str) -> None:
+    """It is said in one line, in the words of all other refusals, with the place of the help."""
+    done = run(*typed.split())
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"penstock: {told}")
+    assert done.stderr.count("\n") == 1
+
+
 class TestHelp:
     def test_overview(self) -> None:
         """--help names every command with a whole sentence, and what exit codes mean."""

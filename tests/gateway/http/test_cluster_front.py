@@ -17,7 +17,7 @@ from tests.gateway.http.calls import call, create_topic, produce
 from tests.gateway.launching import Running, http_get
 
 CONTAINERS: Final = 4
-REST_S: Final = 30.0
+REST_S: Final = 90.0
 
 
 def until(holds: Callable[[], Any], told: Callable[[], object] = lambda: "") -> Any:

@@ -7,6 +7,7 @@ import signal
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -30,6 +31,13 @@ const map = document.getElementById('map'), copy = document.createElement('canva
 const context = copy.getContext('2d', { willReadFrequently: true });
 context.drawImage(map, 3 - map.width, 0);
 return [...Array(map.height).keys()].map((y) => context.getImageData(0, y, 1, 1).data.join());
+"""
+MIDDLE_COLOURS = """
+const map = document.getElementById('map'), copy = document.createElement('canvas');
+[copy.width, copy.height] = [map.width, 1];
+const context = copy.getContext('2d', { willReadFrequently: true });
+context.drawImage(map, 0, -Math.floor(map.height / 2));
+return [...Array(map.width).keys()].map((x) => context.getImageData(x, 0, 1, 1).data.join());
 """
 RED, PALE = "166,28,28,255", "234,240,245,255"
 """The ends of the ramp."""
@@ -188,6 +196,53 @@ def test_colours_of_what_nobody_watched(tmp_path: Path, browser: Chrome) -> None
         assert browser.find_element(By.ID, "ramp-max").text.endswith(("KiB/s", "MiB/s"))
 
 
+def test_the_heat_of_before(tmp_path: Path, browser: Chrome) -> None:
+    """The gateway remembers the loads of segments: a page that is opened, or loaded again, shows when one was hot."""
+    with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "scaler.time.factor=0.01") as running:
+        kafka, http = running.ready()["kafka"][0], running.ready()["http"]
+        create_topic(kafka, "warm", 1, penstock_scaling_policy="events", penstock_scaling_target_rate="10")
+
+        def remembered() -> bool:
+            produce(kafka, "warm", 0, 1_000)
+            told = get(http, "/api/v1/streams/warm/heat?since_ms=0")
+            return any((load or 0) >= 10 for one in told["segments"] for load in one["loads"])
+
+        until(remembered)
+        until(lambda: get(http, "/api/v1/streams/warm")["rate_events"] < 1)
+        for visit in (browser.get, lambda _: browser.refresh()):
+            visit(f"http://{http}/#warm")
+            until_shown(browser, "warm: 1 active segment")
+            WebDriverWait(browser, WITHIN_S, 0.05).until(lambda b: RED in b.execute_script(MIDDLE_COLOURS))
+            assert set(browser.execute_script(ROW_COLOURS)) == {PALE}, "now it is cold"
+        late = get(http, "/api/v1/streams/warm/heat?since_ms=4102444800000")
+        assert (late["segments"], late["policy"]) == ([], "events")
+
+
+def test_whose_a_segment_is(tmp_path: Path, browser: Chrome) -> None:
+    """A segment tells its container, and the worker that serves it: pointed at, in the table, and over HTTP."""
+    with serving(tmp_path, "--http", "127.0.0.1:0", "--workers", "2", "--set", "containers=2") as running:
+        kafka, http = running.ready()["kafka"][0], running.ready()["http"]
+        create_topic(kafka, "spread", 4)
+        told = until(lambda: _known_owners(get(http, "/api/v1/streams/spread/map")["segments"]))
+        assert len({one["container"] for one in told}) == len({one["node"] for one in told}) == 2
+        browser.get(f"http://{http}/#spread")
+        until_shown(browser, "spread: 2 active segments")
+        browser.find_element(By.ID, "map").send_keys(Keys.END)
+        highest = max(told, key=lambda one: one["key_range"][1])
+        owner = f"container {highest['container']}, node {highest['node']}"
+        assert f", {owner}, active since" in browser.find_element(By.ID, "readout").text
+        browser.find_element(By.TAG_NAME, "summary").click()
+        cell = (By.CSS_SELECTOR, "#segments tr td:nth-child(4)")
+        WebDriverWait(browser, WITHIN_S, 0.05).until(lambda b: b.find_elements(*cell))
+        assert browser.find_elements(*cell)[0].text == owner
+        assert (complaints(browser), violations(browser)) == ([], [])
+
+
+def _known_owners(segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All segments, once each has a node."""
+    return segments if all(one["node"] is not None for one in segments) else []
+
+
 def test_heat_is_relative_to_the_target(gateway: tuple[str, str], browser: Chrome) -> None:
     """Red is the load from which a segment splits, whatever others get: the same load is pale below a high target."""
     kafka, http = gateway
@@ -273,7 +328,7 @@ def test_a_gateway_that_is_gone(tmp_path: Path, how: str, browser: Chrome) -> No
         assert "does not answer" in browser.find_element(By.ID, "status-text").text
         for name in ("in-rate", "out-rate", "record-rate", "segment-count"):
             assert browser.find_element(By.ID, name).text == "\N{EN DASH}"
-        rates = [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "#segments tr td:nth-child(5)")]
+        rates = [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "#segments tr td:nth-child(6)")]
         assert rates == ["\N{EN DASH}"]
         assert not browser.find_element(By.ID, "axis-x").text.endswith("now")
         pictures = browser.execute_script(ROW_COLOURS), browser.execute_script(ROW_COLOURS)

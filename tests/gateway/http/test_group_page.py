@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from gateway.groups.classic.subscription import assigned_partitions
-from gateway.http.history import Rings
+from gateway.http.rings import Rings
 from tests.gateway.groups.share.speaking import ACCEPT, Member, acquired, configured, topic, write
 from tests.gateway.groups.streams.test_apis import heartbeat, subtopology
 from tests.gateway.http.browser import complaints, look, violations
@@ -154,6 +154,12 @@ def test_history_survives_a_reload(gateway: tuple[str, str], browser: Chrome) ->
     browser.get(f"http://{http}/console/group.html?group=slow")
     until_text(browser, "trend-note", "between 9 and 9")
     assert browser.execute_script("return document.querySelector('#trend path:not(.area)').getAttribute('d')")
+    lines = "return [...document.querySelectorAll('#groups .trend path')].filter((one) => one.getAttribute('d')).length"
+    asked = "return performance.getEntriesByType('resource').some((one) => one.name.endsWith('/groups/slow/history'))"
+    for visit in (lambda: browser.get(f"http://{http}/"), browser.refresh):
+        visit()
+        WebDriverWait(browser, WITHIN_S, 0.05).until(lambda b: b.execute_script(lines) > 0)
+        assert browser.execute_script(asked), "the line is not of this page alone"
 
 
 @pytest.mark.slow
@@ -264,6 +270,9 @@ def test_a_ring_is_bounded() -> None:
     for n in range(3):
         rings.add({"a": n})
     assert (rings.of("b"), len(rings)) == ([], 1)
+    rings.add({"b": 5})
+    rings.add({"b": 6, "d": 7})
+    assert (rings.of("a"), rings.of("b"), rings.of("d")) == ([], [5, 6], [7]), "the one silent for longest makes room"
 
 
 def test_an_assignment_is_read() -> None:

@@ -24,11 +24,13 @@ from gateway.http.models import (
     EventList,
     GroupList,
     GroupView,
+    HeatHistory,
     LimitView,
     MapSegment,
     Overview,
     ScaleEventView,
     Scaling,
+    SegmentHeat,
     SegmentView,
     StreamList,
     StreamMap,
@@ -77,7 +79,18 @@ MEASURED = {"bytes": COUNTS, "rate_bytes": RATES, "rate_events": RATES, "key_ran
 SEGMENTS = st.builds(SegmentView, id=st.integers(0, 3), slots=st.just([0]), **MEASURED)
 EPOCHS = st.builds(EpochView, epoch=st.integers(0, 3), segments=ordered(SEGMENTS, lambda one: one.id))
 VIEWS = decided(StreamView, scaling=SCALING, limits=SENTENCES, epochs=ordered(EPOCHS, lambda one: one.epoch))
-RECTANGLES = st.builds(MapSegment, id=st.integers(0, 3), **MEASURED)
+RECTANGLES = st.builds(MapSegment, id=st.integers(0, 3), node=st.none() | st.integers(1, 3), **MEASURED)
+HEAT = st.builds(
+    HeatHistory,
+    name=NAMES,
+    policy=st.just("bytes"),
+    period_ms=st.just(20_000),
+    end_ms=st.integers(0, 3).map(lambda periods: 1_000_000 + 20_000 * periods),
+    segments=ordered(
+        st.builds(SegmentHeat, id=st.integers(0, 3), loads=st.lists(st.none() | COUNTS, max_size=4)),
+        lambda one: one.id,
+    ),
+)
 MAPS = st.builds(
     StreamMap,
     name=NAMES,
@@ -146,6 +159,7 @@ CASES: dict[str, tuple[st.SearchStrategy[Any], Merge]] = {
     "topics": (TOPICS, merging.topics),
     "partitions": (PARTITIONS, merging.partitions),
     "map": (MAPS, merging.stream_map),
+    "heat": (HEAT, merging.heat),
     "groups": (GROUPS, merging.groups),
     "events": (EVENTS, lambda answers: merging.events(answers, 100)),
 }
@@ -180,6 +194,19 @@ def test_bytes_add_up(answers: list[StreamList], limit: int) -> None:
         same = [one for answer in answers for one in answer.streams if one.name == summed.name]
         assert summed.appended_bytes == sum(one.appended_bytes for one in same)
         assert summed.epoch == max(one.epoch for one in same)
+
+
+def test_samples_of_the_same_time_meet() -> None:
+    """Of a segment that moved, each worker remembers its part; one that sampled earlier, or never, hides nothing."""
+
+    def told(end_ms: int, **loads: list[int | None]) -> HeatHistory:
+        segments = [SegmentHeat(id=int(name[1:]), loads=known) for name, known in loads.items()]
+        return HeatHistory(name="t", policy="bytes", period_ms=20_000, end_ms=end_ms, segments=segments)
+
+    whole = merging.heat([told(1_740_000, s1=[7, 8]), told(1_760_000, s1=[None, 9], s2=[5]), told(0)])
+
+    assert whole == told(1_760_000, s1=[7, 8, 9], s2=[5])
+    assert merging.heat([told(0, s1=[1]), told(2**50)]).segments == [SegmentHeat(id=1, loads=[None] * 1_080)]
 
 
 @given(st.lists(EVENTS, min_size=1, max_size=4))

@@ -19,6 +19,7 @@ from core.config import MIB
 from core.errors import CorruptChunk, MissingChunk, OutOfRange, StoreClosed, TierUnavailable
 from core.tiering.reading.gets import GETS_MAX
 from core.tiering.reading.reader import TieredReader
+from core.tiering.reading.yielding import Stretch
 from core.tiering.rows import chunk_key
 from tests.core.support import KIB, fast_directory, run, until
 from tests.core.tiering.reading.chunked_slot import ChunkedSlot, Counting, read_on
@@ -213,6 +214,28 @@ def test_neighbours_come_together() -> None:
             await reader.close()
 
     run(scenario())
+
+
+@pytest.mark.parametrize("read_ahead", [0, 16 * MIB])
+def test_only_read_ahead_yields(monkeypatch: pytest.MonkeyPatch, read_ahead: int) -> None:
+    """Bytes that a reader waits for come as fast as they can."""
+    yields: list[Stretch] = []
+
+    def noted(stretch: Stretch) -> None:
+        yields.append(stretch)
+
+    monkeypatch.setattr(Stretch, "yield_now", noted)
+
+    async def scenario() -> None:
+        async with chunked() as (chunks, _):
+            entries = filler(0, 12 * 1024, KIB)
+            await chunks.add(entries)
+            reader = chunks.reader(tier2_read_ahead_bytes=read_ahead)
+            assert joined(entries) == await read_on(reader, chunks.slot, 0, MIB)
+            await reader.close()
+
+    run(scenario())
+    assert bool(yields) == bool(read_ahead)
 
 
 def test_a_page_is_there_before_its_request_has_ended() -> None:
