@@ -35,7 +35,7 @@ STALLED_S: Final = 1.5
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(0 if SOAK else 240),
-    pytest.mark.skipif(not SOAK, reason="the models find them at every run: tests/core/log/objects, tests/core/cluster"),
+    pytest.mark.skipif(not SOAK, reason="the models of tests/core find them at every run"),
 ]
 
 
