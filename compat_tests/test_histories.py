@@ -15,6 +15,7 @@ import pytest
 
 from compat_tests.harness.system import Kafka, Penstock, System
 from compat_tests.histories.broken_gateway import BUGS
+from compat_tests.histories.faults import Faults
 from compat_tests.histories.workload import Workload
 
 SECONDS: Final = float(os.environ.get("SOAK_SECONDS") or 30)
@@ -33,7 +34,8 @@ def test_histories(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     system: System = Kafka(tmp_path) if config.getoption("--system") == "kafka" else Penstock(tmp_path)
     system.start()
     try:
-        result = Workload(system, SEED, "history", ("kill", "pause", "scale")).run(SECONDS)
+        faults = Faults.on(system, ("kill", "pause", "scale"), SEED)
+        result = Workload(system.address, SEED, "history", faults).run(SECONDS)
     finally:
         system.kill()
     result.history.write_to(tmp_path / "history.jsonl")
@@ -60,7 +62,7 @@ def test_histories_over_containers(
     system = Penstock(tmp_path, settings)
     system.start()
     try:
-        result = Workload(system, SEED, "history", faults).run(SECONDS)
+        result = Workload(system.address, SEED, "history", Faults.on(system, faults, SEED)).run(SECONDS)
     finally:
         system.kill()
     result.history.write_to(tmp_path / "history.jsonl")
@@ -78,7 +80,8 @@ def test_planted_bugs(request: pytest.FixtureRequest, tmp_path: Path, bug: str) 
     system = Penstock(tmp_path, launcher=launcher)
     system.start()
     try:
-        result = Workload(system, SEED, f"broken-{bug}", (), patience_s=BROKEN_PATIENCE_S).run(BROKEN_SECONDS)
+        workload = Workload(system.address, SEED, f"broken-{bug}", patience_s=BROKEN_PATIENCE_S)
+        result = workload.run(BROKEN_SECONDS)
     finally:
         system.kill()
 

@@ -9,6 +9,8 @@
 - A read is answered only while the lease is certainly there under which the container was claimed: whoever woke from a
   long sleep answers nothing, and neither does its next life for what the former one has not closed yet.
 - What serves clients beside the log (`Services`) is begun after the container, and ends before it.
+- Each action has an outcome, after an error that nobody foresaw as well: that is told with its traceback, and the
+  container is let go of, or the action comes again, at most each `DEFECT_S`. None is left to nobody in silence.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ import enum
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
+from core.background import REASON_CHARS_MAX
 from core.cluster.coordination import Claim, Coordination, Stage, Wish
 from core.cluster.guard import Guard
 from core.cluster.levels import Feature, allows
@@ -57,6 +60,8 @@ LOOK_S: Final = 1.0
 PAUSE_S: Final = 0.2
 """Before the coordinator is asked again that was away, or has refused; twice as long each time, up to `PAUSE_S_MAX`."""
 PAUSE_S_MAX: Final = 3.2
+DEFECT_S: Final = 3.0
+"""Before what follows an error that nobody foresaw."""
 KEEP_WARM_S: Final = 0.1
 """Between two looks at what the owner of a container has stored that is to come here."""
 CLOSE_S: Final = 30.0
@@ -179,16 +184,23 @@ class Membership:
     async def _look_for_ever(self) -> None:
         while True:
             self._changed.clear()
-            view = self._view()
-            self._carry_out(self._ownership.look(view, _now_s()))
-            for container in self._warming.keys() - view.wishes.keys():
-                if self._ownership.phase(container) is Phase.ELSEWHERE and view.owners.get(container) is not None:
-                    await self._cool(container)
+            try:
+                await self._look()
+            except Exception:
+                logger.exception("a defect: this node did not look at its cluster, and looks again. Please report it")
+                await asyncio.sleep(LOOK_S)
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._changed.wait()
             except TimeoutError:
                 pass
+
+    async def _look(self) -> None:
+        view = self._view()
+        self._carry_out(self._ownership.look(view, _now_s()))
+        for container in self._warming.keys() - view.wishes.keys():
+            if self._ownership.phase(container) is Phase.ELSEWHERE and view.owners.get(container) is not None:
+                await self._cool(container)
 
     def _view(self) -> View:
         seen = self._coordination
@@ -220,42 +232,60 @@ class Membership:
     async def _act(self, action: Action) -> None:
         ownership, coordination = self._ownership, self._coordination
         match action:
-            case TakeClaim(container):
+            case TakeClaim(container):  # one that was made all the same is found by the next look
                 stations = self._stations[container] = Stations()
-                claim = await self._until_answered(partial(coordination.claim, container))
+                claim = await self._outcome(action, self._until_answered(partial(coordination.claim, container)), None)
                 stations.reached("claimed")
                 self._carry_out(ownership.claimed(container, claim))
             case Open(claim):
-                following = await self._open(claim)
-                self._carry_out(following)
+                links = await self._outcome(action, self._open(claim), None)
+                self._carry_out(ownership.opened(claim, links, _now_s()))
             case Confirm(claim, links):
-                stands = await self._until_answered(partial(coordination.confirm, claim, links))
+                stands = await self._outcome(
+                    action, self._until_answered(partial(coordination.confirm, claim, links)), False
+                )
                 self._stations[claim.container].reached("confirmed")
                 self._carry_out(ownership.confirmed(claim, stands=stands))
             case Serve(claim):
-                is_well = await self._serve(claim)
+                is_well = await self._outcome(action, self._serve(claim), False)
                 self._carry_out(ownership.serves(claim, well=is_well, now_s=_now_s()))
             case Warm(container, wish):
-                await self._warm(container, wish)
+                await self._outcome(action, self._warm(container, wish), None)
             case Ask(claim, node):
-                await self._while_ours(claim, partial(coordination.ask, claim.container, node))
+                await self._outcome(
+                    action, self._while_ours(claim, partial(coordination.ask, claim.container, node)), None
+                )
                 self._carry_out(ownership.asked(claim))
             case Prepare(claim):
-                next_epoch = await self._prepare(claim)
+                next_epoch = await self._outcome(action, self._prepare(claim), None)
                 self._carry_out(ownership.prepared(claim, next_epoch, _now_s()))
             case Close(claim, next_epoch):
-                link = await self._close(claim, next_epoch)
+                link = await self._outcome(action, self._close(claim, next_epoch), None)
                 self._carry_out(ownership.closed(claim, link))
             case HandOver(claim, wish, link):
-                await self._hand_over(claim, wish, link)
+                await self._outcome(action, self._hand_over(claim, wish, link), None)
                 self._carry_out(ownership.handed_over(claim))
             case StepDown(claim, is_lost):
-                await self._step_down(claim, is_lost=is_lost)
+                await self._outcome(action, self._step_down(claim, is_lost=is_lost), None)
                 self._carry_out(ownership.stepped_down(claim))
-            case GiveUp(claim):
-                await self._give_up(claim)
+            case GiveUp(claim):  # a claim that is kept in silence would keep its container from all others
+                while not await self._outcome(action, self._gave_up(claim), False):
+                    pass
                 ownership.gave_up(claim)
                 self._changed.set()
+
+    async def _outcome(self, action: Action, work: Awaitable[_T], otherwise: _T) -> _T:
+        """What came of it, or the other outcome after an error that nobody foresaw."""
+        try:
+            return await work
+        except Exception:
+            logger.exception(
+                "a defect: a step with a container failed. It is taken again, or the container goes to another node. "
+                "Please report it",
+                extra={"step": repr(action)[:REASON_CHARS_MAX]},
+            )
+            await asyncio.sleep(DEFECT_S)
+            return otherwise
 
     # Handing over
 
@@ -308,10 +338,22 @@ class Membership:
 
     async def _prepare(self, claim: Claim) -> int | None:
         try:
-            await self._store.joining.prepare(claim.container)
+            await self._store_last(claim)
         except (StoreError, StorageError, OSError) as error:  # the heir has more to read
             logger.warning("no last checkpoint", extra={"container": claim.container, "reason": str(error)})
         return await self._while_ours(claim, self._coordination.reserve_epoch)
+
+    async def _store_last(self, claim: Claim) -> None:
+        """Have a last checkpoint stored, for as long as the claim is ours: the store may not answer for minutes."""
+        storing = asyncio.create_task(self._store.joining.prepare(claim.container), name="last checkpoint")
+        try:
+            while not storing.done() and self._stands(claim):
+                await asyncio.wait((storing,), timeout=PAUSE_S)
+        finally:
+            storing.cancel()  # nothing, if it has ended
+            (error,) = await asyncio.gather(storing, return_exceptions=True)
+        if isinstance(error, Exception):
+            raise error
 
     async def _close(self, claim: Claim, next_epoch: int) -> Link | None:
         container, joining = claim.container, self._store.joining
@@ -340,7 +382,7 @@ class Membership:
         else:
             logger.warning("a container is nobody's: the node that was to have it has gone", extra=told)
 
-    async def _open(self, claim: Claim) -> list[Action]:
+    async def _open(self, claim: Claim) -> Sequence[Link] | None:
         self._services.expect(claim.container)
         guard = self._guard
         is_ours = None if guard is None else partial(guard.is_ours, claim.container, claim.epoch)
@@ -351,12 +393,12 @@ class Membership:
         except Exception as error:  # whatever it is, another node may be able to
             logger.error("a container cannot be opened", extra={"container": claim.container, "reason": str(error)})
             await self._services.end(claim.container)
-            return self._ownership.opened(claim, None, _now_s())
+            return None
         finally:
             if ahead is not None:
                 ahead.forget()
         self._claims[claim.container] = claim
-        return self._ownership.opened(claim, hosted.links, _now_s())
+        return hosted.links
 
     async def _serve(self, claim: Claim) -> bool:
         stations = self._stations[claim.container]
@@ -374,8 +416,8 @@ class Membership:
     async def _step_down(self, claim: Claim, *, is_lost: bool) -> None:
         container, joining = claim.container, self._store.joining
         lost = Deposed(container, f"our claim, epoch {claim.epoch}, has ended") if is_lost else None
-        joining.stop_appends(container, lost)
         self._claims.pop(container, None)
+        joining.stop_appends(container, lost)
         for end in (self._services.end, joining.leave):
             try:
                 await end(container)
@@ -383,17 +425,22 @@ class Membership:
                 logger.exception("a container was not ended well", extra={"container": container})
         logger.info("container released", extra={"container": container, "epoch": claim.epoch, "lost": is_lost})
 
-    async def _give_up(self, claim: Claim) -> None:
+    async def _gave_up(self, claim: Claim) -> bool:
         async def given_up() -> None:
             if claim.life == self._coordination.life:  # else it has ended with that life
                 await self._coordination.give_up(claim)
 
         await self._until_answered(given_up)
+        return True
+
+    def _stands(self, claim: Claim) -> bool:
+        """Whether the claim is certainly ours, and its log as well, as far as this node has heard."""
+        return self._is_ours(claim.container) and not self._ownership.is_lost(claim.container)
 
     async def _while_ours(self, claim: Claim, call: Callable[[], Awaitable[_T]]) -> _T | None:
         """The answer, if it comes while the claim is certainly ours: then its container is left at once."""
         pause_s = PAUSE_S
-        while self._is_ours(claim.container):
+        while self._stands(claim):
             try:
                 return await call()
             except StoreError as error:

@@ -5,7 +5,8 @@ Invariants, which the package leaves to us:
 - `put_if_absent` is a PUT with ``If-None-Match: *``, which the package's public calls cannot express.
 - A part of an upload, or a conditional put, is not hashed where the server checks its CRC-32C (`tier2.s3_checksums`).
 - A range is read inside the call, checked for its length, and cut short when its caller has given up.
-- Keys that the server refuses are read again (`tier2.rotating_keys`); the caller then sends the request again.
+- Keys that the server refuses are read again (`tier2.rotating_keys`), and the time that it goes by is taken for signing
+  (`tier2.server_time`); the caller then sends the request again.
 - Every exception of the package and of urllib3 becomes a StorageError; credentials are in no message and no repr.
 
 This is the only module that knows the package; its private calls are used in `S3Client` and `_Minio` only.
@@ -17,7 +18,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, TypeVar, cast
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError, fromstring
@@ -31,6 +32,7 @@ from minio.datatypes import CompleteMultipartUploadResult
 from minio.datatypes import Part as ListedPart
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from minio.helpers import DictType, ObjectWriteResult, check_bucket_name
+from minio.time import to_amz_date
 from minio.xml import findtext
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, SSLError, TimeoutError
 
@@ -41,6 +43,7 @@ from tier2.parts import Part
 from tier2.pool import Deadline
 from tier2.rotating_keys import Keys, ReadKeys, RotatingKeys
 from tier2.s3_encryption import Encryption, headers_of
+from tier2.server_time import ServerTime
 from tier2.storage import (
     KEY_ALLOWED,
     BucketNotFound,
@@ -159,6 +162,7 @@ class S3Client:
                 region=settings.region,
                 http_client=self._http,
             )
+            self._minio.server_time = self._time = ServerTime()
             self._minio._base_url.virtual_style_flag = False
         except ValueError as error:
             raise Misconfigured(f"{self.place}: {error}") from error
@@ -171,7 +175,12 @@ class S3Client:
     def ensure_bucket(self, prefix: str) -> None:
         """Ask for a listing, as only its refusal has a reason; create a missing bucket, if that is wanted."""
         try:
-            next(self.list(prefix, ""), None)
+            try:
+                next(self.list(prefix, ""), None)
+            except S3Error as error:
+                if not self._goes_by_another_time(error):
+                    raise
+                next(self.list(prefix, ""), None)
         except S3Error as error:
             if error.code != "NoSuchBucket" or not self._may_create:
                 raise
@@ -401,7 +410,8 @@ class S3Client:
             raise Misconfigured(f"{self.place}: {why}") from error
 
     def translated(self, key: str, call: Callable[[Deadline], T]) -> Callable[[Deadline], T]:
-        """The same call, raising StorageError only: Unavailable if there are newer keys than the refused ones now."""
+        """The same call, raising StorageError only: Unavailable if there are newer keys than the refused ones now, or
+        the time is known now that the server goes by."""
 
         def translated(deadline: Deadline) -> T:
             used = self._keys.current
@@ -412,9 +422,14 @@ class S3Client:
                 known = self._storage_error(error, key)
                 if isinstance(known, Denied) and self._keys.are_newer_than(used):
                     raise Unavailable(f"{known}; there are other credentials now") from error
+                if isinstance(known, Denied) and isinstance(error, S3Error) and self._goes_by_another_time(error):
+                    raise Unavailable(f"{known}; requests are signed with its time from now on") from error
                 raise known from error
 
         return translated
+
+    def _goes_by_another_time(self, refusal: S3Error) -> bool:
+        return self._time.differs(refusal.response.headers.get("Date"), datetime.now(UTC))
 
     def _storage_error(self, error: Exception, key: str) -> StorageError:
         match error:
@@ -449,7 +464,10 @@ class _KeyProvider(Provider):
 
 
 class _Minio(Minio):
-    """Signs a body that has a CRC-32C without hashing it: the signature covers the checksum's header."""
+    """Signs with the server's time, and a body that has a CRC-32C without hashing it: the signature covers the
+    checksum's header."""
+
+    server_time: ServerTime
 
     def _build_headers(
         self,
@@ -459,12 +477,15 @@ class _Minio(Minio):
         creds: Credentials | None = None,
     ) -> tuple[DictType, datetime]:
         if headers is None or body is None or _UNHASHED not in headers:
-            return super()._build_headers(host, headers, body, creds)
-        headers = {name: value for name, value in headers.items() if name != _UNHASHED}
-        headers["Content-Length"] = str(len(body))
-        built, date = super()._build_headers(host, headers, None, creds)
-        if creds is not None:
-            built["x-amz-content-sha256"] = "UNSIGNED-PAYLOAD"
+            built, date = super()._build_headers(host, headers, body, creds)
+        else:
+            headers = {name: value for name, value in headers.items() if name != _UNHASHED}
+            headers["Content-Length"] = str(len(body))
+            built, date = super()._build_headers(host, headers, None, creds)
+            if creds is not None:
+                built["x-amz-content-sha256"] = "UNSIGNED-PAYLOAD"
+        date = self.server_time.of(date)
+        built["x-amz-date"] = to_amz_date(date)
         return built, date
 
 

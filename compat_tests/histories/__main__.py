@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from compat_tests.harness.system import Kafka, Penstock, System
+from compat_tests.histories.faults import Faults
 from compat_tests.histories.workload import Workload
 
 BROKEN: Final = "compat_tests.histories.broken_gateway"
@@ -39,7 +40,8 @@ def main() -> int:
         system.start()
         try:
             faults = [name for name in given.faults.split(",") if name]
-            result = Workload(system, given.seed, "history", faults).run(given.seconds)
+            faults_on = Faults.on(system, faults, given.seed)
+            result = Workload(system.address, given.seed, "history", faults_on).run(given.seconds)
         finally:
             system.kill()
     if given.history:

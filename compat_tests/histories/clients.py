@@ -1,4 +1,5 @@
-"""The processes of a history, each a thread: writers, copiers (consume and produce), readers alone and in groups."""
+"""The processes of a history, each a thread: writers (in transactions and without), copiers (consume and produce),
+readers alone and in groups."""
 
 from __future__ import annotations
 
@@ -13,7 +14,18 @@ from typing import Any, Final
 import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
 
-from compat_tests.histories.history import COMMITTED, History, Move, Place, Poll, Read, Reader
+from compat_tests.histories.history import (
+    COMMITTED,
+    History,
+    Move,
+    Phase,
+    Place,
+    Poll,
+    Read,
+    Reader,
+    Send,
+    Transact,
+)
 from compat_tests.histories.session import CALL_S, CONNECTION, Broken, Session
 
 SENDS_MAX: Final = 6
@@ -21,6 +33,8 @@ TAKE_MAX: Final = 20
 POLL_S: Final = 0.1
 PAUSE_S_MAX: Final = 0.02
 SESSION_TIMEOUT_MS: Final = 6_000
+SURE_TIMEOUT_MS: Final = 100_000
+SURE_WAITING_MAX: Final = 200
 SEEK_SHARE: Final = 0.02
 REJOIN_SHARE: Final = 0.01
 RESET: Final = {confluent_kafka.KafkaError._AUTO_OFFSET_RESET, confluent_kafka.KafkaError.OFFSET_OUT_OF_RANGE}
@@ -145,6 +159,9 @@ class Client(threading.Thread):
     def finish(self) -> None:
         """After the last step."""
 
+    def settle(self) -> None:
+        """Long after it has ended: write down what is known of what hangs."""
+
 
 class Producing(Client):
     """A client with a transactional producer, which the next incarnation succeeds when it is broken."""
@@ -171,6 +188,70 @@ class Producing(Client):
 
     def begin(self) -> None:
         self.open()
+
+    def settle(self) -> None:
+        self.session.settle()
+
+
+class IdempotentWriter(Client):
+    """Writes one value after the other without a transaction, with several on their way.
+
+    To the history each is a transaction of its own, whose commit is asked for at once: so an acknowledged one is to be
+    read, once and behind the one before, and one that failed may be read or not.
+    """
+
+    def __init__(self, name: str, around: Surroundings, places: Sequence[Place]) -> None:
+        super().__init__(name, around)
+        self._identity = f"{around.prefix}-{name}"
+        self._places = places
+        self._incarnation = self._values = 0
+        self._producer = self._succeed()
+
+    def _succeed(self) -> confluent_kafka.Producer:
+        self._incarnation += 1
+        return confluent_kafka.Producer(
+            {
+                **CONNECTION,
+                "bootstrap.servers": self.around.address,
+                "enable.idempotence": True,
+                "linger.ms": 1,
+                "message.timeout.ms": SURE_TIMEOUT_MS,
+            }
+        )
+
+    def step(self) -> None:
+        if len(self._producer) < SURE_WAITING_MAX:
+            self._values += 1
+            value = f"{self._identity}/{self._incarnation}/{self._values}"
+            self._send(Send(self.dice.choice(self._places), value), self._incarnation)
+        try:
+            self._producer.poll(0)
+        except KafkaException:
+            self._producer = self._succeed()
+
+    def _send(self, send: Send, incarnation: int) -> None:
+        def record(phase: Phase, offset: int | None = None) -> None:
+            part = Transact(self._identity, incarnation, (Send(send.place, send.value, offset),))
+            self.around.history.record(send.value, phase, part)
+
+        def delivered(error: Any, message: Any) -> None:
+            if error is None:
+                record("ok", message.offset() if message.offset() >= 0 else None)
+            else:
+                record("info")
+
+        record("invoke")
+        record("commit")
+        topic, partition = send.place
+        try:
+            self._producer.produce(topic, send.value.encode(), partition=partition, on_delivery=delivered)
+        except (KafkaException, BufferError):  # a fatal error: what waits comes to nothing
+            record("fail")
+            self._producer.flush(0)
+            self._producer = self._succeed()
+
+    def finish(self) -> None:
+        self._producer.flush(SURE_TIMEOUT_MS / 1_000)
 
 
 class Writer(Producing):

@@ -38,6 +38,11 @@ class Faults:
         self._faults = [known[name] for name in names if name != "scale" or isinstance(system, Penstock)]
         self.done: dict[str, int] = {}
 
+    @classmethod
+    def on(cls, system: System, names: Sequence[str], seed: str) -> Callable[[Sequence[str]], Faults]:
+        """What a workload makes its faults with."""
+        return lambda topics: cls(system, names, random.Random(f"{seed}/faults"), topics)
+
     def strike(self) -> None:
         if self._faults:
             fault = self._dice.choice(self._faults)

@@ -9,19 +9,26 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import confluent_kafka
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from compat_tests.harness.system import System
 from compat_tests.harness.waiting import until
 from compat_tests.histories.analysis import Anomaly, check
-from compat_tests.histories.clients import Client, Consumption, Copier, Follower, GroupReader, Surroundings, Writer
-from compat_tests.histories.faults import Faults
+from compat_tests.histories.clients import (
+    Client,
+    Consumption,
+    Copier,
+    Follower,
+    GroupReader,
+    IdempotentWriter,
+    Surroundings,
+    Writer,
+)
 from compat_tests.histories.history import COMMITTED, UNCOMMITTED, Ends, History, Operations, Place
 
 WRITERS: Final = 3
@@ -33,12 +40,32 @@ LOOK_WITHIN_S: Final = 60.0
 TICK_S: Final = 0.1
 
 
+class Striking(Protocol):
+    """What hurts the server."""
+
+    @property
+    def done(self) -> Mapping[str, int]:
+        """How often each fault was done."""
+
+    def strike(self) -> None:
+        """Do one; return when the server serves again. Raises AssertionError if it does not."""
+
+
+class Nothing:
+    """Hurts nobody."""
+
+    done: Mapping[str, int] = {}
+
+    def strike(self) -> None:
+        """Do nothing."""
+
+
 @dataclass
 class Result:
     history: History
     anomalies: list[Anomaly]
     problems: list[str]
-    faults: dict[str, int] = field(default_factory=dict)
+    faults: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_clean(self) -> bool:
@@ -54,25 +81,34 @@ class Result:
 
 class Workload:
     def __init__(
-        self, system: System, seed: str, prefix: str, faults: Sequence[str], *, patience_s: float = PATIENCE_S
+        self,
+        address: str,
+        seed: str,
+        prefix: str,
+        faults_on: Callable[[Sequence[str]], Striking] = lambda topics: Nothing(),
+        *,
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        """`patience_s`: how long the copiers may take to come to their end, and open transactions to end."""
-        self.system, self.seed, self._patience_s = system, seed, patience_s
+        """`faults_on` makes what hurts the server, whose topics it is told; `patience_s`: how long the copiers may
+        take to come to their end, and open transactions to end."""
+        self.address, self.seed, self._patience_s = address, seed, patience_s
         self.history = History()
-        self.around = Surroundings(system.address, self.history, seed, prefix)
+        self.around = Surroundings(address, self.history, seed, prefix)
         self.source, self.target = f"{prefix}-source", f"{prefix}-target"
         self.topics = [self.source, self.target]
         self.places: list[Place] = [(topic, p) for topic in self.topics for p in range(PARTITIONS)]
         self.copying = f"{prefix}-copying"
-        self.faults = Faults(system, faults, random.Random(f"{seed}/faults"), self.topics)
-        self._admin = AdminClient({"bootstrap.servers": system.address, "log_level": 0})
+        self.faults = faults_on(self.topics)
+        self._admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
         self._tick = threading.Event()  # never set
 
-    def run(self, seconds: float) -> Result:
+    def run(self, seconds: float, strikes_max: int | None = None) -> Result:
+        """Hurt the server for so long, or so often if that comes first."""
         for future in self._admin.create_topics([NewTopic(topic, PARTITIONS) for topic in self.topics]).values():
             future.result(30)
         targets = [place for place in self.places if place[0] == self.target]
-        writers = [Writer(f"writer-{n}", self.around, self.places) for n in range(WRITERS)]
+        writers: list[Client] = [Writer(f"writer-{n}", self.around, self.places) for n in range(WRITERS)]
+        writers.append(IdempotentWriter("sure", self.around, self.places))
         copiers = [Copier(f"copier-{n}", self.around, self.source, targets, self.copying) for n in range(2)]
         readers: list[Client] = [
             Follower("committed", self.around, self.places, COMMITTED),
@@ -82,23 +118,30 @@ class Workload:
         everyone = [*writers, *copiers, *readers]
         for client in everyone:
             client.start()
-        self._hurt(everyone, seconds)
-        problems = self._stop(writers)
+        problems = self._hurt(everyone, seconds, strikes_max)
+        problems += self._stop(writers)
         drained = not problems and self._is_drained(copiers)
         if not drained:
             problems.append("the copiers did not come to the end of their source")
         problems += self._stop([*copiers, *readers])
         for client in (*writers, *copiers):
-            client.session.settle()
+            client.settle()
         self._look_once_more(drained)
         return Result(self.history, check(self.history), problems, self.faults.done)
 
-    def _hurt(self, everyone: Sequence[Client], seconds: float) -> None:
+    def _hurt(self, everyone: Sequence[Client], seconds: float, strikes_max: int | None) -> list[str]:
+        """Returns how the server did not come back."""
         dice = random.Random(f"{self.seed}/times")
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not any(client.problem for client in everyone):
+        end, strikes = time.monotonic() + seconds, 0
+        while time.monotonic() < end and strikes != strikes_max and not any(client.problem for client in everyone):
             self._tick.wait(min(dice.uniform(*FAULT_EVERY_S), max(0.0, end - time.monotonic())))
-            self.faults.strike()
+            try:
+                self.faults.strike()
+            except AssertionError as error:
+                return [f"after {dict(self.faults.done)}: {error}"]
+            strikes += 1
+        self._tick.wait(FAULT_EVERY_S[0])
+        return []
 
     def _stop(self, clients: Sequence[Client]) -> list[str]:
         for client in clients:
@@ -116,14 +159,15 @@ class Workload:
         peek = Look(f"{self.around.prefix}-peek", self.around, places, COMMITTED)
         for place, offset in peek.to_the_end().items():
             last[place] = offset
-        asking = confluent_kafka.Consumer(
-            {"bootstrap.servers": self.system.address, "group.id": self.copying, "log_level": 0}
-        )
+        asking = confluent_kafka.Consumer({"bootstrap.servers": self.address, "group.id": self.copying, "log_level": 0})
 
         def is_there() -> bool:
             if any(client.problem for client in copiers):
                 return True
-            found = asking.committed([TopicPartition(*place) for place in places], 10)
+            try:
+                found = asking.committed([TopicPartition(*place) for place in places], 10)
+            except confluent_kafka.KafkaException:  # the group's coordinator has just moved
+                return False
             return all(
                 found_at.offset > last[found_at.topic, found_at.partition]
                 or last[found_at.topic, found_at.partition] < 0

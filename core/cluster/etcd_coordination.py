@@ -233,6 +233,9 @@ class EtcdCoordination(Coordination):
             except StoreError as error:
                 logger.warning("this node cannot join its cluster, and will try again", extra={"reason": str(error)})
                 await asyncio.sleep(RETRY_S)
+            except Exception:  # or this node is out for ever, and nobody knows why
+                logger.exception("a defect: this node cannot join its cluster, and will try again. Please report it")
+                await asyncio.sleep(CALL_S)
 
     async def _end_life(self) -> None:
         """What is left of a lost life goes before it ends by itself, so that others need not wait."""

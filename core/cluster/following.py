@@ -174,3 +174,6 @@ class Following:
             except StoreError as error:
                 logger.warning("the registry cannot be read and will be tried again", extra={"reason": str(error)})
                 await asyncio.sleep(RETRY_S)
+            except Exception:  # or no change of a topic is seen here any more
+                logger.exception("a defect: the registry was not followed, and will be tried again. Please report it")
+                await asyncio.sleep(RETRY_S)

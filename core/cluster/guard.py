@@ -67,5 +67,7 @@ class Guard:
                 return await self._read()
             except StoreError as error:
                 logger.warning("acknowledgements wait for the coordinator", extra={"reason": str(error)})
+            except Exception:  # whoever waits would wait for ever, and nobody would know why
+                logger.exception("a defect: acknowledgements wait for the coordinator, which is asked again. Report it")
             await asyncio.sleep(pause_s)
             pause_s = min(PAUSE_MAX_S, 2 * pause_s)

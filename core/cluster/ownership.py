@@ -241,6 +241,10 @@ class Ownership:
         """How far this node is with a container."""
         return self._containers[container].phase
 
+    def is_lost(self, container: int) -> bool:
+        """Whether the claim that this node has, or had last, is known to be no more its own."""
+        return self._containers[container].is_lost
+
     def drain(self) -> None:
         """Give all containers away from now on, and take no others: this node stops."""
         self._is_stopping = self.is_draining = True

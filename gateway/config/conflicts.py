@@ -187,7 +187,12 @@ def _addresses(config: Config, origins: Origins) -> Iterator[str]:
     """Two servers on one port: the kernel may let both bind, and one of them is never reached."""
     yield from _named(config, origins)
     named = [("listeners", address) for address in config.listeners]
-    for key, other in (("http.listen", config.http_listen), ("cluster.listen", config.cluster_listen)):
+    for key, other in (
+        ("http.listen", config.http_listen),
+        ("cluster.listen", config.cluster_listen),
+        ("cluster.http.listen", config.cluster_http_listen),
+        ("cluster.pulse.listen", config.cluster_pulse_listen),
+    ):
         if other is not None:
             named.append((key, other))
     for (key, one), (other_key, other) in itertools.combinations(named, 2):

@@ -38,7 +38,13 @@ def run(*arguments: str, environ: Mapping[str, str] | None = None) -> subprocess
 class Running:
     """A started `penstock serve`; the files `out` and `err` hold its output."""
 
-    def __init__(self, directory: Path, *arguments: str, command: Sequence[str] = (PENSTOCK,)) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: str,
+        command: Sequence[str] = (PENSTOCK,),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.out, self.err = directory / "out", directory / "err"
         self._ready_file = directory / "ready.json"
@@ -53,7 +59,7 @@ class Running:
                 stdout=out,
                 stderr=err,
                 cwd=directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
             )
 
     def ready(self) -> dict[str, Any]:

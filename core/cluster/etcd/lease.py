@@ -85,6 +85,9 @@ class Lease:
             except StoreError as error:
                 logger.warning("the lease in etcd cannot be renewed", extra={"reason": str(error)})
                 continue
+            except Exception:  # it would end, and nobody would know why
+                logger.exception("a defect: the lease in etcd was not renewed, and is tried again. Please report it")
+                continue
             if not left_s:
                 logger.warning("etcd has ended this node's lease")
                 self.lost.set()

@@ -138,6 +138,8 @@ class Mirror:
                 await self._complain(error)
             except (Unanswered, StoreError) as error:
                 await self._complain(error)
+            except Exception as error:  # or the copy stands still for ever, and is believed
+                await self._complain(error, is_defect=True)
 
     async def _watch(self) -> None:
         """Follow one watch until it is silent (TimeoutError), or fails."""
@@ -192,13 +194,18 @@ class Mirror:
             if wanted <= revision and not waiting.done():
                 waiting.set_result(None)
 
-    async def _complain(self, error: Exception) -> None:
-        """Log the reason now and then, and let some time pass."""
+    async def _complain(self, error: Exception, *, is_defect: bool = False) -> None:
+        """Log the reason now and then, a defect with its traceback, and let some time pass."""
         self._failures += 1
         now_s = asyncio.get_running_loop().time()
         if now_s - self._complained_s >= COMPLAIN_EVERY_S:
             self._complained_s = now_s
-            logger.warning("etcd's changes cannot be followed, and will be tried again", extra={"reason": str(error)})
+            logger.log(
+                logging.ERROR if is_defect else logging.WARNING,
+                "etcd's changes cannot be followed, and will be tried again",
+                extra={"reason": str(error)},
+                exc_info=error if is_defect else None,
+            )
         await asyncio.sleep(min(RETRY_S_MAX, RETRY_S * 2 ** min(self._failures, 10)))
 
     # Reading all

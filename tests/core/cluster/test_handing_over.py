@@ -162,6 +162,32 @@ def test_an_owner_that_gets_no_answer_serves_no_longer_than_its_lease(tmp_path: 
     run(scenario())
 
 
+def test_a_last_checkpoint_is_broken_off_when_the_container_is_lost(tmp_path: Path) -> None:
+    """The store does not take it for as long as it likes: whoever waits for the container hears of its end at once."""
+
+    async def scenario() -> None:
+        async with cluster_in(tmp_path) as cluster:
+            faulty = Faulty(cluster.storage)
+            first = await cluster.join(faulty)  # type: ignore[arg-type]
+            await cluster.at_rest(first)
+            slot = (await first.store.create_stream("s", slots=1)).slot(0)
+            await append(slot, text(0))
+            second = await cluster.join()
+            faulty.takes_state.clear()
+            cluster.coordinator.ask(slot.container_id, 1)
+            await until(lambda: faulty.waiting)
+            faulty.gate.clear()
+            _, told = begin_append(slot, text(1))
+            first.seat.lose_lease()
+            await until(lambda: not first.store.containers)
+            with pytest.raises(StorageFailure):
+                await told.future
+            await cluster.at_rest(second)
+            assert await contents([second]) == {0: [text(0)]}
+
+    run(scenario())
+
+
 def test_an_owner_whose_log_does_not_end_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not reach the store, and others may: what it has acknowledged is there, and they go on."""
     monkeypatch.setattr(membership, "CLOSE_S", 0.3)

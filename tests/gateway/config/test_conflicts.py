@@ -47,6 +47,12 @@ class TestAddresses:
         """Two servers on one port of one address: both may be able to bind, one is never reached."""
         assert "are one port of this machine" in refusal(f"listeners={listeners}", f"http.listen={http}")
 
+    @pytest.mark.parametrize("key", ["cluster.listen", "cluster.http.listen", "cluster.pulse.listen"])
+    def test_one_port_for_clients_and_nodes(self, key: str) -> None:
+        told = refusal("listeners=127.0.0.1:9094", f"{key}=127.0.0.1:9094")
+        assert "are one port of this machine" in told
+        assert key in told
+
     @pytest.mark.parametrize(
         ("listeners", "http"),
         [

@@ -29,8 +29,8 @@ class CuttingProxy:
         """New connections are closed at once."""
         self.requests = 0
         self._random = random.Random(seed)
-        self._flows = asyncio.Event()
-        self._flows.set()
+        self._requests_flow, self._answers_flow = asyncio.Event(), asyncio.Event()
+        self.release()
         self._writers: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -39,7 +39,7 @@ class CuttingProxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._flows.set()
+        self.release()
         self._server.close()
         self.cut()
         if self._serving:
@@ -59,13 +59,17 @@ class CuttingProxy:
         for writer in self._writers:
             writer.transport.abort()
 
-    def hold(self) -> None:
-        """Pass nothing on, in either direction, and cut nothing: connections are half-open."""
-        self._flows.clear()
+    def hold(self, *, requests: bool = True, answers: bool = True) -> None:
+        """Pass nothing on, in these directions, and cut nothing: connections are half-open."""
+        if requests:
+            self._requests_flow.clear()
+        if answers:
+            self._answers_flow.clear()
 
     def release(self) -> None:
         """Pass on again, first of all what was held."""
-        self._flows.set()
+        self._requests_flow.set()
+        self._answers_flow.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuses:
@@ -100,7 +104,7 @@ class CuttingProxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 20):
                 self.requests += 1
-                await self._flows.wait()
+                await self._requests_flow.wait()
                 if self._is_cut("cut_requests"):
                     writer.write(data[: len(data) // 2])
                     await writer.drain()
@@ -111,7 +115,7 @@ class CuttingProxy:
     async def _pass_answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(1 << 20):
-                await self._flows.wait()
+                await self._answers_flow.wait()
                 if self._is_cut("cut_answers"):
                     return
                 if self._is_cut("cut_within_answers"):

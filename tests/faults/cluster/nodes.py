@@ -1,0 +1,333 @@
+"""Three nodes as processes over three members of etcd and one MinIO, with a link between any two that may be cut.
+
+Each node has links of its own to each member of etcd and to MinIO; clients and the other nodes reach it by links, but
+for its pulse: a link that leads to a process that has ended does not refuse as the process' own kernel does. What is
+killed is started again with the same id, data directory and addresses.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import struct
+import sys
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from minio import Minio
+
+from core.cluster.etcd.wire import end_of
+from core.cluster.etcd_keys import NODES as NODE_ROWS
+from core.cluster.etcd_keys import prefix_of
+from tests.core.cluster.etcd.servers import EtcdServer, stop_all, three_members
+from tests.core.cluster.etcd.test_client import post
+from tests.faults.client import Connection, Disconnected
+from tests.faults.cluster.links import HOST, Link, Links
+from tests.faults.faultlayer import Faults
+from tests.faults.test_clock import set_clock
+from tests.faults.tiered import QUICK
+from tests.gateway.launching import PENSTOCK, Running, free_ports
+from tests.tier2.fault_proxy import Fault, FaultProxy
+from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
+
+NODES: Final = (1, 2, 3)
+CONTAINERS: Final = 6
+PARTITIONS: Final = 12
+"""Of the topic that tells who leads: more than containers, so that each has some."""
+PROBE: Final = "probe"
+LEASE_S: Final = 3.0
+TAKEOVER_S: Final = 10.0
+"""The bound on the time in which others have the containers of a node that is gone, paused or cut off."""
+WHOLE_WITHIN_S: Final = 60.0
+ASK_S: Final = 2.0
+POLL_S: Final = 0.05
+METADATA: Final = 3
+BUCKET: Final = "cluster"
+PREFIX: Final = "a/prefix"
+
+SETTINGS: Final[Mapping[str, object]] = {
+    **{key: value for key, value in QUICK.items() if key != "checkpoint.interval.ms"},
+    "checkpoint.interval.ms": 500,
+    "log.max.bytes": 64 << 20,
+    "log.object.timeout.ms": 2_000,
+    "logging.format": "json",
+    "cluster.containers": CONTAINERS,
+    "cluster.lease.ms": int(LEASE_S * 1_000),
+    "group.initial.rebalance.delay.ms": 0,
+    "group.min.session.timeout.ms": 1_000,
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": 500,
+}
+
+
+def hurt_by(*what: str) -> Sequence[str]:
+    """The command of a node that is hurt from within, see `tests.faults.cluster.hurt_node`."""
+    return sys.executable, "-m", "tests.faults.cluster.hurt_node", *what, "--"
+
+
+@dataclass
+class Node:
+    """One node, and the ways to and from it."""
+
+    id: int
+    etcd: list[Link]
+    store: Link
+    clients: Link
+    inner: Link
+    inner_port: int
+    running: Running | None = None
+    command: Sequence[str] = (PENSTOCK,)
+    environ: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)  # that the others have not
+
+    @property
+    def pid(self) -> int:
+        assert self.running is not None, f"node {self.id} does not run"
+        return self.running.process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return self.running is None or self.running.process.poll() is not None
+
+    @property
+    def links(self) -> list[Link]:
+        return [*self.etcd, self.store, self.clients, self.inner]
+
+
+class Nodes:
+    """See the module. Use it as a context manager: nothing of it outlives that."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._links = Links()
+        self._clocks = directory / "clocks"
+        self.nodes: dict[int, Node] = {}
+
+    def __enter__(self) -> Nodes:
+        self.etcd = three_members(self._directory / "etcd")
+        (self._directory / "minio").mkdir()
+        self.minio = MinioServer(self._directory / "minio")
+        self.minio.start()
+        self._http = FaultProxy(self.minio.port)
+        self._http.__enter__()
+        self._links.__enter__()
+        self._clocks.mkdir()
+        ports = free_ports(len(NODES))
+        for number, inner in zip(NODES, itertools.count(ports), strict=False):
+            clock = self._clocks / str(number)
+            set_clock(clock, 0)
+            self.nodes[number] = Node(
+                number,
+                [self._links.make(member.port) for member in self.etcd],
+                self._links.make(self.minio.port),
+                self._links.make(),
+                self._links.make(inner),
+                inner,
+                environ=Faults(self._directory, clock=clock).environment(),
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in self.nodes.values():
+            self.mend(node.id)
+            self.kill(node.id)
+        self._links.__exit__()
+        self._http.__exit__()
+        self.minio.kill()
+        stop_all(self.etcd)
+
+    # What a workload sees
+
+    @property
+    def address(self) -> str:
+        return ",".join(node.clients.address for node in self.nodes.values())
+
+    def log_tail(self, lines: int = 25) -> str:
+        """The last of what each node has said."""
+        told = []
+        for number in self.nodes:
+            err = self._directory / f"node-{number}" / "err"
+            said = err.read_text(errors="replace").splitlines() if err.exists() else []
+            told += [f"--- node {number}", *said[-lines:]]
+        return "\n".join(told)
+
+    def lives(self) -> dict[str, str]:
+        """The life of each node, as etcd has it: another one once a lease was lost."""
+        below = prefix_of(BUCKET) + NODE_ROWS
+        wanted = {"key": b64encode(below).decode(), "range_end": b64encode(end_of(below)).decode()}
+        rows = post(self.leader_of_etcd(), "kv/range", wanted).get("kvs", [])
+        return {b64decode(row["key"]).decode(): json.loads(b64decode(row["value"]))["life"] for row in rows}
+
+    # Processes
+
+    def start(self, *numbers: int) -> None:
+        """Start these, and wait until each serves clients."""
+        for number in numbers:
+            self.launch(number)
+        for number in numbers:
+            self.await_ready(number)
+
+    def launch(self, number: int) -> None:
+        node = self.nodes[number]
+        assert node.has_ended, f"node {number} runs already"
+        directory = self._directory / f"node-{number}"
+        if (directory / "err").exists():  # each process begins it anew
+            with (directory / "log").open("ab") as log:
+                log.write((directory / "err").read_bytes())
+        members = ",".join(link.address for link in node.etcd)
+        own = {
+            "cluster.listen": f"{HOST}:{node.inner_port}={node.inner.address}",
+            **SETTINGS,
+            **node.settings,
+        }
+        node.running = Running(
+            directory,
+            *("--cluster", f"etcd://{members}/{BUCKET}", "--node-id", str(number)),
+            *("--tier2", f"s3://{BUCKET}/{PREFIX}", "--tier2-endpoint", f"http://{node.store.address}"),
+            *("--listen", f"{HOST}:0={node.clients.address}", "--http", "off"),
+            *(f"--set={key}={value}" for key, value in own.items()),
+            command=node.command,
+            environ={
+                "PENSTOCK_TIER2_ACCESS_KEY": ROOT_USER,
+                "PENSTOCK_TIER2_SECRET_KEY": ROOT_PASSWORD,
+                "PENSTOCK_TIER2_REGION": "us-east-1",
+                **node.environ,
+            },
+        )
+
+    def await_ready(self, number: int) -> None:
+        node = self.nodes[number]
+        assert node.running is not None
+        address = node.running.ready()["kafka"][0].rpartition("//")[2]
+        node.clients.lead_to(int(address.rpartition(":")[2]))
+
+    def kill(self, number: int) -> None:
+        """kill -9; one that has ended is let be."""
+        node = self.nodes[number]
+        if node.running is not None and not node.has_ended:
+            node.running.process.send_signal(signal.SIGCONT)
+            node.running.process.kill()
+            node.running.process.wait()
+
+    def pause(self, number: int) -> None:
+        os.kill(self.nodes[number].pid, signal.SIGSTOP)
+
+    def resume(self, number: int) -> None:
+        os.kill(self.nodes[number].pid, signal.SIGCONT)
+
+    def mend(self, number: int) -> None:
+        """All ways to and from a node are whole again."""
+        node = self.nodes[number]
+        for link in node.links:
+            link.mend()
+
+    def set_clock(self, number: int, seconds: int) -> None:
+        """Put the wall clock of a node off by so much, at any moment."""
+        set_clock(self._clocks / str(number), seconds)
+
+    # etcd and MinIO
+
+    def leader_of_etcd(self) -> EtcdServer:
+        for member in self.etcd:
+            status = post(member, "maintenance/status", {})
+            if status.get("leader") == status["header"]["member_id"]:
+                return member
+        raise AssertionError("etcd has no leader")
+
+    def objects(self, prefix: str) -> dict[str, int]:
+        """Keys and sizes of what the bucket has below a prefix of the cluster's."""
+        client = Minio(f"{HOST}:{self.minio.port}", ROOT_USER, ROOT_PASSWORD, secure=False, region="us-east-1")
+        found = client.list_objects(BUCKET, prefix=f"{PREFIX}/{prefix}", recursive=True)
+        return {str(one.object_name): one.size or 0 for one in found}
+
+    def misbehave(self, chooses: Callable[[str], Fault | None], numbers: Iterable[int] = NODES) -> None:
+        """These nodes' requests to MinIO come to harm, as told by their first lines. `behave` ends it."""
+        self._http.chooses = chooses
+        for number in numbers:
+            self.nodes[number].store.lead_to(self._http.port)
+
+    def behave(self) -> None:
+        for node in self.nodes.values():
+            node.store.lead_to(self.minio.port)
+
+    # Who leads
+
+    def leaders(self, asked: int) -> dict[tuple[str, int], int]:
+        """The leader of each partition, as one node tells it; nothing if it does not answer."""
+        try:
+            with Connection(self.nodes[asked].clients.address, ASK_S) as connection:
+                answer = connection.call(METADATA, 1, struct.pack(">i", -1))
+        except (Disconnected, OSError):
+            return {}
+        for _ in answer.times():
+            answer.one("i"), answer.string(), answer.one("i"), answer.string()
+        answer.one("i")
+        found: dict[tuple[str, int], int] = {}
+        for _ in answer.times():
+            answer.one("h")
+            topic = answer.string() or ""
+            answer.one("b")
+            for _ in answer.times():
+                _, number, leader = answer.take("hii")
+                found[topic, number] = leader
+                for _ in range(2):
+                    for _ in answer.times():
+                        answer.one("i")
+        return found
+
+    def led_by(self, node: int, asked: int) -> list[tuple[str, int]]:
+        return [place for place, leader in self.leaders(asked).items() if leader == node]
+
+    def until_led_by_others(self, gone: Iterable[int], within_s: float = TAKEOVER_S) -> None:
+        """Until each partition has a leader that is none of these, as each other node tells."""
+        out = {*gone, -1}
+        for asked in [number for number in self.nodes if number not in out]:
+            self._until(
+                lambda asked=asked: bool(found := self.leaders(asked)) and not out & set(found.values()),  # type: ignore[misc]
+                within_s,
+                lambda asked=asked: f"node {asked} tells {self.leaders(asked)}, and {sorted(out)} should lead nothing",  # type: ignore[misc]
+            )
+
+    def until_whole(self, within_s: float = WHOLE_WITHIN_S) -> None:
+        """Until each node that runs leads something, each partition has a leader, and all agree."""
+        running = {number for number, node in self.nodes.items() if not node.has_ended}
+
+        def is_whole() -> bool:
+            told = [self.leaders(asked) for asked in running]
+            return bool(told[0]) and set(told[0].values()) == running and all(one == told[0] for one in told)
+
+        self._until(is_whole, within_s, lambda: str({asked: self.leaders(asked) for asked in running}))
+
+    def _until(self, condition: Callable[[], bool], within_s: float, what: Callable[[], str]) -> None:
+        deadline = time.monotonic() + within_s
+        while not condition():
+            assert time.monotonic() < deadline, f"after {within_s:g} s: {what()}\n{self.log_tail()}"
+            time.sleep(POLL_S)
+
+    def until_ended(self, number: int, within_s: float) -> None:
+        self._until(lambda: self.nodes[number].has_ended, within_s, lambda: f"node {number} lives on")
+
+    def heal(self) -> None:
+        """Whatever a test has left behind: mended, started, whole."""
+        self.behave()
+        for number, node in self.nodes.items():
+            self.mend(number)
+            self.set_clock(number, 0)
+            if node.command != (PENSTOCK,):
+                self.kill(number)
+                node.command = (PENSTOCK,)
+            if node.has_ended:
+                self.start(number)
+        self.until_whole()
+
+    def begin(self) -> None:
+        """Start all nodes, with a topic that tells who leads which container."""
+        self.start(*self.nodes)
+        with Connection(self.nodes[1].clients.address) as connection:
+            connection.create_topic(PROBE, PARTITIONS)
+        self.until_whole()

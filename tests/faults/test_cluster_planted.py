@@ -1,0 +1,158 @@
+"""The histories are worth their trust in a cluster, too: with a mistake planted in its nodes, they find what it costs.
+
+Each mistake is one that others have made. A node walks in its sleep: it lost etcd and was paused, others have taken its
+containers, and it believes that it has them. What keeps it from acknowledging anything is taken away, one at a time.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+from confluent_kafka import Producer
+
+from compat_tests.histories.workload import Workload
+from core.log.objects.format import HEADER_SIZE
+from tests.faults.cluster.nodes import NODES, PARTITIONS, PROBE, Nodes, hurt_by
+from tests.faults.cluster.scenarios import Hurting
+from tests.faults.settings import SEED, SOAK
+from tests.tier2.fault_proxy import Fault, Stall
+
+COSTS: Final = frozenset({"lost", "unseen", "torn", "inconsistent offset", "duplicate", "invented", "send order"})
+"""What a mistake may cost. A node that answers reads in its sleep shows old ends, which is none of these."""
+SLEEPER: Final = 3
+BULK_BYTES: Final = 100_000
+BULK_OF_A_PARTITION: Final = 15  # three log files for each container
+CUT_WITHIN_S: Final = 60.0
+PATIENCE_S: Final = 5.0
+STALLED_S: Final = 1.5
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(0 if SOAK else 240),
+    pytest.mark.skipif(not SOAK, reason="the models of tests/core find them at every run"),
+]
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    with Nodes(tmp_path) as made:
+        yield made
+
+
+class Stored(NamedTuple):
+    """Where a group lies."""
+
+    container: int
+    epoch: int
+    lsn: int
+
+
+@dataclass
+class Sleepwalk:
+    """Node 3 loses etcd and is paused; others take over, write on, and cut the log; it wakes, and goes on."""
+
+    nodes: Nodes
+
+    def __post_init__(self) -> None:
+        self.done: dict[str, int] = {}
+
+    def strike(self) -> None:
+        nodes, sleeper = self.nodes, self.nodes.nodes[SLEEPER]
+        for link in sleeper.etcd:
+            link.hold()
+        nodes.pause(SLEEPER)
+        epochs = self._epochs()
+        nodes.until_led_by_others([SLEEPER])
+        self._write_on(epochs)
+        nodes.resume(SLEEPER)
+        Hurting(nodes, random.Random()).rest(4)
+        nodes.kill(SLEEPER)
+        nodes.mend(SLEEPER)
+        self.done["sleepwalk"] = 1
+
+    def _write_on(self, epochs: Mapping[int, int]) -> None:
+        """Enough for each log of the sleeper to be cut behind the end of its epoch, where the fence is."""
+        producer = Producer({"bootstrap.servers": self.nodes.nodes[1].clients.address, "log_level": 0})
+        dice = random.Random(SEED)
+        for _ in range(BULK_OF_A_PARTITION):
+            for partition in range(PARTITIONS):
+                producer.produce(PROBE, dice.randbytes(BULK_BYTES), partition=partition)
+            producer.flush(30)
+        taken = {container: epoch for container, epoch in epochs.items() if self._epochs()[container] > epoch}
+        assert taken, "nobody has taken anything over"
+        deadline = time.monotonic() + CUT_WITHIN_S
+        while left := [one for one in self._groups() if taken.get(one.container) == one.epoch]:
+            assert time.monotonic() < deadline, f"logs are not cut: {left[:5]}"
+            time.sleep(0.1)
+
+    def _epochs(self) -> dict[int, int]:
+        """The newest epoch of each container's log."""
+        found: dict[int, int] = {}
+        for one in self._groups():
+            found[one.container] = max(found.get(one.container, 0), one.epoch)
+        return found
+
+    def _groups(self) -> list[Stored]:
+        """What the logs have, but fences."""
+        named = ((key.split("/")[-3:], size) for key, size in self.nodes.objects("log/").items() if size > HEADER_SIZE)
+        return [Stored(int(container), int(epoch), int(lsn)) for (container, epoch, lsn), _ in named]
+
+
+@pytest.mark.parametrize("mistake", ["", "fences", "conditions"] if SOAK else ["fences"])
+def test_a_mistake_is_found(nodes: Nodes, mistake: str) -> None:
+    """Fences that are deleted with the log, and a store that ignores conditions, where etcd is not asked either. The
+    sleeper alone, whose puts meet the fences, does no harm."""
+    for number in NODES:
+        own = ["sleepwalker"] * (number == SLEEPER) + [mistake] * (mistake == "fences" or number == SLEEPER)
+        if any(own):
+            nodes.nodes[number].command = hurt_by("mistake", ",".join(filter(None, own)))
+        nodes.nodes[number].settings["cluster.fence"] = "conditional"
+    nodes.begin()
+    workload = Workload(nodes.address, SEED, "asleep", lambda topics: Sleepwalk(nodes), patience_s=PATIENCE_S)
+    result = workload.run(120, 1)
+    found = {anomaly.kind for anomaly in result.anomalies} & COSTS
+    assert bool(found) == bool(mistake), f"seed {SEED}, {result}\n{nodes.log_tail()}"
+
+
+@dataclass
+class KillsAmongPuts:
+    """kill -9 of a node, some of whose puts come late."""
+
+    nodes: Nodes
+
+    def __post_init__(self) -> None:
+        self.done = {"kill": 0}
+        self._dice = random.Random(SEED)
+
+    def strike(self) -> None:
+        self.nodes.misbehave(self._stalls, [SLEEPER])
+        Hurting(self.nodes, self._dice).rest(3)
+        self.nodes.kill(SLEEPER)
+        self.done["kill"] += 1
+        self.nodes.behave()
+        self.nodes.until_led_by_others([SLEEPER])
+        self.nodes.start(SLEEPER)
+        self.nodes.until_whole()
+
+    def _stalls(self, line: str) -> Fault | None:
+        is_late = line.startswith("PUT") and "/log/" in line and self._dice.random() < 0.3
+        return Stall(STALLED_S) if is_late else None
+
+
+@pytest.mark.parametrize("mistake", ["", "order"])
+def test_acknowledgements_out_of_order_are_found(nodes: Nodes, mistake: str) -> None:
+    """Puts overtake one another, and the node is killed before the slow one is stored."""
+    if mistake:
+        for node in nodes.nodes.values():
+            node.command = hurt_by("mistake", mistake)
+    nodes.begin()
+    workload = Workload(nodes.address, SEED, "order", lambda topics: KillsAmongPuts(nodes), patience_s=PATIENCE_S)
+    result = workload.run(120, 4)
+    found = {anomaly.kind for anomaly in result.anomalies} & COSTS
+    assert bool(found) == bool(mistake), f"seed {SEED}, {result}\n{nodes.log_tail()}"
