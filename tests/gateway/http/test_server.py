@@ -109,9 +109,14 @@ def test_no_header_gives_another_address(monkeypatch: pytest.MonkeyPatch, header
         ("ssl.enabled.protocols=TLSv1.3", ssl.TLSVersion.TLSv1_2, "DEFAULT", False),
         ("ssl.enabled.protocols=TLSv1.3", ssl.TLSVersion.TLSv1_3, "DEFAULT", True),
         ("ssl.enabled.protocols=TLSv1.2", ssl.TLSVersion.TLSv1_3, "DEFAULT", False),
-        ("ssl.cipher.suites=ECDHE-ECDSA-AES256-GCM-SHA384", ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES128-SHA", False),
+        (
+            "ssl.cipher.suites=ECDHE-ECDSA-AES256-GCM-SHA384",
+            ssl.TLSVersion.TLSv1_2,
+            "ECDHE-ECDSA-AES128-GCM-SHA256",
+            False,
+        ),
         ("ssl.cipher.suites=ECDHE-ECDSA-AES256-GCM-SHA384", ssl.TLSVersion.TLSv1_2, "DEFAULT", True),
-        ("ssl.enabled.protocols=TLSv1.2,TLSv1.3", ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES128-SHA", True),
+        ("ssl.enabled.protocols=TLSv1.2,TLSv1.3", ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES128-GCM-SHA256", True),
     ],
 )
 def test_what_all_listeners_allow(
