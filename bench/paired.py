@@ -143,10 +143,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.paired", description=__doc__)
     parser.add_argument("a", type=Path, help="the checkout before")
     parser.add_argument("b", type=Path, help="the checkout after")
-    for side in ("a", "b"):
-        parser.add_argument(
-            f"--set-{side}", action="append", default=[], metavar="KEY=VALUE", help=f"a setting of {side.upper()}"
-        )
+    for flag, side in (("--set-a", "A"), ("--set-b", "B")):
+        parser.add_argument(flag, action="append", default=[], metavar="KEY=VALUE", help=f"a setting of {side}")
     parser.add_argument("--only", action="append", choices=[START, *(row.key for row in ROWS)])
     parser.add_argument("--pairs", type=int, default=PAIRS, help="of each row and pair of servers")
     parser.add_argument("--servers", type=int, default=SERVERS, help="pairs of servers that are started")
