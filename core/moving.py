@@ -214,8 +214,10 @@ class Mover:
 
     async def _move(self, stream: Stream, number: int, target: int) -> Moved:
         async with self._one_at_a_time:
-            if 0 <= number < stream.slot_count and not stream.deleted and stream.slot(number).container_id == target:
-                return Moved(target, target, 0, 0.0)
+            if 0 <= number < stream.slot_count and not stream.deleted:
+                slot = _settled_slot(stream, number)
+                if slot.container_id == target:
+                    return Moved(target, target, 0, 0.0)
             move = await self._begin(stream, number, target)
             try:
                 await self._copy(move, move.slot.durable_end, patient=True)
@@ -260,7 +262,7 @@ class Mover:
             raise UnknownStream(stream.name)
         if not 0 <= number < stream.slot_count:
             raise CannotMove(stream.name, number, f"the stream has {stream.slot_count} slots")
-        slot = stream.slot(number)
+        slot = _settled_slot(stream, number)
         source, target = (self._store.containers.get(one) for one in (slot.container_id, target_id))
         if source is None:
             raise NotHosted(slot.container_id)
@@ -467,6 +469,15 @@ class Mover:
         read = await reader.read(slot, first, end, COPY_BYTES, at_least_one=True)
         move.met(read.aborted)
         return list(await reader.in_thread(_cut, b"".join(read.parts), tier.long_term.head_of))
+
+
+def _settled_slot(stream: Stream, number: int) -> Slot:
+    """A slot of a stream. Raises NotMovedYet while a container has still to follow the move before: the arrival there
+    has all of its entries by then, and must stay."""
+    slot = stream.slot(number)
+    if slot.has_moved or stream.logged.container_of_slot(number) != slot.container_id:
+        raise NotMovedYet(stream.name, number, "the containers have not all followed its last move")
+    return slot
 
 
 def _from_log(reader: Reader, slot: Slot, first: int, end: int) -> list[_Entry]:
