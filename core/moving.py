@@ -170,7 +170,8 @@ class Mover:
         self._hindrances: list[Hindrance] = []
 
     def on_move(self, hindrance: Hindrance) -> None:
-        """Ask this before each move."""
+        """Ask this before each move, and once more when the slot is frozen: what begins beside it from then on has to
+        be refused (`Container.check_not_frozen`)."""
         self._hindrances.append(hindrance)
 
     async def move(self, stream: Stream, number: int, target: int) -> Moved:
@@ -290,6 +291,9 @@ class Mover:
             return (
                 f"container {target.id} is in an earlier epoch, and its log in long-term storage has its name from that"
             )
+        return self._beside(slot)
+
+    def _beside(self, slot: Slot) -> str | None:
         return next((why for ask in self._hindrances if (why := ask(slot)) is not None), None)
 
     async def _cleared(self, target: HostedContainer, place: Place, stream: Stream) -> None:
@@ -391,6 +395,8 @@ class Mover:
         try:
             async with asyncio.timeout(FREEZE_S):
                 await source.all_durable()
+                if (why := self._beside(move.slot)) is not None:  # it began during the copying
+                    raise CannotMove(move.stream.name, move.slot.number, why)
                 await self._copy(move, move.slot.durable_end, patient=False)
                 move.check()
                 if move.arrived.tiered_end < move.slot.tiered_end:

@@ -401,7 +401,8 @@ class Store:
         await self._deciding.move_locked(stream, number, target)
 
     def on_move(self, hindrance: Hindrance) -> None:
-        """Ask before each move of a slot whether something beside it keeps it where it is: why, or None."""
+        """Ask before each move of a slot, and when it is frozen, whether something beside it keeps it where it is: why,
+        or None."""
         self._mover.on_move(hindrance)
 
     async def delete_stream(self, stream: Stream) -> None:

@@ -13,7 +13,7 @@ import pytest
 from core import moving
 from core.config import SyncMode
 from core.container.container import Container
-from core.errors import NotMovedYet, StorageFull
+from core.errors import CannotMove, NotMovedYet, StorageFull
 from core.log.records import Delete, Operation
 from core.store import Store
 from core.streams.live import Stream
@@ -202,6 +202,32 @@ def test_a_stream_leaves_a_container_once_the_decision_is_synced(tmp_path: Path)
         leaving.submit = submit  # type: ignore[method-assign]
         await store.move_slot(stream, number, target)
         assert synced == [True]
+        check_copies(store)
+        await store.close()
+
+    run(scenario())
+
+
+def test_what_begins_beside_a_slot_while_it_is_copied(tmp_path: Path) -> None:
+    """Who keeps something beside a slot is asked again once it is frozen: a copy takes minutes."""
+
+    async def scenario() -> None:
+        store, stream, source, target = await opened(tmp_path)
+        await append(stream.slot(1), b"x")
+        container, begun = store.containers[target].container, False
+        real = container.all_durable
+
+        def begins() -> asyncio.Future[None]:
+            nonlocal begun
+            begun = True
+            return real()
+
+        container.all_durable = begins  # type: ignore[method-assign]
+        store.on_move(lambda slot: "a group has begun to read it" if begun else None)
+        with pytest.raises(CannotMove, match="has begun to read it"):
+            await store.move_slot(stream, 1, target)
+        assert stream.slot(1).container_id == source
+        assert await append(stream.slot(1), b"y") == 1
         check_copies(store)
         await store.close()
 
