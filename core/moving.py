@@ -465,7 +465,13 @@ class Mover:
         """Some entries from `first` on, wherever the source has them, and what is known of transactions there."""
         slot, reader = move.slot, move.source.reader
         aborted = slot.aborted_rows  # the slot may forget these during the read
-        found: Sequence[_Entry] = await reader.in_thread(_from_log, reader, slot, first, end)
+        try:
+            found: Sequence[_Entry] = await reader.in_thread(_from_log, reader, slot, first, end)
+        except (Corrupt, UnreadableEntry):
+            move.check()
+            if move.source.tier is None or first >= slot.tiered_end:
+                raise
+            found = ()  # chunks have it as well: the log may have let go of the file during the read
         if found and found[0].first == first:
             move.met(overlapping(aborted, first, found[-1].first + found[-1].count))
             return found

@@ -26,8 +26,8 @@ from tests.core.test_moving import again, entries, opened
 
 @pytest.mark.parametrize("to_third", [False, True])
 def test_asked_again_before_the_target_has_followed(tmp_path: Path, to_third: bool) -> None:
-    """The target had no room for its copy of the stream: until it has, the slot is moved nowhere, and its arrival, which
-    has all of its entries, stays."""
+    """The target had no room for its copy of the stream: until it has, the slot is moved nowhere, and its arrival, with
+    all entries, stays."""
 
     async def scenario() -> None:
         store, stream, source, target = await opened(tmp_path)
@@ -104,7 +104,7 @@ def test_writers_of_a_stream_in_one_container_outlive_a_move_that_is_taken_back(
 
 
 def test_background_of_the_target_leaves_other_slots_alone(tmp_path: Path) -> None:
-    """While a slot of a stream that lies in one container arrives elsewhere, that one has none of the stream's slots."""
+    """A slot of a stream that lies in one container arrives in another one: that has none of the stream's slots yet."""
 
     async def scenario() -> None:
         store, stream, target = await small_stream(tmp_path)
