@@ -93,6 +93,9 @@ class Movable(Protocol):
 
     containers: dict[int, HostedContainer]
 
+    async def tell_epochs(self) -> None:
+        """Have others know the epochs of this store's containers. Raises StoreError."""
+
     async def decide_move(self, stream: Stream, number: int, target: int) -> None:
         """Name the target as the slot's container, and follow; the caller holds `stream.changing`. Raises StoreError:
         then nothing was decided, except for StorageFailure, when the next start tells."""
@@ -246,6 +249,7 @@ class Mover:
         await self._cleared(target, place, stream)
         if container.epoch <= source.container.epoch:
             await container.rise(source.container.epoch + 1)
+        await self._store.tell_epochs()  # also after a try that came no further
         async with stream.changing:
             self._checked(stream, number, target_id)
             since_lsn = await self._with_room(stream, number, lambda: container.begin_stay(place))
