@@ -273,6 +273,10 @@ class Mover:
             raise NotHosted(slot.container_id)
         if target is None:
             raise NotHosted(target_id)
+        if source.container.is_leaving(slot):
+            raise NotMovedYet(
+                stream.name, number, "nobody knows whether its last move was decided: the next start tells"
+            )
         why = self._hindrance(slot, source, target)
         if why is not None:
             raise CannotMove(stream.name, number, why)

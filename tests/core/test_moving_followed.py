@@ -13,7 +13,7 @@ import pytest
 from core import moving
 from core.config import SyncMode
 from core.container.container import Container
-from core.errors import CannotMove, NotMovedYet, StorageFull
+from core.errors import CannotMove, NotMovedYet, StorageFailure, StorageFull
 from core.log.records import Delete, Operation
 from core.store import Store
 from core.streams.live import Stream
@@ -53,6 +53,35 @@ def test_asked_again_before_the_target_has_followed(tmp_path: Path, to_third: bo
         store, stream = await again(store, tmp_path, clean=False)
         assert await read_all(store, stream.slot(1)) == [b"x", b"y"]
         assert all(not one.container.arrivals for one in store.containers.values())
+        await store.close()
+
+    run(scenario())
+
+
+def test_asked_again_when_nobody_knows_what_was_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry failed at the decision, which may have been made: the arrival stays until a start knows."""
+
+    async def scenario() -> None:
+        store, stream, source, target = await opened(tmp_path)
+        await append(stream.slot(1), b"x")
+
+        async def fail(*_: object) -> None:
+            raise StorageFailure("the registry has failed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "decide_move", fail)
+            with pytest.raises(StorageFailure):
+                await store.move_slot(stream, 1, target)
+        for to in (target, next(one for one in range(4) if one not in (source, target))):
+            with pytest.raises(NotMovedYet, match="nobody knows"):
+                await store.move_slot(stream, 1, to)
+            arrived = store.containers[target].container.arriving((stream.id, 1))
+            assert arrived is not None
+            assert arrived.durable_end == 1
+        store, stream = await again(store, tmp_path, clean=True)
+        assert stream.slot(1).container_id == source
+        assert await append(stream.slot(1), b"y") == 1
+        check_copies(store)
         await store.close()
 
     run(scenario())
