@@ -93,6 +93,9 @@ class Movable(Protocol):
 
     containers: dict[int, HostedContainer]
 
+    async def tell_epochs(self) -> None:
+        """Have others know the epochs of this store's containers. Raises StoreError."""
+
     async def decide_move(self, stream: Stream, number: int, target: int) -> None:
         """Name the target as the slot's container, and follow; the caller holds `stream.changing`. Raises StoreError:
         then nothing was decided, except for StorageFailure, when the next start tells."""
@@ -170,7 +173,8 @@ class Mover:
         self._hindrances: list[Hindrance] = []
 
     def on_move(self, hindrance: Hindrance) -> None:
-        """Ask this before each move."""
+        """Ask this before each move, and once more when the slot is frozen: what begins beside it from then on has to
+        be refused (`Container.check_not_frozen`)."""
         self._hindrances.append(hindrance)
 
     async def move(self, stream: Stream, number: int, target: int) -> Moved:
@@ -214,8 +218,10 @@ class Mover:
 
     async def _move(self, stream: Stream, number: int, target: int) -> Moved:
         async with self._one_at_a_time:
-            if 0 <= number < stream.slot_count and not stream.deleted and stream.slot(number).container_id == target:
-                return Moved(target, target, 0, 0.0)
+            if 0 <= number < stream.slot_count and not stream.deleted:
+                slot = _settled_slot(stream, number)
+                if slot.container_id == target:
+                    return Moved(target, target, 0, 0.0)
             move = await self._begin(stream, number, target)
             try:
                 await self._copy(move, move.slot.durable_end, patient=True)
@@ -243,6 +249,7 @@ class Mover:
         await self._cleared(target, place, stream)
         if container.epoch <= source.container.epoch:
             await container.rise(source.container.epoch + 1)
+        await self._store.tell_epochs()  # also after a try that came no further
         async with stream.changing:
             self._checked(stream, number, target_id)
             since_lsn = await self._with_room(stream, number, lambda: container.begin_stay(place))
@@ -260,12 +267,16 @@ class Mover:
             raise UnknownStream(stream.name)
         if not 0 <= number < stream.slot_count:
             raise CannotMove(stream.name, number, f"the stream has {stream.slot_count} slots")
-        slot = stream.slot(number)
+        slot = _settled_slot(stream, number)
         source, target = (self._store.containers.get(one) for one in (slot.container_id, target_id))
         if source is None:
             raise NotHosted(slot.container_id)
         if target is None:
             raise NotHosted(target_id)
+        if source.container.is_leaving(slot):
+            raise NotMovedYet(
+                stream.name, number, "nobody knows whether its last move was decided: the next start tells"
+            )
         why = self._hindrance(slot, source, target)
         if why is not None:
             raise CannotMove(stream.name, number, why)
@@ -288,6 +299,9 @@ class Mover:
             return (
                 f"container {target.id} is in an earlier epoch, and its log in long-term storage has its name from that"
             )
+        return self._beside(slot)
+
+    def _beside(self, slot: Slot) -> str | None:
         return next((why for ask in self._hindrances if (why := ask(slot)) is not None), None)
 
     async def _cleared(self, target: HostedContainer, place: Place, stream: Stream) -> None:
@@ -389,6 +403,8 @@ class Mover:
         try:
             async with asyncio.timeout(FREEZE_S):
                 await source.all_durable()
+                if (why := self._beside(move.slot)) is not None:  # it began during the copying
+                    raise CannotMove(move.stream.name, move.slot.number, why)
                 await self._copy(move, move.slot.durable_end, patient=False)
                 move.check()
                 if move.arrived.tiered_end < move.slot.tiered_end:
@@ -457,7 +473,13 @@ class Mover:
         """Some entries from `first` on, wherever the source has them, and what is known of transactions there."""
         slot, reader = move.slot, move.source.reader
         aborted = slot.aborted_rows  # the slot may forget these during the read
-        found: Sequence[_Entry] = await reader.in_thread(_from_log, reader, slot, first, end)
+        try:
+            found: Sequence[_Entry] = await reader.in_thread(_from_log, reader, slot, first, end)
+        except (Corrupt, UnreadableEntry):
+            move.check()
+            if move.source.tier is None or first >= slot.tiered_end:
+                raise
+            found = ()  # chunks have it as well: the log may have let go of the file during the read
         if found and found[0].first == first:
             move.met(overlapping(aborted, first, found[-1].first + found[-1].count))
             return found
@@ -467,6 +489,15 @@ class Mover:
         read = await reader.read(slot, first, end, COPY_BYTES, at_least_one=True)
         move.met(read.aborted)
         return list(await reader.in_thread(_cut, b"".join(read.parts), tier.long_term.head_of))
+
+
+def _settled_slot(stream: Stream, number: int) -> Slot:
+    """A slot of a stream. Raises NotMovedYet while a container has still to follow the move before: the arrival there
+    has all of its entries by then, and must stay."""
+    slot = stream.slot(number)
+    if slot.has_moved or stream.logged.container_of_slot(number) != slot.container_id:
+        raise NotMovedYet(stream.name, number, "the containers have not all followed its last move")
+    return slot
 
 
 def _from_log(reader: Reader, slot: Slot, first: int, end: int) -> list[_Entry]:

@@ -108,7 +108,7 @@ class Showing:
         decides = container.id == state.container
         if stream is None:
             stream = self.begin(state)
-        elif state.revision >= stream.state.revision and not (self.is_settled and state.is_elsewhere):
+        elif not state.is_behind(stream.state, container.id) and not (self.is_settled and state.is_elsewhere):
             self._take(stream, state)
         if decides and not state.is_elsewhere:
             self._streams.name(stream)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
@@ -96,6 +96,7 @@ class Store:
         self._mover = Mover(self)
         self.is_ours: Callable[[int], bool] | None = None  # in a cluster: whether what is open here is still ours
         self.on_lost: Callable[[int, StorageFailure], None] | None = None  # in a cluster: hears that a container failed
+        self.on_risen: Callable[[], Awaitable[None]] | None = None  # beside other processes: tells them of all epochs
         self._consumed: Consumed | None = None
         self._retains = False  # retention was started
         self._scales = False
@@ -396,12 +397,18 @@ class Store:
         """
         return await self._mover.move(stream, number, container_id)
 
+    async def tell_epochs(self) -> None:
+        """Have other processes, which tell clients of them, know the epochs of our containers. Raises StoreError."""
+        if self.on_risen is not None:
+            await self.on_risen()
+
     async def decide_move(self, stream: Stream, number: int, target: int) -> None:
         """Name another container as a slot's, and follow; the caller holds `stream.changing`. Raises StoreError."""
         await self._deciding.move_locked(stream, number, target)
 
     def on_move(self, hindrance: Hindrance) -> None:
-        """Ask before each move of a slot whether something beside it keeps it where it is: why, or None."""
+        """Ask before each move of a slot, and when it is frozen, whether something beside it keeps it where it is: why,
+        or None."""
         self._mover.on_move(hindrance)
 
     async def delete_stream(self, stream: Stream) -> None:

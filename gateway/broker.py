@@ -385,7 +385,8 @@ class Broker:
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
         if self._registry is not None:
-            await self._registry.tell_node(self.node_id, self._myself().encode())
+            self.store.on_risen = partial(self._tell, self._registry)
+            await self._tell(self._registry)
         if self._seat is not None:
             await self._join(self._seat)
         self._renewing = asyncio.create_task(
@@ -500,6 +501,10 @@ class Broker:
             pulse=None if self._pulse is None else self._pulse.address,
             http=self._observers.inner_place,
         )
+
+    async def _tell(self, registry: SqliteRegistry) -> None:
+        """Have other workers tell clients of this one, in its present epochs. Raises StoreError."""
+        await registry.tell_node(self.node_id, self._myself().encode())
 
     def _know_nodes(self) -> None:
         if self._seat is not None:

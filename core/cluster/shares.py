@@ -10,6 +10,7 @@ them: it brings what is missing, and drops the copies of streams that do not exi
 - A stream that the registry never heard of, because its container lost its newest changes (a power cut in mode
   `interval`, a rebuilt container), is adopted. One that it heard of and does not have was deleted.
 - Of two copies the one with the higher revision is right.
+- A container forgets a stream only once all others have followed, and the decision is synced, in every mode.
 """
 
 from __future__ import annotations
@@ -74,13 +75,17 @@ class Shares:
         state, value, key = stream.logged, stream.logged.encode(), stream_key(stream.id)
         wanted = state.containers | {state.container}
         changes: list[Awaitable[None]] = []
+        over: list[Container] = []  # after a growth that was taken back, or the last slot has left
         for one in self._containers():
             if one.id not in wanted and not one.outcomes.has_arrivals(stream.id):
-                if stream.id in one.streams:  # of a growth that was taken back, or its last slot here has left
-                    changes.append(one.update(Delete(STREAMS_TABLE, key)))
+                if stream.id in one.streams:
+                    over.append(one)
             elif one.table(STREAMS_TABLE).get(key) != value:
                 changes.append(self._log(one, stream))
         await _all(*changes)
+        if over:
+            await _all(*(one.synced() for one in self._containers() if one.id == state.container))
+            await _all(*(one.update(Delete(STREAMS_TABLE, key)) for one in over))
 
     async def bring_to(self, container: Container, stream: Stream) -> None:
         """Log what was decided about a stream in one container of it, unless that has it. Raises StoreError."""

@@ -533,8 +533,10 @@ class Stream:
         return iter(self._slots.values())
 
     def slots_in(self, container_id: int) -> Iterator[Slot]:
-        """Those of them that lie in a container, which has the stream."""
-        return iter((self._slots if self._shares is None else self._shares.get(container_id, {})).values())
+        """Those of them that lie in a container. One that a slot only arrives in has none."""
+        if self._shares is None:
+            return iter(self._slots.values() if container_id == self.logged.container else ())
+        return iter(self._shares.get(container_id, {}).values())
 
     def forget_slots(self, container_id: int) -> list[Slot]:
         """A container comes or goes: what memory holds of its slots is not theirs any more. Returns them."""
@@ -571,7 +573,7 @@ class Stream:
 
     def go_by(self, state: StreamState, container_id: int) -> None:
         """From here on appends lie behind this state in the log of a container. An older copy changes nothing."""
-        if state.revision < self.logged.revision:
+        if state.is_behind(self.logged, container_id):
             return
         is_cut_again = state.epochs is not self.logged.epochs
         self.logged = state

@@ -319,6 +319,16 @@ class StreamState:
         )
         return replace(self, container=container, epochs=epochs)._revised(self)
 
+    def is_behind(self, known: StreamState, container: int) -> bool:
+        """Whether this copy of a container may be older than what is known.
+
+        A stream in one container may have no revisions. A copy beside that container's own is of the moment at which a
+        slot began to arrive.
+        """
+        if self.revision != known.revision:
+            return self.revision < known.revision
+        return container != self.container and not self.is_elsewhere
+
     def _revised(self, before: StreamState) -> StreamState:
         """A stream that was always in one container needs no revision: its log has all of its changes in order."""
         return replace(self, revision=before.revision + 1 if self.is_elsewhere or before.revision else 0)

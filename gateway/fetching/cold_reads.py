@@ -20,7 +20,7 @@ from gateway.fetching.readers import reader_of
 from gateway.fetching.reports import report
 from gateway.fetching.sessions import Target
 from gateway.refusals import Asked, code_of
-from gateway.wire.error_codes import KAFKA_STORAGE_ERROR, OFFSET_OUT_OF_RANGE
+from gateway.wire.error_codes import KAFKA_STORAGE_ERROR, NOT_LEADER_OR_FOLLOWER, OFFSET_OUT_OF_RANGE
 
 TIER_WAIT_MAX_S: Final = 0.5
 """Longest wait for long-term storage: Kafka's `remote.fetch.max.wait.ms`."""
@@ -101,8 +101,8 @@ class ColdReads:
         try:
             reader = reader_of(findings.store, slot)
             found = await reader.read(slot, target.offset, read.end, read.room, read.at_least_one, self._patience)
-        except OutOfRange:
-            findings.fail(target, OFFSET_OUT_OF_RANGE)
+        except OutOfRange:  # what a slot has left is let go of there: a consumer must not begin anew for that
+            findings.fail(target, NOT_LEADER_OR_FOLLOWER if slot.has_moved else OFFSET_OUT_OF_RANGE)
         except StillLoading:
             findings.add(target, slot, None)
         except (TierUnavailable, StoreClosed):

@@ -63,6 +63,7 @@ class TransactionalWrites:
         "_coordinator",
         "_failure",
         "_identity",
+        "_near",
         "_outside",
         "_refusal",
         "_transactional_id",
@@ -81,6 +82,7 @@ class TransactionalWrites:
         self._identity: Identity | None = None  # whose partitions were asked for
         self._asked: dict[Place, Guard] = {}  # partitions elsewhere, once they are part of the transaction
         self._asked_in: dict[Place, int] = {}  # the containers that they were in by then
+        self._near: Collection[Place] = ()  # partitions that were in the container of the coordinator
         try:
             self._coordinator = transactions.asked_by_leader(transactional_id)
         except Refusal as refused:
@@ -114,6 +116,7 @@ class TransactionalWrites:
                         places.append(Place(stream.id, index))
                     elif not is_open(slot, self._identity):
                         elsewhere.append(slot)
+        self._near = places
         if self._identity is None:
             return
         if elsewhere:
@@ -208,6 +211,8 @@ class TransactionalWrites:
         guard = self._asked.get(place)
         if guard is not None and self._asked_in[place] != slot.container_id:
             raise SlotMoves(slot.stream.name, slot.number, self._asked_in[place])  # it has moved since, unguarded
+        if guard is None and place in self._near and coordinator is not None:
+            raise SlotMoves(slot.stream.name, slot.number, coordinator.container_id)  # the same, from the coordinator's
         return guard is not None and not guard.is_broken and identity == self._identity
 
     def _check_first(self, slot: Slot, batch: BatchHeader) -> None:

@@ -314,6 +314,7 @@ class SharePartitions:
             state = SharePartition(await self._first_start(slot, key.group_id))
             if (live := self.find(key)) is not None and live.container is container:
                 return live  # an administrator set its start meanwhile, which is stored, or will be
+            container.check_not_frozen(slot)  # the row would stay behind
             await container.update(Put(PARTITIONS_TABLE, encode_key(key), encode_partition(state)))
         live = self.find(key)
         if live is not None and live.container is container:
@@ -344,10 +345,12 @@ class SharePartitions:
         """Why a partition stays in its container: what groups have settled of it lies there, and does not move."""
         table = self._store.hosted(slot).container.table(PARTITIONS_TABLE)
         place = slot.stream.uuid, slot.number
-        groups = [key.group_id for key in map(decode_key, dict(table.items())) if (key.topic, key.partition) == place]
-        if not groups:
+        begun = [key for key, live in self._live.items() if not live.is_gone]  # their rows may be on their way
+        keys = (*map(decode_key, dict(table.items())), *begun)
+        group = next((key.group_id for key in keys if (key.topic, key.partition) == place), None)
+        if group is None:
             return None
-        return f"share group {groups[0]!r} reads it, and what that has settled lies beside it: delete the group first"
+        return f"share group {group!r} reads it, and what that has settled lies beside it: delete the group first"
 
     # Administration
 
@@ -380,10 +383,12 @@ class SharePartitions:
         return start, open_below_end + max(slot.durable_end - max(state.end, start), 0)
 
     async def begin_at(self, key: PlaceKey, slot: Slot, start: int) -> ErrorCode:
-        """Have a group begin a partition anew; returns when that is durable. Raises NotHosted."""
+        """Have a group begin a partition anew; returns when that is durable. Raises NotHosted, also for a slot that is
+        about to leave."""
         container = self._store.hosted(slot).container
         live = self._live.get(key)
         if live is None or live.is_gone or live.container is not container:
+            container.check_not_frozen(slot)
             live = self._adopt(key, container, SharePartition(start))
         return await live.begin_at(start)
 

@@ -19,7 +19,7 @@ from core.streams.removed import Removed
 from core.tiering.context import LongTermStorage
 from core.tiering.snapshots.recover import recover_store
 from tests.core.cluster.several import check_copies
-from tests.core.support import KIB, policy_from, read_all, run, until
+from tests.core.support import KIB, forget_bytes, policy_from, read_all, run, until
 from tests.core.tiering.support import AGEING, CLUSTER, TIERING, fill, runs_of, storage_in
 from tests.core.transactional import Transactional
 from tests.tier2.chunks import head_of
@@ -175,6 +175,29 @@ def test_a_compacted_slot_stays(tmp_path: Path) -> None:
             slot.removed = Removed.of_runs([(0, 2, 100)])
             with pytest.raises(CannotMove, match="compaction"):
                 await store.move_slot(stream, 0, 1 - slot.container_id)
+        await storage.close()
+
+    run(scenario())
+
+
+def test_the_log_lets_go_of_a_file_while_it_is_copied(tmp_path: Path) -> None:
+    """A file is gone that a read was about to open: chunks have its entries, so the copying goes on with these."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, clean=False) as store:
+            stream = await store.create_stream("s", slots=1)
+            slot = stream.slot(0)
+            written = await fill(slot, 300 * KIB)
+            source = store.hosted(slot)
+            await until(lambda: slot.tiered_end > slot.end // 2)
+            file = next(one.file for one in slot.columns if not one.file.gone)
+            await until(lambda: file.gone or slot.tiered_end >= slot.columns[0].end)
+            forget_bytes(slot.columns)
+            if not file.gone:
+                file.path.unlink()
+            await store.move_slot(stream, 0, 1 - source.id)
+            assert await whole_of(store, stream.slot(0)) == b"".join(written)
         await storage.close()
 
     run(scenario())

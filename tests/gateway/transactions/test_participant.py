@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from kio.schema.errors import ErrorCode
 
-from core.errors import NotHosted
+from core.errors import NotHosted, SlotMoves
 from core.log.records import Put
 from gateway.groups.persistence import UnreadableRecord
+from gateway.records.record_batch import read_header
 from gateway.refusals import Refusal
 from gateway.transactions.coordinator_epochs import COORDINATORS_TABLE, CoordinatorEpochs
 from gateway.transactions.outcome import Outcome
@@ -274,6 +275,30 @@ def test_others_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert not waiting.done()
             gate.open.set()
             await asyncio.gather(busy, late, waiting)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("version", [11, 12])
+def test_a_partition_leaves_the_coordinators_container_before_it_is_judged(tmp_path: Path, version: int) -> None:
+    """It lay beside its coordinator as the request began, so nobody was asked about it: the client tries again, and its
+    transaction goes on."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create("t")
+            who, slot = await services.init(), services.slot("t")
+            if version < 12:
+                await services.transactions.add(services.name, who, [services.place("t")])
+            batch = batch_of(slot, who, b"a")
+            writes = TransactionalWrites(services.all_transactions, services.name, version)
+            assert not any(writes.preparing([("t", [(0, memoryview(batch))])], lambda _: slot.stream))
+            await services.store.move_slot(slot.stream, 0, ELSEWHERE)
+            with pytest.raises(SlotMoves):
+                writes.check(services.slot("t"), read_header(memoryview(batch)))
+            await services.write(who, "t", b"a", version=version)
+            await services.end(who)
+            assert await services.committed("t") == [b"a"]
 
     run(scenario())
 

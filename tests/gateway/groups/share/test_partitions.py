@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from kio.schema.errors import ErrorCode
 
+from core.errors import SlotMoves
 from gateway.groups.share.format import PARTITIONS_TABLE, PlaceKey, decode_partition, encode_key
 from gateway.groups.share.partition import Judgement, Span, Verdict
 from gateway.groups.share.partitions import SharePartitions
@@ -87,6 +88,38 @@ def test_where_an_operator_says_outlives_a_beginning(tmp_path: Path, monkeypatch
         row = held.row(admin)
         assert row is not None
         assert decode_partition(row).start == 7
+
+
+def test_no_group_begins_a_partition_that_is_about_to_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A partition leaves for another container: what a group would settle of it here stays behind, so no group begins
+    it, by a fetch or by an operator; and the partition stays where a group has begun, before its row is there."""
+    with admin_of(tmp_path) as admin:
+        held = Held(admin, monkeypatch)
+        container = admin.broker.store.hosted(held.slot).container
+
+        async def refused() -> None:
+            opening = await held.begin()
+            container.freeze(held.slot, 1)
+            held.go_on()
+            with pytest.raises(SlotMoves):
+                await opening
+            with pytest.raises(SlotMoves):
+                await held.partitions.begin_at(held.key, held.slot, 7)
+            container.thaw(held.slot)
+
+        async def begun() -> str | None:
+            beginning = asyncio.create_task(held.partitions.begin_at(held.key, held.slot, 7))
+            while held.partitions.find(held.key) is None:  # noqa: ASYNC110 - it is there after a turn of the loop
+                await asyncio.sleep(0)
+            assert held.row(admin) is None
+            why = held.partitions._keeps(held.slot)
+            await beginning
+            return why
+
+        admin.run(refused())
+        assert held.row(admin) is None
+        assert held.partitions._keeps(held.slot) is None
+        assert "share group 'g' reads it" in (admin.run(begun()) or "")
 
 
 def test_a_deletion_outlives_a_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,263 @@
+"""What comes after the decision that a slot moves: containers that follow late, power cuts, reads that began before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import moving
+from core.config import SyncMode
+from core.container.container import Container
+from core.errors import CannotMove, NotMovedYet, StorageFailure, StorageFull
+from core.log.records import Delete, Operation
+from core.store import Store
+from core.streams.live import Stream
+from core.streams.state import STREAMS_TABLE, StreamState
+from core.streams.writers import Duplicate
+from tests.core.cluster.several import FOUR, check_copies, open_several
+from tests.core.support import append, copy_files, owner_of, read_all, run
+from tests.core.test_moving import again, entries, opened
+
+
+@pytest.mark.parametrize("to_third", [False, True])
+def test_asked_again_before_the_target_has_followed(tmp_path: Path, to_third: bool) -> None:
+    """The target had no room for its copy of the stream: until it has, the slot is moved nowhere, and its arrival, with
+    all entries, stays."""
+
+    async def scenario() -> None:
+        store, stream, source, target = await opened(tmp_path)
+        await append(stream.slot(1), b"x")
+        container: Container = store.containers[target].container
+        real = container.change_stream
+
+        async def no_room(changed: Stream, state: StreamState) -> None:
+            raise StorageFull("no room for it")
+
+        container.change_stream = no_room  # type: ignore[method-assign]
+        await store.move_slot(stream, 1, target)
+        assert stream.state.container_of_slot(1) == target
+        third = next(one for one in range(4) if one not in (source, target))
+        with pytest.raises(NotMovedYet):
+            await store.move_slot(stream, 1, third if to_third else target)
+        container.change_stream = real  # type: ignore[method-assign]
+        await store._shares._step()
+        assert await entries(store, stream) == [b"x"]
+        assert await append(stream.slot(1), b"y") == 1
+        assert stream.slot(1).container_id == target
+        check_copies(store)
+        store, stream = await again(store, tmp_path, clean=False)
+        assert await read_all(store, stream.slot(1)) == [b"x", b"y"]
+        assert all(not one.container.arrivals for one in store.containers.values())
+        await store.close()
+
+    run(scenario())
+
+
+def test_asked_again_when_nobody_knows_what_was_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry failed at the decision, which may have been made: the arrival stays until a start knows."""
+
+    async def scenario() -> None:
+        store, stream, source, target = await opened(tmp_path)
+        await append(stream.slot(1), b"x")
+
+        async def fail(*_: object) -> None:
+            raise StorageFailure("the registry has failed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "decide_move", fail)
+            with pytest.raises(StorageFailure):
+                await store.move_slot(stream, 1, target)
+        for to in (target, next(one for one in range(4) if one not in (source, target))):
+            with pytest.raises(NotMovedYet, match="nobody knows"):
+                await store.move_slot(stream, 1, to)
+            arrived = store.containers[target].container.arriving((stream.id, 1))
+            assert arrived is not None
+            assert arrived.durable_end == 1
+        store, stream = await again(store, tmp_path, clean=True)
+        assert stream.slot(1).container_id == source
+        assert await append(stream.slot(1), b"y") == 1
+        check_copies(store)
+        await store.close()
+
+    run(scenario())
+
+
+async def small_stream(directory: Path) -> tuple[Store, Stream, int]:
+    """A stream that lies in one container as a whole, with a writer in each of two slots; and another container."""
+    store = await open_several(directory)
+    stream = await store.create_stream("small", slots=2, config={"one": ""})
+    for number in range(2):
+        await append(stream.slot(number), b"x", writer=(7 + number, 0, 0))
+    return store, stream, (stream.state.container + 1) % 4
+
+
+def knows_its_writers(stream: Stream) -> bool:
+    slots = [stream.slot(number) for number in range(2)]
+    return all(isinstance(owner_of(one).check_writer(one, 7 + one.number, 0, 0, 1), Duplicate) for one in slots)
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_writers_of_a_stream_in_one_container_outlive_a_move_that_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    """The target lets go of its copy of the stream, and of nothing that the source has: what a writer sends again is
+    known in all slots, also after a kill in the middle of the move."""
+
+    async def scenario() -> None:
+        store, stream, target = await small_stream(tmp_path / "a")
+        known = store.known_writers.count
+
+        async def refuse(*_: object) -> None:
+            copy_files(store, tmp_path / "b")
+            raise StorageFull("the registry has no room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "decide_move", refuse)
+            with pytest.raises(StorageFull):
+                await store.move_slot(stream, 1, target)
+        if is_killed:
+            await store.close()
+            store = await open_several(tmp_path / "b")
+            (stream,) = store.streams
+        assert store.containers[target].container.streams == {}
+        assert knows_its_writers(stream)
+        assert store.known_writers.count == known
+        await store.close()
+
+    run(scenario())
+
+
+def test_background_of_the_target_leaves_other_slots_alone(tmp_path: Path) -> None:
+    """A slot of a stream that lies in one container arrives in another one: that has none of the stream's slots yet."""
+
+    async def scenario() -> None:
+        store, stream, target = await small_stream(tmp_path)
+        container, seen = store.containers[target].container, []
+        real = container.all_durable
+
+        def looking() -> asyncio.Future[None]:
+            seen.append(list(stream.slots_in(target)))
+            return real()
+
+        container.all_durable = looking  # type: ignore[method-assign]
+        await store.move_slot(stream, 1, target)
+        assert seen
+        assert not any(seen)
+        assert [slot.number for slot in stream.slots_in(target)] == [1]
+        await store.close()
+
+    run(scenario())
+
+
+def test_a_kill_after_the_stream_was_changed_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target's copy of the stream is as old as the arrival. A start goes by what was decided since."""
+
+    async def scenario() -> None:
+        store, stream, target = await small_stream(tmp_path / "a")
+
+        async def refuse(*_: object) -> None:
+            copy_files(store, tmp_path / "b")
+            raise StorageFull("the registry has no room")
+
+        container = store.containers[target].container
+        real, changed = container.all_durable, []
+
+        async def change() -> None:
+            await store.update_stream(stream, config={"one": "", "retention_ms": "5000"})
+            await store.grow_stream(stream, 4)
+            await append(stream.slot(3), b"in the new slot")
+
+        def changing() -> asyncio.Future[None]:
+            if not changed:
+                changed.append(asyncio.create_task(change()))
+            return real()
+
+        container.all_durable = changing  # type: ignore[method-assign]
+        move_locked = store._deciding.move_locked
+
+        async def late(*args: Any) -> None:
+            await refuse()
+            await move_locked(*args)
+
+        monkeypatch.setattr(moving, "LEFT_BYTES_MAX", 0)
+        monkeypatch.setattr(store, "decide_move", late)
+        real_hand_over = store._mover._hand_over
+
+        async def hand_over(move: Any) -> float:
+            await changed[0]
+            return await real_hand_over(move)
+
+        monkeypatch.setattr(store._mover, "_hand_over", hand_over)
+        with pytest.raises(StorageFull):
+            await store.move_slot(stream, 1, target)
+        await store.close()
+        for _ in range(2):
+            store = await open_several(tmp_path / "b")
+            (stream,) = store.streams
+            assert (stream.slot_count, stream.policy.retention_ms) == (4, 5000)
+            assert await read_all(store, stream.slot(3)) == [b"in the new slot"]
+            check_copies(store)
+            await store.close()
+
+    run(scenario())
+
+
+def test_a_stream_leaves_a_container_once_the_decision_is_synced(tmp_path: Path) -> None:
+    """In mode `interval` a power cut may take the decision, but not if the source has forgotten the stream for good: no
+    log would tell where its entries are."""
+
+    async def scenario() -> None:
+        hour = replace(FOUR, sync_mode=SyncMode.INTERVAL, sync_interval_ms=3_600_000)
+        store = await open_several(tmp_path, hour)
+        stream = await store.create_stream("s", slots=4)
+        home = stream.state.container
+        source = next(slot.container_id for n in range(4) if (slot := stream.slot(n)).container_id != home)
+        number = next(n for n in range(4) if stream.slot(n).container_id == source)
+        target = next(one for one in range(4) if one not in (home, source))
+        await append(stream.slot(number), b"x")
+        log, leaving, synced = store.containers[home].container.log, store.containers[source].container, []
+        real = leaving.submit
+
+        def submit(operations: Sequence[Operation]) -> asyncio.Future[None]:
+            if any(isinstance(one, Delete) and one.table == STREAMS_TABLE for one in operations):
+                synced.append(log.synced_lsn >= log.next_lsn - 1)
+            return real(operations)
+
+        leaving.submit = submit  # type: ignore[method-assign]
+        await store.move_slot(stream, number, target)
+        assert synced == [True]
+        check_copies(store)
+        await store.close()
+
+    run(scenario())
+
+
+def test_what_begins_beside_a_slot_while_it_is_copied(tmp_path: Path) -> None:
+    """Who keeps something beside a slot is asked again once it is frozen: a copy takes minutes."""
+
+    async def scenario() -> None:
+        store, stream, source, target = await opened(tmp_path)
+        await append(stream.slot(1), b"x")
+        container, begun = store.containers[target].container, False
+        real = container.all_durable
+
+        def begins() -> asyncio.Future[None]:
+            nonlocal begun
+            begun = True
+            return real()
+
+        container.all_durable = begins  # type: ignore[method-assign]
+        store.on_move(lambda slot: "a group has begun to read it" if begun else None)
+        with pytest.raises(CannotMove, match="has begun to read it"):
+            await store.move_slot(stream, 1, target)
+        assert stream.slot(1).container_id == source
+        assert await append(stream.slot(1), b"y") == 1
+        check_copies(store)
+        await store.close()
+
+    run(scenario())
