@@ -27,6 +27,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from gateway.http import exchange
 from gateway.http import front as front_module
+from gateway.http.api import MOVE_WAIT_S
 from gateway.http.desk import BODY_BYTES_MAX
 from gateway.http.entrance import Entrance
 from gateway.http.exchange import Asked, Dial, Silent, ask, at_socket_file
@@ -48,6 +49,7 @@ from gateway.http.models import (
     Tiers,
 )
 from gateway.http.problems import Problem, answer_problem, answer_refusal, no_such_stream, not_ready
+from gateway.http.records import READ_S_MAX
 from gateway.http.server import HttpServer
 from tests.faults.gateway_process import EAGER
 from tests.faults.gateway_process import Gateway as RealGateway
@@ -449,6 +451,11 @@ def test_a_scale_whose_worker_hangs(tmp_path: Path, hurried: None) -> None:
         assert gateway.workers[0].changes == [body]
 
     run(tmp_path, steps, *two())
+
+
+def test_a_worker_answers_before_its_front_gives_up() -> None:
+    """A move or a read that takes its time is told as such, not as a worker that is silent."""
+    assert max(MOVE_WAIT_S, READ_S_MAX) < exchange.ANSWER_S_MAX
 
 
 def test_a_seal(tmp_path: Path) -> None:
