@@ -28,6 +28,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from gateway.http import exchange
 from gateway.http import front as front_module
+from gateway.http.api import MOVE_WAIT_S
 from gateway.http.desk import BODY_BYTES_MAX
 from gateway.http.entrance import Entrance
 from gateway.http.exchange import Asked, Dial, Silent, ask, at_socket_file
@@ -49,6 +50,7 @@ from gateway.http.models import (
     Tiers,
 )
 from gateway.http.problems import Problem, answer_problem, answer_refusal, no_such_stream, not_ready
+from gateway.http.records import READ_S_MAX
 from gateway.http.server import HttpServer
 from tests.faults.gateway_process import EAGER
 from tests.faults.gateway_process import Gateway as RealGateway
@@ -487,6 +489,11 @@ def test_records_are_given_to_no_second_worker_that_may_be_there_already(tmp_pat
         assert await added() == (200, {"first_offset": 1})
 
     run(tmp_path, steps, *two())
+
+
+def test_a_worker_answers_before_its_front_gives_up() -> None:
+    """A move or a read that takes its time is told as such, not as a worker that is silent."""
+    assert max(MOVE_WAIT_S, READ_S_MAX) < exchange.ANSWER_S_MAX
 
 
 def test_a_seal(tmp_path: Path) -> None:
