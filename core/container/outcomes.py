@@ -148,13 +148,7 @@ class Outcomes:
     def _follow(self, stream: Stream, before: StreamState | None, after: StreamState) -> None:
         """The container's copy of a stream has changed: slots may have come or gone with it."""
         own = self._container_id
-        for place in [place for place in self.beside if place[0] == stream.id and self.owns(place)]:
-            if stream.logged.container_of_slot(place[1]) == own:
-                slot = self.beside.pop(place)
-                for other in stream.adopt(slot):
-                    if other.container_id != own:
-                        self._displaced(other)
-                slot.segment_id = stream.segment_id_of(slot.number)
+        self._take_place(stream)
         if before is None or (before.slots == after.slots and before.runs_in(own) == after.runs_in(own)):
             return
         for place in [place for place in self.beside if place[0] == stream.id]:
@@ -163,6 +157,23 @@ class Outcomes:
         for slot in list(stream.slots_in(own)):
             if not self.owns((stream.id, slot.number)):
                 self._gone(slot)
+
+    def slots_are_loaded(self) -> None:
+        """The applied state has given all slots that it has. The streams may have objects of containers that were
+        recovered earlier, from states before the slots came here."""
+        for stream in {slot.stream.id: slot.stream for slot in self.beside.values()}.values():
+            self._take_place(stream)
+
+    def _take_place(self, stream: Stream) -> None:
+        """Give a stream the objects of slots that have come here, once the newest state says so, too."""
+        own = self._container_id
+        for place in [place for place in self.beside if place[0] == stream.id and self.owns(place)]:
+            if stream.logged.container_of_slot(place[1]) == own:
+                slot = self.beside.pop(place)
+                for other in stream.adopt(slot):
+                    if other.container_id != own:
+                        self._displaced(other)
+                slot.segment_id = stream.segment_id_of(slot.number)
 
     def displaced(self, slot: Slot) -> None:
         """Another container has brought the stream its own object for a slot that this one may still have to let go."""

@@ -187,6 +187,7 @@ class _Recovery:
             elif number < self._container.outcomes.copies[stream_id].slots:
                 self._container.unsaved.mark_gone((stream_id, number))
             # Else it has grown after P: the log holds all of the slot.
+        self._container.outcomes.slots_are_loaded()
 
     # The log
 

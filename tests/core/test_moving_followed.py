@@ -132,6 +132,35 @@ def test_writers_of_a_stream_in_one_container_outlive_a_move_that_is_taken_back(
     run(scenario())
 
 
+@pytest.mark.parametrize("checkpoints", ["source", "target", "both", "none"])
+def test_containers_are_recovered_from_before_and_after_a_move(tmp_path: Path, checkpoints: str) -> None:
+    """A kill right after a move; the applied state of each container reflects it, or its log alone does. The stream has
+    the object of the slot's container."""
+
+    async def scenario() -> None:
+        store, stream, target = await small_stream(tmp_path)
+        source = stream.slot(1).container_id
+        for hosted in store.containers.values():
+            await hosted.maintenance.checkpoint()
+        await store.move_slot(stream, 1, target)
+        for id in (source, target):
+            if checkpoints in ("both", "source" if id == source else "target"):
+                await store.containers[id].maintenance.checkpoint()
+        for _ in range(2):
+            store, stream = await again(store, tmp_path, clean=False)
+            slot = stream.slot(1)
+            assert (slot.container_id, slot.has_moved) == (target, False)
+            assert store.containers[target].container.slot_at(stream.id, 1) is slot
+            assert all(not one.container.outcomes.beside for one in store.containers.values())
+            assert [slot.number for slot in stream.slots_in(target)] == [1]
+            assert (await entries(store, stream))[:1] == [b"x"]
+            assert knows_its_writers(stream)
+            await append(slot, b"y")
+        await store.close()
+
+    run(scenario())
+
+
 def test_background_of_the_target_leaves_other_slots_alone(tmp_path: Path) -> None:
     """A slot of a stream that lies in one container arrives in another one: that has none of the stream's slots yet."""
 

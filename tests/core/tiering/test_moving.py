@@ -191,8 +191,9 @@ def test_the_log_lets_go_of_a_file_while_it_is_copied(tmp_path: Path) -> None:
             written = await fill(slot, 300 * KIB)
             source = store.hosted(slot)
             await until(lambda: slot.tiered_end > slot.end // 2)
-            file = next(one.file for one in slot.columns if not one.file.gone)
-            await until(lambda: file.gone or slot.tiered_end >= slot.columns[0].end)
+            rows = next(one for one in slot.columns if not one.file.gone)
+            file = rows.file
+            await until(lambda: file.gone or slot.tiered_end >= rows.end)
             forget_bytes(slot.columns)
             if not file.gone:
                 file.path.unlink()
