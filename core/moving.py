@@ -85,7 +85,8 @@ WAITING_MAX: Final = 1_000
 
 
 Hindrance = Callable[["Slot"], "str | None"]
-"""Why a slot must stay where it is, because something beside it would be left behind; None if nothing would be."""
+"""Why a slot must stay where it is, because something beside it would be left behind; None if nothing would be. It is
+asked at the beginning of a move, and again when the slot is frozen: from then on nothing may be put beside it."""
 
 
 class Movable(Protocol):
@@ -288,6 +289,10 @@ class Mover:
             return (
                 f"container {target.id} is in an earlier epoch, and its log in long-term storage has its name from that"
             )
+        return self._kept(slot)
+
+    def _kept(self, slot: Slot) -> str | None:
+        """Why something beside the slot keeps it where it is."""
         return next((why for ask in self._hindrances if (why := ask(slot)) is not None), None)
 
     async def _cleared(self, target: HostedContainer, place: Place, stream: Stream) -> None:
@@ -324,6 +329,8 @@ class Mover:
                 began_s = clock.monotonic_s()
                 source.freeze(slot, move.target.id)
                 try:
+                    if (why := self._kept(slot)) is not None:  # since the move began
+                        raise CannotMove(stream.name, slot.number, why)
                     if await self._settled(move):
                         await self._decide(move)
                         frozen_s = clock.monotonic_s() - began_s

@@ -298,6 +298,8 @@ class SharePartitions:
             return live
         opening = self._opening.get(key)
         if opening is None:
+            if container.is_leaving(slot):
+                raise Refusal(ErrorCode.not_leader_or_follower)  # its row would be left behind: see `_keeps`
             opening = self._opening[key] = asyncio.create_task(self._open(key, slot, container))
             opening.add_done_callback(lambda _: self._opening.pop(key, None))
         return await asyncio.shield(opening)
@@ -342,9 +344,12 @@ class SharePartitions:
 
     def _keeps(self, slot: Slot) -> str | None:
         """Why a partition stays in its container: what groups have settled of it lies there, and does not move."""
-        table = self._store.hosted(slot).container.table(PARTITIONS_TABLE)
+        container = self._store.hosted(slot).container
         place = slot.stream.uuid, slot.number
-        groups = [key.group_id for key in map(decode_key, dict(table.items())) if (key.topic, key.partition) == place]
+        stored = map(decode_key, dict(container.table(PARTITIONS_TABLE).items()))
+        begun = [key for key in self._live if (live := self.find(key)) is not None and live.container is container]
+        keys = (*stored, *begun, *self._opening)  # of the latter the rows may be on their way
+        groups = [key.group_id for key in keys if (key.topic, key.partition) == place]
         if not groups:
             return None
         return f"share group {groups[0]!r} reads it, and what that has settled lies beside it: delete the group first"
@@ -384,6 +389,8 @@ class SharePartitions:
         container = self._store.hosted(slot).container
         live = self._live.get(key)
         if live is None or live.is_gone or live.container is not container:
+            if container.is_leaving(slot):
+                return ErrorCode.not_leader_or_follower
             live = self._adopt(key, container, SharePartition(start))
         return await live.begin_at(start)
 
