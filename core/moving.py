@@ -85,7 +85,8 @@ WAITING_MAX: Final = 1_000
 
 
 Hindrance = Callable[["Slot"], "str | None"]
-"""Why a slot must stay where it is, because something beside it would be left behind; None if nothing would be."""
+"""Why a slot must stay where it is, because something beside it would be left behind; None if nothing would be. It is
+asked at the beginning of a move, and again when the slot is frozen: from then on nothing may be put beside it."""
 
 
 class Movable(Protocol):

@@ -106,6 +106,24 @@ def test_asked_twice(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_what_comes_to_lie_beside_it_meanwhile(tmp_path: Path) -> None:
+    """Something that must not be left behind comes while entries are copied: the slot stays, and goes on."""
+
+    async def scenario() -> None:
+        store, stream, source, target = await opened(tmp_path)
+        await append(stream.slot(1), b"x")
+        store.on_move(lambda slot: "it is needed here" if owner_of(slot).is_leaving(slot) else None)
+        with pytest.raises(CannotMove, match="it is needed here"):
+            await store.move_slot(stream, 1, target)
+        await append(stream.slot(1), b"y")
+        assert stream.slot(1).container_id == source
+        assert await entries(store, stream) == [b"x", b"y"]
+        assert all(not one.container.arrivals for one in store.containers.values())
+        await store.close()
+
+    run(scenario())
+
+
 def test_idempotent_writers_go_on(tmp_path: Path) -> None:
     """A writer's sequence goes on without a gap; what it sends again is known; what skips a sequence is refused."""
 

@@ -298,6 +298,8 @@ class SharePartitions:
             return live
         opening = self._opening.get(key)
         if opening is None:
+            if container.is_leaving(slot):
+                raise Refusal(ErrorCode.not_leader_or_follower)  # its row would be left behind: see `_keeps`
             opening = self._opening[key] = asyncio.create_task(self._open(key, slot, container))
             opening.add_done_callback(lambda _: self._opening.pop(key, None))
         return await asyncio.shield(opening)
@@ -343,10 +345,11 @@ class SharePartitions:
 
     def _keeps(self, slot: Slot) -> str | None:
         """Why a partition stays in its container: what groups have settled of it lies there, and does not move."""
-        table = self._store.hosted(slot).container.table(PARTITIONS_TABLE)
+        container = self._store.hosted(slot).container
         place = slot.stream.uuid, slot.number
-        begun = [key for key, live in self._live.items() if not live.is_gone]  # their rows may be on their way
-        keys = (*map(decode_key, dict(table.items())), *begun)
+        stored = map(decode_key, dict(container.table(PARTITIONS_TABLE).items()))
+        begun = [key for key, live in self._live.items() if not live.is_gone]
+        keys = (*stored, *begun, *self._opening)  # the rows of the latter two may be on their way
         group = next((key.group_id for key in keys if (key.topic, key.partition) == place), None)
         if group is None:
             return None

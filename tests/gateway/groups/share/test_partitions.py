@@ -12,6 +12,7 @@ from core.errors import SlotMoves
 from gateway.groups.share.format import PARTITIONS_TABLE, PlaceKey, decode_partition, encode_key
 from gateway.groups.share.partition import Judgement, Span, Verdict
 from gateway.groups.share.partitions import SharePartitions
+from gateway.refusals import Refusal
 from tests.gateway.apis.harness import NOW, Admin, admin_of
 
 
@@ -138,3 +139,28 @@ def test_a_deletion_outlives_a_beginning(tmp_path: Path, monkeypatch: pytest.Mon
 
         admin.run(both())
         assert held.row(admin) is None
+
+
+def test_a_group_that_begins_while_the_partition_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it would settle would be left behind: either the partition stays for it, or it begins where that goes."""
+    with admin_of(tmp_path) as admin:
+        held = Held(admin, monkeypatch)
+        container = admin.broker.store.hosted(held.slot).container
+        refused = ErrorCode.not_leader_or_follower
+
+        async def both() -> None:
+            assert held.partitions._keeps(held.slot) is None
+            container.freeze(held.slot, 1)
+            with pytest.raises(Refusal) as why:
+                await asyncio.wait_for(held.partitions.of(held.key, held.slot), 10)
+            assert why.value.code is refused
+            assert await held.partitions.begin_at(held.key, held.slot, 7) is refused
+            assert held.partitions._keeps(held.slot) is None
+            container.thaw(held.slot)
+            opening = await held.begin()
+            assert "'g' reads it" in (held.partitions._keeps(held.slot) or "")
+            held.go_on()
+            await opening
+            assert "'g' reads it" in (held.partitions._keeps(held.slot) or "")
+
+        admin.run(both())
