@@ -41,13 +41,17 @@ def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 class Stage:
-    """A topic of two partitions and a share group that begins at its start."""
+    """A topic and a share group that begins at its start.
 
-    def __init__(self, gateway: Penstock, **configs: str) -> None:
+    Members that are killed belong to the group for the session's time, which is 45 s at least, and a partition may be
+    theirs alone meanwhile; unless there is only one, which all have.
+    """
+
+    def __init__(self, gateway: Penstock, partitions: int = 2, **configs: str) -> None:
         self.gateway = gateway
         self.topic = f"shared-{next(_numbers)}"
         self.group = f"{self.topic}-group"
-        self.tool(TOPICS, "--create", "--topic", self.topic, "--partitions", "2")
+        self.tool(TOPICS, "--create", "--topic", self.topic, "--partitions", str(partitions))
         said = {"share.auto.offset.reset": "earliest", **configs}
         given = ",".join(f"{key}={value}" for key, value in said.items())
         self.tool(CONFIGS, "--alter", "--entity-type", "groups", "--entity-name", self.group, "--add-config", given)
@@ -169,7 +173,7 @@ def test_kafkas_share_consumer_is_explicit(gateway: Penstock, tmp_path: Path) ->
 def test_kafkas_share_consumers_are_killed(gateway: Penstock, tmp_path: Path) -> None:
     """Kafka's own consumers, whose next poll accepts what the last one gave, are killed while they hold records: what
     they had accepted never comes again, and all else does."""
-    stage = Stage(gateway)
+    stage = Stage(gateway, 1)
     wanted = {f"accept-{n}" for n in range(4_000)}
     stage.write(*sorted(wanted))
     members: list[JavaMember] = []
@@ -201,7 +205,7 @@ def test_kafkas_share_consumers_are_killed(gateway: Penstock, tmp_path: Path) ->
 def test_a_record_that_kills_its_members(gateway: Penstock, tmp_path: Path) -> None:
     """A record over which each of Kafka's own consumers dies is given up after its last delivery, and holds up no
     other."""
-    stage = Stage(gateway, **{"share.delivery.count.limit": str(DELIVERIES)})
+    stage = Stage(gateway, 1, **{"share.delivery.count.limit": str(DELIVERIES)})
     stage.write("kill-1")
     for number in range(DELIVERIES):
         member = JavaMember(stage, tmp_path / f"told-{number}", "record_limit", "implicit")

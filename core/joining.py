@@ -125,7 +125,9 @@ class Joining:
         stations = stations or Stations()
         hosted, alone = self._opened[container_id]
         store, container = self._store, hosted.container
-        await asyncio.gather(store.begin_serving(hosted), store.catch_up())
+        for error in await asyncio.gather(store.begin_serving(hosted), store.catch_up(), return_exceptions=True):
+            if isinstance(error, BaseException):
+                raise error  # both have ended: nothing begins in a container that is being closed
         stations.reached("log begun, streams known")
         self._showing.know(container)
         moved = await self._forget(container_id)

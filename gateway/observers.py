@@ -190,7 +190,7 @@ class Observers:
             nodes = self._nodes
             doors = Doors(nodes.me, self._inner.place, lambda: nodes.others, self._node_tls)
             whole = ClusterFront(entrance, doors, guard, lambda: broker.phase)
-            entrance = Entrance(whole, guard, certified=certified)  # each node asks for users itself
+            entrance = Entrance(whole, guard, users, certified, is_front=True)
         return HttpServer(entrance, binding.sockets, self._connections_max, tls)
 
     def _containers(self) -> list[HostedContainer]:

@@ -97,7 +97,7 @@ class _Fetch(AnsweredFetch):
             return
         if self.connection.output_room() <= 0:
             if not self.connection.takes_more():
-                self.connection.when_output_room(self._run_in_turn)
+                self.connection.when_output_room(self.reply, self._run_in_turn)
                 return
             self._ask_for_little()
         todo = list(self.wanted.dirty)
@@ -206,7 +206,7 @@ class _Fetch(AnsweredFetch):
         self.keep_copies()
         reads = self.reads = ColdReads(self, self.min_bytes, self.deadline_s, self._choose_of_many, self._woken)
         try:
-            async with self.connection.reading():
+            async with self.connection.reading(self.reply):
                 if self.connection.output_room() <= 0:
                     self._ask_for_little(cold)
                 out_of_time = await reads.run(cold, left)

@@ -93,7 +93,9 @@ async def rebuild(config: Config, output: Output, wanted: Wanted) -> ExitCode:
             raise LongTermUnusable(f"{place_of(config)} has no cluster: check --tier2, its prefix too")
         copy = await newest_copy(storage, settings_key(config), without_secrets=wanted.without_secrets)
         if copy is not None and copy.cluster != identity.cluster_id:
-            raise LongTermUnusable(f"{place_of(config)} has settings of another cluster, {copy.cluster}: remove them")
+            raise LongTermUnusable(
+                f"{place_of(config)} has settings of another cluster, {copy.cluster[:100]}: remove them"
+            )
         facts = await _facts(config, storage, output, wanted.scratch)
         rebuilt = rebuilding.agreed(facts) if copy is None else rebuilding.agreed(facts, copy.rows, copy.version.epoch)
         _show(output, identity, facts, rebuilt, copy, written=wanted.yes)

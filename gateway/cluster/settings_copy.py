@@ -154,7 +154,7 @@ def decode_copy(name: str, data: bytes, key: SettingsKey | None, *, without_secr
     try:
         fields = json.loads(data)
         if fields["format"] != FORMAT:
-            raise ValueError(f"format {fields['format']!r}, this release reads {FORMAT}")
+            raise ValueError(f"format {str(fields['format'])[:20]}, this release reads {FORMAT}")
         crc = fields.pop("crc")
         if crc != crc32c(_json(fields)):
             raise ValueError("it fails its CRC")

@@ -6,8 +6,10 @@ The node with the lowest id of those that live writes; the others are ready to. 
 **Invariants**
 
 - Names sort by how new a copy is (`gateway.cluster.settings_copy`): whoever writes late, because it was cut off, writes
-  an older name, and hides nothing.
-- Older copies go only when a newer one is stored, and `KEPT` of them stay.
+  an older name, and hides nothing. Nobody writes one on purpose: where the bucket has a newer copy than etcd's settings
+  are, etcd has an older state than it had, and `concern` says so until a copy can be written that counts.
+- Older copies go only when a newer one is stored, and `KEPT` of them stay. A node without a key takes no copy's place
+  that has credentials: who forgets the key on one node would else lose them all.
 - No client waits for a copy: a change that was answered `SETTLE_S` before etcd was lost may be missing in it. Whoever
   cannot write goes on trying, and `concern` says why.
 """
@@ -54,6 +56,10 @@ RETRY_S: Final = 5.0
 KEPT: Final = 2
 OPEN_KINDS: Final = frozenset({ACLS, QUOTAS, FEATURES, RESOURCE_CONFIGS})
 """Kinds without credentials. What is added later is sealed until somebody decides otherwise."""
+
+
+class NotCopied(Exception):
+    """A copy of what this node has would be worse than the one that is there; the message says why, and what to do."""
 
 
 class Cluster(Protocol):
@@ -104,7 +110,9 @@ class SettingsKeeper:
         self._key = key
         self._is_stored = False  # the newest copy is known to have all
         self._due = asyncio.Event()
-        self._background = Background("copy of the settings", -1, self._step, retry_s=RETRY_S, wait=self._until_due)
+        self._background = Background(
+            "copy of the settings", -1, self._step, retry_s=RETRY_S, wait=self._until_due, expected=(NotCopied,)
+        )
 
     def __repr__(self) -> str:
         return f"<SettingsKeeper of {self._cluster_id}, {'due' if self._due.is_set() else 'idle'}>"
@@ -169,6 +177,11 @@ class SettingsKeeper:
         found, name = await copies(self._storage), view.version.key
         if found and await self._is_in(found[-1], view.rows):
             return
+        if found and found[-1].key > name:
+            raise NotCopied(
+                f"{found[-1].key} is newer than etcd's settings, {name}. If etcd was restored from a backup, its "
+                "settings are copied when more containers have been claimed, or at once when that object is removed"
+            )
         data = await asyncio.to_thread(self._encoded, view)
         try:
             await self._storage.put_new(name, data)
@@ -191,7 +204,14 @@ class SettingsKeeper:
     def _has(self, name: str, data: bytes, rows: Sequence[Row]) -> bool:
         try:
             found = decode_copy(name, data, self._key)
-        except (BadCopy, NoKey):
+        except NoKey as error:
+            if self._key is None:
+                raise NotCopied(
+                    f"{name} has sealed credentials, and this node has no cluster.settings.key: set it as on the other "
+                    "nodes, or remove that object to go on without them"
+                ) from error
+            return False
+        except BadCopy:
             return False
         wanted = rows if self._key is not None else [row for row in rows if self._is_open(row)]
         return sorted(found.rows) == sorted(wanted) and (self._key is None or not found.left_out)

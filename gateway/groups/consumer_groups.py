@@ -19,7 +19,7 @@ from core.turns import Turn, in_turns
 from gateway.config.loading import Config
 from gateway.groups import regexes
 from gateway.groups.classic.allowance import Allowance
-from gateway.groups.consumer.format import CONSUMER_TABLE, decode_key, encode_key
+from gateway.groups.consumer.format import CONSUMER_TABLE, decode_head, decode_key, encode_key
 from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.consumer.messages import Heartbeat, HeartbeatAnswer, Partitions, RowKey
 from gateway.groups.consumer.rows import all_keys, restored, row, unfinished_head
@@ -82,14 +82,12 @@ class ConsumerGroups(RowGroups[ConsumerGroup, RowKey]):
     def load(self, classic_ids: Callable[[str], bool]) -> Iterator[ConsumerGroup]:
         """The stored groups. Rows of a conversion that did not end are deleted. Raises UnreadableRecord."""
         for group_id, rows in self._rows_by_group(self._journal.rows(), decode_key).items():
-            group = self.create(group_id)
-            is_whole = ConsumerGroup.head_key in rows
-            if is_whole:
-                restored(group, rows, self._now())
-            if not is_whole or (group.head().target_epoch == STORING_TARGETS and classic_ids(group_id)):
-                group.die()
+            head = rows.get(ConsumerGroup.head_key)
+            if head is None or (decode_head(head).target_epoch == STORING_TARGETS and classic_ids(group_id)):
                 self._delete_rows(group_id, rows)
                 continue
+            group = self.create(group_id)
+            restored(group, rows, self._now())
             yield group
 
     def start(self) -> None:
@@ -137,6 +135,8 @@ class ConsumerGroups(RowGroups[ConsumerGroup, RowKey]):
     def see_to(self, group: ConsumerGroup) -> None:
         """Carry out what a group wants after an input: rows, a target, topics to look up."""
         super().see_to(group)
+        if not self._is_known(group):
+            return
         if not group.subscriptions.is_resolved and group not in self._resolving:
             self._start(self._resolving, group, self._resolve_all(group))
         if not group.subscriptions.is_seen and group not in self._looking:

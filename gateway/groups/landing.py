@@ -116,24 +116,30 @@ class Landing(Generic[GroupT, KeyT]):
         part: list[Put | Delete] = []
         size = 0
         head = self._form.head
-        others = [key for key in keys if key != head]
-        if head in keys and len(others) > ROWS_PER_RECORD_MAX:
-            part.append(
-                Put(self._form.table, self._form.encode_key(group.group_id, head), self._form.unfinished(group))
-            )
-        for key in others:
+        has_head = is_whole = head in keys
+        for key in keys:
+            if key == head:
+                continue
             if len(part) >= ROWS_PER_RECORD_MAX or size >= BYTES_PER_RECORD_MAX:
-                error = await self._journal.write_rows(part)
+                first = [self._unfinished(group)] if is_whole else []
+                error = await self._journal.write_rows([*first, *part])
                 if error is not ErrorCode.none:
                     return error
-                part, size = [], 0
+                part, size, is_whole = [], 0, False
             await turn.breathe()
             change = await self._change(group, key)
             size += len(change.value) if isinstance(change, Put) else 0
             part.append(change)
-        if head in keys:
-            part.append(await self._change(group, head))
+        if has_head:
+            has_changed = head in group.changed  # while rows were encoded: its targets are still to come
+            part.append(self._unfinished(group) if has_changed else await self._change(group, head))
         return await self._journal.write_rows([*also, *part])
+
+    def _unfinished(self, group: GroupT) -> Put:
+        """The head, as long as other rows are still to come."""
+        return Put(
+            self._form.table, self._form.encode_key(group.group_id, self._form.head), self._form.unfinished(group)
+        )
 
     async def _change(self, group: GroupT, key: KeyT) -> Put | Delete:
         """A row as it is now."""

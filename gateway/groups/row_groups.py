@@ -90,6 +90,8 @@ class RowGroups(Generic[GroupT, KeyT]):
 
     def see_to(self, group: GroupT) -> None:
         """Carry out what a group wants after an input: rows, a target."""
+        if not self._is_known(group):
+            return
         if group.changed:
             self._landing.write(group)
         if group.wanted is not None and group not in self._computing:
@@ -99,13 +101,19 @@ class RowGroups(Generic[GroupT, KeyT]):
 
     def _see_to_itself(self, group: GroupT) -> None:
         """A group has changed without a request."""
-        self.see_to(group)
-        self._seen_to(group)
+        if self._is_known(group):
+            self.see_to(group)
+            self._seen_to(group)
+
+    def _is_known(self, group: GroupT) -> bool:
+        """Is it still the group of its id? One that died while work for it was under way is stored no more."""
+        return self._find(group.group_id) is group
 
     async def _compute(self, group: GroupT, wanted: Any) -> None:
         computed = await asyncio.to_thread(wanted.compute)
-        group.assigned(computed, self._now())
-        self._report(group)
+        if self._is_known(group):
+            group.assigned(computed, self._now())
+            self._report(group)
 
     def _report(self, group: GroupT) -> None:
         """A group has another epoch, or another target."""

@@ -58,8 +58,8 @@ SEGMENTS_TOLD_MAX: Final = 100
 """Segments of one scale that the audit log names, of each kind."""
 STREAMS_AT_ONCE: Final = 50
 """Streams that are read before other work runs."""
-MOVE_WAIT_S: Final = 10.0
-"""The longest wait of one request for a move: copying may take minutes."""
+MOVE_WAIT_S: Final = 5.0
+"""The longest wait of one request for a move: copying may take minutes. A front waits for twice as long."""
 EVENTS_MAX: Final = 1_000
 EVENTS_DEFAULT: Final = 50
 COMMITTED, UNCOMMITTED = "read_committed", "read_uncommitted"

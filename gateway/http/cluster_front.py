@@ -5,11 +5,13 @@ That port has the same application for nodes alone: both sides show a certificat
 and the client's address.
 
 Keeps: `/healthz`, `/readyz` and `/metrics` are this node's own, so that who watches it learns of it, and each node is
-scraped once. A node that does not answer within `NODE_S` holds up nobody for longer.
+scraped once. A node that is not reached within `NODE_S`, or does not tell of itself, holds up nobody for longer; one
+that was asked for a change or for records may take as long as a worker.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -23,7 +25,7 @@ from gateway.http.front import front
 from gateway.http.guard import Guard
 
 NODE_S: Final = 2.0
-"""Longest wait for one node."""
+"""Longest wait for one node that is dialled, or looked at."""
 OWN: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -41,7 +43,21 @@ class Doors:
 
     def __call__(self) -> Mapping[str, Dial]:
         known = {one.id: one.http for one in self._others().values() if one.http} | {self._me: self._own}
-        return {str(node): by_tls(node, address, self._tls) for node, address in known.items()}
+        return {str(node): in_time(by_tls(node, address, self._tls)) for node, address in known.items()}
+
+    def closed(self) -> int:
+        """How many nodes cannot be asked: their `http` is off."""
+        return sum(not one.http for one in self._others().values())
+
+
+def in_time(dial: Dial) -> Dial:
+    """A way on which nobody waits for long: a machine that is off refuses nothing."""
+
+    async def dialled() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        async with asyncio.timeout(NODE_S):
+            return await dial()
+
+    return dialled
 
 
 class ClusterFront:
@@ -49,7 +65,7 @@ class ClusterFront:
 
     def __init__(self, own: ASGIApp, doors: Doors, guard: Guard, phase: Callable[[], str]) -> None:
         self._own = own
-        self._whole = front(doors, guard, phase, within_s=NODE_S, kind="node")
+        self._whole = front(doors, guard, phase, within_s=NODE_S, kind="node", closed=doors.closed)
         self._phase = phase
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -59,8 +59,17 @@ class Entrance:
     """An application behind a guard."""
 
     def __init__(
-        self, app: ASGIApp, guard: Guard, users: HttpUsers | None = None, certified: Certified = nobody_certified
+        self,
+        app: ASGIApp,
+        guard: Guard,
+        users: HttpUsers | None = None,
+        certified: Certified = nobody_certified,
+        *,
+        is_front: bool = False,
     ) -> None:
+        """`is_front`: nodes behind it ask for the user again, by the same headers, and are told of certificates alone.
+        A node that asks for users lets no stranger in to others that do not."""
+        self._is_front = is_front
         self._app = app
         self._guard = guard
         self._users = users
@@ -83,7 +92,11 @@ class Entrance:
                 scope[PRINCIPAL] = certified
         elif self._users.are_asked_for(scope["path"]):
             host = scope["client"][0] if scope.get("client") else ""
-            scope[PRINCIPAL] = await self._users.principal_of(Headers(scope=scope), host, certified)
+            found = await self._users.principal_of(Headers(scope=scope), host, certified)
+            if not self._is_front:
+                scope[PRINCIPAL] = found
+            elif certified is not None:
+                scope[PRINCIPAL] = certified
 
     def _check(self, scope: Scope) -> None:
         """Raises Problem."""

@@ -73,7 +73,9 @@ class Answer:
 
 
 class Silent(Exception):
-    """A worker gave no answer that can be used."""
+    """A worker gave no answer that can be used. `was_reached`: it may have done what it was asked for."""
+
+    was_reached = True
 
 
 @contextlib.asynccontextmanager
@@ -123,19 +125,28 @@ async def _events(connection: h11.Connection, reader: asyncio.StreamReader) -> A
                 return
 
 
-async def ask(dial: Dial, asked: Asked, bytes_max: int = ANSWER_BYTES_MAX, within_s: float = ANSWER_S_MAX) -> Answer:
-    """The whole answer. Raises Silent."""
+async def ask(dial: Dial, asked: Asked, bytes_max: int = ANSWER_BYTES_MAX, within_s: float | None = None) -> Answer:
+    """The whole answer, within `ANSWER_S_MAX` unless another time is given. Raises Silent."""
+    within_s = ANSWER_S_MAX if within_s is None else within_s
+    was_reached = False
+
+    async def dialled() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        nonlocal was_reached
+        streams = await dial()
+        was_reached = True
+        return streams
+
     try:
-        async with asyncio.timeout(within_s), exchange(dial, asked) as (head, pieces):
+        async with asyncio.timeout(within_s), exchange(dialled, asked) as (head, pieces):
             body = bytearray()
             async for piece in pieces:
                 body += piece
                 if len(body) > bytes_max:
                     raise Silent(f"its answer has more than {bytes_max} bytes")
-    except TimeoutError as late:
-        raise Silent(f"no answer within {within_s:g} s") from late
-    except (OSError, ValueError, h11.ProtocolError) as error:
-        raise Silent(f"{type(error).__name__}: {error}"[:CONCERN_CHARS_MAX]) from error
+    except (OSError, ValueError, h11.ProtocolError) as error:  # a time-out is one
+        silent = Silent(f"{type(error).__name__}: {str(error) or 'no answer in time'}"[:CONCERN_CHARS_MAX])
+        silent.was_reached = was_reached
+        raise silent from error
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in head.headers}
     return Answer(head.status_code, headers, bytes(body))
 

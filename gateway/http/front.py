@@ -99,17 +99,19 @@ def front(
     phase: Callable[[], str],
     count: Callable[[], int] | None = None,
     *,
-    within_s: float = ANSWER_S_MAX,
+    within_s: float | None = None,
     kind: str = "",
+    closed: Callable[[], int] = lambda: 0,
 ) -> Starlette:
     """The application.
 
     `workers` gives the ways to the workers that serve now, by number; `phase` is starting, serving or stopping; `count`
     is the number of all workers, whether they serve or not. Without it, those that serve are all. `within_s`: how long
-    one is waited for. `kind`: what they are on machines of their own, whose disks and troubles are told apart.
+    one is waited for that is only looked at; else `ANSWER_S_MAX`. `kind`: what they are on machines of their own, whose
+    disks and troubles are told apart. `closed`: how many of these cannot be asked at all.
     """
     console = Console()
-    whole = _Front(workers, guard, phase, count, within_s, kind)
+    whole = _Front(workers, guard, phase, count, within_s, kind, closed)
     application = Starlette(
         routes=[
             Route("/healthz", whole.healthz),
@@ -162,9 +164,11 @@ class _Front:
         guard: Guard,
         phase: Callable[[], str],
         count: Callable[[], int] | None,
-        within_s: float,
+        within_s: float | None,
         kind: str,
+        closed: Callable[[], int],
     ) -> None:
+        self._closed = closed
         self._within_s = within_s
         self._kind = kind
         self._sockets = workers
@@ -206,7 +210,7 @@ class _Front:
     async def same_everywhere(self, request: Request) -> Response:
         """What every worker tells alike."""
         async with self._place():
-            return (await self._first(asked_by(request), {404, 503})).passed_on()
+            return (await self._first(asked_by(request), {404, 503}, within_s=self._within_s)).passed_on()
 
     # Looking
 
@@ -299,7 +303,7 @@ class _Front:
 
     async def chunk(self, request: Request) -> Response:
         async with self._place():
-            found = self._usable(await self._all(asked_by(request)))
+            found = self._usable(await self._all(asked_by(request)), self._closed())
             return found[0].passed_on()
 
     async def chunks(self, request: Request) -> Response:
@@ -330,10 +334,15 @@ class _Front:
             return (await self._first(asked_by(request, await read_body(request)), {404, 503})).passed_on()
 
     async def records(self, request: Request) -> Response:
-        """The worker of the partition does it: the others refuse, as they do not serve it."""
+        """The worker of the partition does it: the others refuse, as they do not serve it.
+
+        Records that may have been added are given to no other one, which may serve the partition by now: they would be
+        there twice.
+        """
         self._guard.check_write(request.headers)
         async with self._record_places:
-            return (await self._first(asked_by(request, await read_body(request)), {404, 503})).passed_on()
+            asked = asked_by(request, await read_body(request))
+            return (await self._first(asked, {404, 503}, once=asked.method != "GET")).passed_on()
 
     # Asking
 
@@ -377,8 +386,9 @@ class _Front:
         found = await asyncio.gather(*(one(worker, dial) for worker, dial in sockets))
         return dict(answer for answer in found if answer is not None)
 
-    def _usable(self, answers: Mapping[str, Answer]) -> list[Answer]:
-        """The answers with what was asked for; at least one. Raises Problem, or Refused for a worker's refusal."""
+    def _usable(self, answers: Mapping[str, Answer], closed: int = 0) -> list[Answer]:
+        """The answers with what was asked for; at least one. Raises Problem, or Refused for a worker's refusal.
+        `closed`: how many may know it besides, and cannot be asked."""
         self._serving()
         found = list(answers.values())
         for answer in found:
@@ -386,7 +396,7 @@ class _Front:
                 raise Refused(answer)
         if good := [answer for answer in found if answer.status == 200]:
             return good
-        if found and not self._missing(answers) and all(answer.status == 404 for answer in found):
+        if found and not (closed or self._missing(answers)) and all(answer.status == 404 for answer in found):
             raise Refused(found[0])
         raise unanswered()
 
@@ -438,18 +448,29 @@ class _Front:
         counts = await _bounded(len(scale.body) + sum(len(answer.body) for answer in answers.values()), counted)
         return sorted(serving, key=lambda one: -counts.get(one[0], 0))
 
-    async def _first(self, asked: Asked, others: set[int], order: Sequence[tuple[str, Dial]] | None = None) -> Answer:
-        """The answer of the first worker whose status is none of `others`; else the one that says most."""
+    async def _first(
+        self,
+        asked: Asked,
+        others: set[int],
+        order: Sequence[tuple[str, Dial]] | None = None,
+        *,
+        within_s: float | None = None,
+        once: bool = False,
+    ) -> Answer:
+        """The answer of the first worker whose status is none of `others`; else the one that says most. `once`: nobody
+        else is asked for what a worker may have done."""
         refusals: list[Answer] = []
         silent = False
         for worker, dial in order or self._serving():
             try:
-                answer = await ask(dial, asked)
+                answer = await ask(dial, asked, within_s=within_s)
             except Silent as error:
                 tell_silent(worker, error)
+                if once and error.was_reached:
+                    raise unanswered() from error
                 silent = True
                 continue
-            if answer.status not in others:
+            if answer.status not in others or (once and not _has_done_nothing(answer)):
                 return answer
             refusals.append(answer)
         if silent or not refusals:  # a change may have been made: no other worker's refusal tells of it
@@ -468,11 +489,11 @@ class _Front:
                         raise Refused(await ask(dial, asked, STATUS_BYTES_MAX))
                     if head.status_code == 200:
                         opened[worker] = pieces
-                except (OSError, h11.ProtocolError, Silent) as error:
+                except (OSError, ValueError, h11.ProtocolError, Silent) as error:
                     tell_silent(worker, error)
             if not opened:
                 raise unanswered()
-            complete = not self._missing(opened)
+            complete = not (self._closed() or self._missing(opened))
             yield b""
             for worker, pieces in opened.items():
                 try:
@@ -483,6 +504,11 @@ class _Front:
                     complete = False
             if complete:
                 yield COMPLETE
+
+
+def _has_done_nothing(refusal: Answer) -> bool:
+    """A worker that asks to try again has not begun; another one that could not end does not say so."""
+    return refusal.status == 404 or "retry-after" in refusal.headers
 
 
 def _another_page(request: Request, offset: int, limit: int = LISTED_MAX, **others: str) -> Asked:

@@ -53,7 +53,7 @@ class HeatMemory:
             return
         loads = await self._loads()
         missed = 0 if self._period is None else period - self._period - 1  # below 0: the clock was set back
-        for _ in range(min(missed, SAMPLES)):
+        async for _ in in_turns(range(min(missed, SAMPLES))):
             self._rings.add({})
         self._rings.add(loads)
         self._period = period

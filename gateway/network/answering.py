@@ -59,7 +59,8 @@ class Answering(Pausing):
         self._held_bytes = 0  # of answers whose turn has not come
         self._output_bytes = 0  # charged to the output budget
         self._output_waiters: list[Callable[[], None]] = []
-        self._room_waits = 0  # requests that wait for room for their answers
+        #: Requests that wait for room for their answers, by what tells them; each is told once.
+        self._room_waits: dict[Callable[[], None], ResponseSlot] = {}
         self._large_answers: asyncio.Lock | None = None  # one is made at a time
 
     @property
@@ -199,6 +200,10 @@ class Answering(Pausing):
             waiters, self._output_waiters = self._output_waiters, []
             for callback in waiters:
                 callback()
+        if self._room_waits and self.slots and self._holds_up_others(self.slots[0]):
+            first = self.slots[0]
+            for callback in [callback for callback, slot in self._room_waits.items() if slot is first]:
+                callback()
 
     def _drop_answers(self) -> list[Callable[[], None]]:
         """The connection is gone: give back what its answers took. Returns who waited for room."""
@@ -210,8 +215,8 @@ class Answering(Pausing):
         self._host.with_views.pop(self, None)
         self._host.output_budget.release(self._output_bytes)
         self._output_bytes = self._held_bytes = 0
-        waiters, self._output_waiters = self._output_waiters, []
-        return waiters
+        self._output_waiters.clear()
+        return list(self._room_waits)
 
     # --- Room for answers to come ---------------------------------------------------------------
 
@@ -231,32 +236,34 @@ class Answering(Pausing):
             return False
         return budget.used < 2 * budget.limit or self._held_bytes > 0
 
-    def when_output_room(self, callback: Callable[[], object]) -> None:
-        """Call back once, when output_room() may have grown or the connection is gone.
+    def when_output_room(self, slot: ResponseSlot, callback: Callable[[], object]) -> None:
+        """Call back once, when output_room() may have grown, answers behind that of `slot` wait for nothing else, or
+        the connection is gone.
 
         No later request of the connection starts until then: its answer would take the room, and could not leave before
         this one."""
         if self.closed:
             self._host.loop.call_soon(callback)
             return
-        self._room_waits += 1
         self._block(ROOM)
 
         def room_came() -> None:
-            self._room_waits -= 1
+            if self._room_waits.pop(room_came, None) is None:
+                return  # it was told already
             callback()
             if not self._room_waits:
                 self._unblock(ROOM)
 
+        self._room_waits[room_came] = slot
         if self.blocked & OUTPUT:
             self._output_waiters.append(room_came)
         else:
             self._host.output_budget.wait(room_came)
 
     @contextlib.asynccontextmanager
-    async def reading(self) -> AsyncIterator[None]:
-        """Read bytes for an answer that are not in memory: when there is room for one more such answer in the process,
-        and for its bytes while they wait for the peer."""
+    async def reading(self, slot: ResponseSlot) -> AsyncIterator[None]:
+        """Read bytes for the answer of `slot` that are not in memory: when there is room for one more such answer in
+        the process, and for its bytes while they wait for the peer."""
         budget = self._host.reading_budget
         while not self.closed:
             room = self._host.loop.create_future()
@@ -264,7 +271,7 @@ class Answering(Pausing):
             if budget.exhausted:
                 budget.wait(came)
             elif self.output_room() <= 0 and not self.takes_more():
-                self.when_output_room(came)
+                self.when_output_room(slot, came)
             else:
                 break
             await room
@@ -289,7 +296,7 @@ class Answering(Pausing):
                     yield
                     return
             room = self._host.loop.create_future()
-            self.when_output_room(partial(_came, room))
+            self.when_output_room(slot, partial(_came, room))
             await room
 
     def _holds_up_others(self, slot: ResponseSlot) -> bool:

@@ -62,7 +62,8 @@ def test_clocks_that_jump(minio: MinioServer, bucket: str, monkeypatch: pytest.M
 
 def test_only_a_refusal_with_another_time_is_believed() -> None:
     time = ServerTime()
-    for told in (None, "", "yesterday", format_datetime(NOON + timedelta(minutes=4))):
+    unbelieved = (format_datetime(NOON + timedelta(minutes=4)), format_datetime(NOON.replace(year=9999)))
+    for told in (None, "", "yesterday", "Wed, 01 May 2030 12:00:00 +9999999999999999", *unbelieved):
         assert not time.differs(told, NOON)
         assert time.of(NOON) == NOON
     assert time.differs(format_datetime(NOON + HOUR, usegmt=True), NOON)
@@ -70,3 +71,19 @@ def test_only_a_refusal_with_another_time_is_believed() -> None:
     assert not time.differs(format_datetime(NOON + HOUR, usegmt=True), NOON)
     assert time.differs(format_datetime(NOON), NOON)
     assert time.of(NOON) == NOON
+
+
+def test_requests_at_once_after_a_jump(minio: MinioServer, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several are refused, and the first refusal corrects the time for all of them: each is sent again."""
+    clock = Clock(monkeypatch)
+
+    async def scenario() -> None:
+        once_more = RetryPolicy(attempts_max=2, first_backoff_s=0.0)
+        storage = RetryingStorage(await S3Storage.open(minio.settings(bucket)), once_more, random.Random(1))
+        try:
+            clock.off = HOUR
+            await asyncio.gather(*(storage.put(f"k{number}", b"x") for number in range(8)))
+        finally:
+            await storage.close()
+
+    asyncio.run(scenario())

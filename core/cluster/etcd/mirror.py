@@ -215,6 +215,8 @@ class Mirror:
             await self._read_all()
         except StoreError as error:
             await self._complain(error)
+        except Exception as error:  # as of the watch
+            await self._complain(error, is_defect=True)
 
     async def _read_all(self) -> None:
         """Make `values` what is there now. Raises CoordinatorAway, CoordinatorRefuses."""

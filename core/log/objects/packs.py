@@ -26,8 +26,8 @@ All numbers are little-endian.
 
 **Invariants**
 
-- Only acknowledged groups are packed: they were stored while the owner's claim stood, and nothing else ever lies at
-  their places.
+- Only acknowledged groups are packed, and no fences: they were stored while the owner's claim stood, and nothing else
+  ever lies at their places.
 - A pack keeps nobody waiting who appends, and who closes for `CLOSE_S` at most. One that cannot be put is given up.
 - What waits for a pack has at most `WAITING_BYTES_MAX`; beyond that it is left to be read one by one.
 """
@@ -44,6 +44,7 @@ from typing import Final, NamedTuple
 from crc32c import crc32c
 
 from core.log.format import Buffer
+from core.log.objects.format import HEADER_SIZE as OBJECT_HEADER_SIZE
 from core.log.objects.format import BadLogObject
 from core.log.objects.protocol import Place
 from tier2.storage import Storage, StorageError
@@ -130,6 +131,8 @@ def decode_pack(container: int, key: str, data: Buffer) -> Sequence[Packed]:
     position, found = HEADER_SIZE + count * _ENTRY.size, []
     for at in range(HEADER_SIZE, position, _ENTRY.size):
         lsn, length = _ENTRY.unpack_from(data, at)
+        if length <= OBJECT_HEADER_SIZE:  # a fence: those are asked of the store
+            raise BadLogObject(f"its object of LSN {lsn} has {length} bytes: it is no group")
         found.append(Packed(Place(epoch, lsn), position, length))
         position += length
     if position != len(data):

@@ -10,6 +10,7 @@ last pack.
 - Only groups of the log, and manifests and files of checkpoints are kept: their keys are never used for other bytes.
   Listings, fences and whatever is not there are always asked of the store. So a takeover decides by the store,
   whatever is kept here.
+- What is found to be damaged here is dropped, and asked of the store: only that says what is damaged there.
 - At most `BYTES_MAX` are kept in the file, and `HEADERS_MAX` headers of groups in memory. The file has no name: it is
   gone with its process.
 - The file is closed when no thread uses it any more: its number may be another file's from then on.
@@ -239,6 +240,10 @@ class Prefetched(Storage):
         if kept is None or start + length > kept.size:
             return None
         return self._scratch.read(kept.position + start, length)
+
+    def drop(self, key: str) -> bool:
+        """What is kept under this key is damaged: it is asked of the store from now on. False if nothing is kept."""
+        return self._kept.pop(key, None) is not None
 
     def forget(self) -> None:
         """Give up what is kept."""

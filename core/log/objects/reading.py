@@ -41,24 +41,34 @@ STEPS_PER_TURN: Final = 200
 async def read_header(storage: Storage, container: int, place: Place) -> Decoded | None:
     """The header of the object at a place, None if there is none. Raises BadLogObject, StorageError."""
     key = log_key(container, place)
-    if isinstance(storage, Prefetched) and (block := storage.header_of(key)) is not None:
-        return decode_header(container, place, block)
+    kept = storage if isinstance(storage, Prefetched) else None
+    block: Buffer | None = None if kept is None else kept.header_of(key)
     try:
-        block = await storage.get_range(key, 0, HEADER_SIZE)
+        if block is None:
+            block = await storage.get_range(key, 0, HEADER_SIZE)
+        return decode_header(container, place, block)
     except ObjectNotFound:
         return None
     except Corrupt as error:
         raise BadLogObject(str(error)) from error
-    return decode_header(container, place, block)
+    except BadLogObject:
+        if kept is None or not kept.drop(key):
+            raise
+        return await read_header(storage, container, place)
 
 
 async def read_bytes(storage: Storage, container: int, group: Group, stretch: Stretch) -> Buffer:
     """The bytes of the log in a group. Raises BadLogObject, StorageError (ObjectNotFound: it was removed)."""
+    key = log_key(container, group.place)
     try:
-        data = await storage.get_range(log_key(container, group.place), HEADER_SIZE, stretch.size)
+        data = await storage.get_range(key, HEADER_SIZE, stretch.size)
+        check_data(stretch, data)
     except Corrupt as error:
         raise BadLogObject(str(error)) from error
-    check_data(stretch, data)
+    except BadLogObject:
+        if not isinstance(storage, Prefetched) or not storage.drop(key):
+            raise
+        return await read_bytes(storage, container, group, stretch)
     return data
 
 

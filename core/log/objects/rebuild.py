@@ -7,7 +7,6 @@ owner wrote it up to the last stored group, and nothing else: what a crash left 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,13 +68,15 @@ def _kept(
     """The bytes of those groups that were read before; one that is damaged there is read anew."""
     found: list[Buffer | None] = []
     for group, stretch in zip(groups, stretches, strict=True):
-        data = kept.read_kept(log_key(container, group.place), HEADER_SIZE, stretch.size)
+        key = log_key(container, group.place)
+        data = kept.read_kept(key, HEADER_SIZE, stretch.size)
         if data is not None:
-            with contextlib.suppress(BadLogObject):
+            try:
                 check_data(stretch, data)
-                found.append(data)
-                continue
-        found.append(None)
+            except BadLogObject:
+                kept.drop(key)
+                data = None
+        found.append(data)
     return found
 
 

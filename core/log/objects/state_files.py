@@ -75,6 +75,8 @@ def _copy_kept(kept: Prefetched, files: Sequence[StateFile], directory: Path) ->
         path = _path_of(file, directory)
         data = kept.read_kept(file.key, 0, file.size) if file.size <= PIECE_BYTES else None
         if data is None or crc32c(data) != file.crc:
+            if data is not None:
+                kept.drop(file.key)
             missing.append(file)
             continue
         _begin(path)
@@ -98,6 +100,9 @@ async def _fetch(storage: Storage, file: StateFile, directory: Path) -> None:
         crc = await asyncio.to_thread(crc32c, data, crc)
         await asyncio.to_thread(_append, path, data)
     if crc != file.crc:
+        if isinstance(storage, Prefetched) and storage.drop(file.key):
+            await _fetch(storage, file, directory)
+            return
         raise StorageFailure(
             f"the object {file.key} fails its CRC. Restore it from a copy of the bucket, then start again"
         )

@@ -377,13 +377,17 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
         self.assign_if_due(now)
 
     def _take_target(self, computed: Computed, now: Instant) -> None:
-        for member_id, (target, takes, adds) in computed.changes.items():
+        for member_id, (before, target, takes, adds) in computed.changes.items():
             member = self.members.get(member_id)
-            if member is not None:
-                self.targets[member_id] = target
+            if member is None:
+                continue
+            if self.target_of(member_id) is before:
                 member.surplus |= takes
                 member.lacking |= adds
-                self.note(RowKey(RowKind.TARGET, member_id))
+            else:  # it left, and came again with the same id, while the target was computed
+                member.must_compare(target)
+            self.targets[member_id] = target
+            self.note(RowKey(RowKind.TARGET, member_id))
         self._charge(computed.partition_count)
         self._target_taken(computed.epoch, now)
 

@@ -29,6 +29,7 @@ class MemberDraft(NamedTuple):
 class Difference(NamedTuple):
     """A new target beside the one before: the topics of which it takes partitions away, and of which it adds some."""
 
+    before: Partitions
     target: Partitions
     takes: dict[UUID, None]
     adds: dict[UUID, None]
@@ -74,4 +75,4 @@ class Draft(NamedTuple):
 def _difference(before: Partitions, target: Partitions) -> Difference:
     takes = {topic: None for topic, held in before.items() if not held <= target.get(topic, frozenset())}
     adds = {topic: None for topic, wanted in target.items() if not wanted <= before.get(topic, frozenset())}
-    return Difference(target, takes, adds)
+    return Difference(before, target, takes, adds)

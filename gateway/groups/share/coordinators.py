@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from kio.schema.errors import ErrorCode
@@ -128,7 +129,13 @@ class ShareCoordinator:
         """Carry out what a group wants after an input: targets, topics to look up."""
         if (group.wanted is not None or not group.subscriptions.is_seen) and group not in self._works:
             work = self._works[group] = asyncio.create_task(self._work(group))
-            work.add_done_callback(lambda _: self._works.pop(group))
+            work.add_done_callback(partial(self._worked, group))
+
+    def _worked(self, group: ShareGroup, work: asyncio.Task[None]) -> None:
+        """The group may want more since the last look of its work."""
+        del self._works[group]
+        if not work.cancelled() and work.exception() is None:
+            self._see_to(group)
 
     async def _work(self, group: ShareGroup) -> None:
         """Look up topics in turns, compute targets in a thread, until the group wants no more."""

@@ -12,7 +12,7 @@ import pytest
 from core import membership
 from core.cluster import etcd_coordination
 from core.cluster.etcd.lease import Lease
-from core.cluster.etcd.wire import Put
+from core.cluster.etcd.wire import COMPACTED, EtcdError, Put
 from core.cluster.guard import Guard
 from core.errors import StorageFailure
 from tests.core.cluster import test_following as following
@@ -174,6 +174,28 @@ def test_the_copy_of_etcd_does_not_stand_still(etcd: EtcdServer) -> None:
             mirror._take = Once(mirror._take)  # type: ignore[method-assign]
             await direct.decide((), (Put(prefix + b"k", b"1"),))
             await etcds.until(lambda: b"k" in mirror.values)
+
+    etcds.run(scenario())
+
+
+def test_the_copy_of_etcd_is_read_again_all_the_same(etcd: EtcdServer) -> None:
+    """Its revisions were compacted away, and what is there now cannot be taken over at the first time."""
+
+    async def scenario() -> None:
+        prefix = etcds.new_prefix()
+        async with etcds.connected(etcd.settings()) as direct, mirrored(etcd.settings(), prefix) as seen:
+            mirror = seen.mirror
+            take = mirror._take
+
+            async def compacted(_: object) -> None:
+                mirror._take = take  # type: ignore[method-assign]
+                raise EtcdError(COMPACTED, "compacted")
+
+            mirror._take = compacted  # type: ignore[method-assign]
+            mirror._read_all = Once(mirror._read_all)  # type: ignore[method-assign]
+            await direct.decide((), (Put(prefix + b"k", b"1"),))
+            await etcds.until(lambda: b"k" in mirror.values)
+            assert mirror._read_all.has_failed
 
     etcds.run(scenario())
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from core import membership
-from core.errors import NotHosted, StorageFailure
+from core.errors import CoordinatorAway, NotHosted, StorageFailure
+from core.hosted import HostedContainer
 from core.streams.live import Slot
 from core.streams.writers import Duplicate
 from tests.core.cluster.test_membership import CONTAINERS, Cluster, Node, cluster_in, contents
@@ -208,5 +209,52 @@ def test_an_owner_whose_log_does_not_end_lets_go(tmp_path: Path, monkeypatch: py
             with pytest.raises(StorageFailure):
                 await told.future
             assert await contents([second]) == {0: [text(0)]}
+
+    run(scenario())
+
+
+def test_nothing_begins_in_a_container_that_is_closed(tmp_path: Path) -> None:
+    """The registry is away when a container is to be served, and its log takes long to begin: it is left only then,
+    with all that has begun in it."""
+
+    async def scenario() -> None:
+        async with cluster_in(tmp_path) as cluster:
+            first, second = await two_nodes(cluster)
+            begin, catch_up, close = second.store.begin_serving, second.store.catch_up, HostedContainer.close
+            going_on, begun, away = asyncio.Event(), list[HostedContainer](), asyncio.Event()
+            ended: list[str] = []
+
+            async def begin_late(hosted: HostedContainer) -> None:
+                begun.append(hosted)
+                if len(begun) == 1:
+                    await going_on.wait()
+                await begin(hosted)
+                ended.append("begun")
+
+            async def refused() -> None:
+                if not away.is_set():
+                    away.set()
+                    raise CoordinatorAway("the registry is away")
+                await catch_up()
+
+            async def closed(hosted: HostedContainer, *, clean: bool = True) -> None:
+                if hosted in begun:
+                    ended.append("closed")
+                await close(hosted, clean=clean)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(second.store, "begin_serving", begin_late)
+                patch.setattr(second.store, "catch_up", refused)
+                patch.setattr(HostedContainer, "close", closed)
+                patch.setattr("core.cluster.ownership.RETRY_S", 0.1)
+                cluster.coordinator.ask(2, 1)
+                await away.wait()
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                assert ended == []
+                going_on.set()
+                await until(lambda: len(ended) >= 2)
+                assert ended[:2] == ["begun", "closed"]
+                await until(lambda: 2 in first.membership.serving | second.membership.serving)
 
     run(scenario())

@@ -292,6 +292,73 @@ def test_an_answer_never_waits_for_those_behind_it() -> None:
     run(test())
 
 
+def test_an_answer_that_waits_for_others_goes_before_those_behind_it() -> None:
+    """It waits as others use all the room. Once one behind it is made, that is kept until this one has left."""
+
+    async def test() -> None:
+        gate = Gate()
+        limits = ServerLimits(queued_response_bytes_max=1_000)
+        async with serving(gate, limits, large_answer=True) as (server, port):
+            server.host.output_budget.charge(1_000)
+            client = await Client.connect(port)
+            client.send(heartbeat("first", 1), produce("wait-behind", 2))
+            await until(lambda: "wait-behind" in gate.waiting, "both have come")
+            (connection,) = server.connections
+            await until(lambda: "waits-for-room-for-an-answer" in connection.reasons, "the first waits for room")
+            gate.waiting["wait-behind"].send((produced("wait-behind"),))
+
+            assert [(await client.frame())[0] for _ in range(2)] == [1, 2]
+            assert server.host.output_budget.used == 1_000
+
+    run(test())
+
+
+def test_an_answer_that_becomes_the_first_goes_before_those_behind_it() -> None:
+    """The same when the one before it leaves only after those behind are made."""
+
+    async def test() -> None:
+        gate = Gate()
+        limits = ServerLimits(queued_response_bytes_max=1_000)
+        async with serving(gate, limits, large_answer=True) as (server, port):
+            server.host.output_budget.charge(1_000)
+            client = await Client.connect(port)
+            client.send(produce("wait-head", 1), heartbeat("second", 2), produce("wait-behind", 3))
+            await until(lambda: "wait-behind" in gate.waiting, "all have come")
+            (connection,) = server.connections
+            await until(lambda: "waits-for-room-for-an-answer" in connection.reasons, "the second waits for room")
+            gate.waiting["wait-behind"].send((produced("wait-behind"),))
+            gate.waiting["wait-head"].send((produced("wait-head"),))
+
+            assert [(await client.frame())[0] for _ in range(3)] == [1, 2, 3]
+
+    run(test())
+
+
+def test_who_waits_for_room_learns_that_its_client_has_gone() -> None:
+    """Though others still use all the room."""
+
+    async def test() -> None:
+        gate = Gate()
+        limits = ServerLimits(queued_response_bytes_max=1_000)
+        async with serving(gate, limits) as (server, port):
+            server.host.output_budget.charge(1_000)
+            client = await Client.connect(port)
+            client.send(produce("wait"))
+            await until(lambda: "wait" in gate.waiting, "it has come")
+            told: list[str] = []
+            slot = gate.waiting["wait"]
+            (connection,) = server.connections
+            connection.when_output_room(slot, lambda: told.append("gone"))
+            connection.close()
+
+            await until(lambda: told == ["gone"], "told")
+            server.host.output_budget.release(1_000)
+            await until(lambda: not server.host.output_budget.waiters, "the line is served")
+            assert told == ["gone"]
+
+    run(test())
+
+
 def test_a_large_answer_out_of_its_turn_waits_for_room() -> None:
     """It would be kept until those before it are made, whenever that is; then it leaves with them."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,7 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from starlette.types import ASGIApp, Message
 
+from gateway.cluster.authority import Authority
+from gateway.cluster.nodes import Node
+from gateway.http import cluster_front
+from gateway.http.cluster_front import Doors
+from gateway.http.exchange import Asked, Silent, ask
+from gateway.http.front import front
+from gateway.http.guard import Guard
 from tests.core.cluster.etcd.servers import EtcdServer
 from tests.gateway.http.calls import call, create_topic, produce
 from tests.gateway.launching import Running, http_get
@@ -26,6 +36,64 @@ def until(holds: Callable[[], Any], told: Callable[[], object] = lambda: "") -> 
         assert time.monotonic() < deadline, told()
         time.sleep(0.1)
     return found
+
+
+async def status_of(application: ASGIApp, path: str) -> int:
+    """The status of a GET."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+        "client": ("127.0.0.1", 1),
+        "server": None,
+        "scheme": "http",
+        "http_version": "1.1",
+        "root_path": "",
+        "asgi": {"version": "3.0"},
+    }
+    await application(scope, receive, send)
+    status: int = sent[0]["status"]
+    return status
+
+
+def test_a_node_that_is_not_reached_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its machine takes connections, and its process does not go on with them. Nor does an address that is none."""
+    monkeypatch.setattr(cluster_front, "NODE_S", 0.05)
+
+    async def scenario() -> None:
+        tls = Authority.make().node(1)
+        with socket.create_server(("127.0.0.1", 0)) as asleep:
+            place = f"127.0.0.1:{asleep.getsockname()[1]}"
+            told = {
+                2: Node(id=2, listeners={}, containers={}, http=place),
+                3: Node(id=3, listeners={}, containers={}, http="nowhere"),
+                4: Node(id=4, listeners={}, containers={}),
+            }
+            doors = Doors(1, place, lambda: told, tls)
+            assert doors.closed() == 1
+            application = front(doors, Guard(loopback=True), lambda: "serving", kind="node", closed=doors.closed)
+            async with asyncio.timeout(REST_S):
+                for number, dial in doors().items():
+                    with pytest.raises((TimeoutError, ValueError)):
+                        await dial()
+                    with pytest.raises(Silent) as silent:
+                        await ask(dial, Asked("GET", b"/api"))
+                    assert not silent.value.was_reached, number
+                for path in ("/api", "/api/v1/tier2/chunks", "/api/v1/overview"):
+                    assert await status_of(application, path) == 503
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from gateway.http import exchange
 from gateway.http import front as front_module
+from gateway.http.api import MOVE_WAIT_S
 from gateway.http.desk import BODY_BYTES_MAX
 from gateway.http.entrance import Entrance
 from gateway.http.exchange import Asked, Dial, Silent, ask, at_socket_file
@@ -48,6 +50,7 @@ from gateway.http.models import (
     Tiers,
 )
 from gateway.http.problems import Problem, answer_problem, answer_refusal, no_such_stream, not_ready
+from gateway.http.records import READ_S_MAX
 from gateway.http.server import HttpServer
 from tests.faults.gateway_process import EAGER
 from tests.faults.gateway_process import Gateway as RealGateway
@@ -69,6 +72,7 @@ class FakeWorker:
         self.hangs = False
         self.cut = False
         self.takes_all = False
+        self.refuses: Problem | None = None
         self.changes: list[Any] = []
         self.clients: list[str] = []
 
@@ -82,6 +86,7 @@ class FakeWorker:
             Route("/api/v1/groups", self.groups),
             Route("/api/v1/streams/{name}/scale", self.scale, methods=["POST"]),
             Route("/api/v1/streams/{name}/seal", self.seal, methods=["POST"]),
+            Route("/api/v1/topics/{name}/records", self.records, methods=["POST"]),
             Route("/api/v1/tier2/chunks", self.chunks),
             Route("/api/v1/tier2/chunks/{key:path}", self.chunk),
             Route("/api", self.page),
@@ -164,6 +169,13 @@ class FakeWorker:
         self.changes.append("seal")
         return _json(Sealed(name="orders", state="sealed", sealed_ms=self.number))
 
+    async def records(self, request: Request) -> Response:
+        if self.refuses is not None:
+            raise self.refuses
+        self.changes.append(await request.json())
+        await self._maybe_hang()
+        return JSONResponse({"first_offset": self.number})
+
     async def chunks(self, _: Request) -> Response:
         lines = [json.dumps({"chunk": f"{self.number}/{n}", "padding": "x" * 70_000}) for n in range(3)]
         return Response("\n".join([*lines, "" if self.cut else '{"complete": true}\n']))
@@ -199,6 +211,7 @@ class Gateway:
         self.sockets = {str(worker.number): str(directory / f"{worker.number}") for worker in workers}
         self.phase = "serving"
         self.count = len(workers)
+        self.closed = 0
         self.address = ""
 
     def ways(self) -> dict[str, Dial]:
@@ -216,7 +229,8 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def serving(directory: Path, *workers: FakeWorker) -> AsyncIterator[Gateway]:
     gateway = Gateway(directory, workers)
-    application = front(gateway.ways, GUARD, lambda: gateway.phase, lambda: gateway.count)
+    known = partial(front, gateway.ways, GUARD, lambda: gateway.phase, lambda: gateway.count)
+    application = known(closed=lambda: gateway.closed)
     public = socket.create_server(("127.0.0.1", 0))
     servers = [HttpServer(Entrance(application, GUARD), [public])]
     for worker in workers:
@@ -451,6 +465,37 @@ def test_a_scale_whose_worker_hangs(tmp_path: Path, hurried: None) -> None:
     run(tmp_path, steps, *two())
 
 
+def test_records_are_given_to_no_second_worker_that_may_be_there_already(tmp_path: Path, hurried: None) -> None:
+    """The first worker may have added them, and its container may be the second one's by now. Who asks is told that it
+    is not known; only a refusal that asks to try again says that nothing was done."""
+
+    async def steps(gateway: Gateway) -> None:
+        first, second = gateway.workers
+
+        async def added() -> tuple[int, Any]:
+            path, body = "/api/v1/topics/orders/records", {"records": []}
+            status, _, told = await gateway.ask("POST", path, body, Authorization=f"Bearer {TOKEN}")
+            return status, told
+
+        first.hangs = True
+        status, told = await added()
+        assert (status, told["title"], len(first.changes), second.changes) == (503, "Not answered", 1, [])
+        first.hangs, first.refuses = False, Problem(503, "Not stored", "the container is another node's now")
+        status, told = await added()
+        assert (status, told["title"], second.changes) == (503, "Not stored", [])
+        first.refuses = Problem(503, "Not here", "served elsewhere", {"Retry-After": "1"})
+        assert await added() == (200, {"first_offset": 1})
+        gateway.sockets["0"] += "-away"
+        assert await added() == (200, {"first_offset": 1})
+
+    run(tmp_path, steps, *two())
+
+
+def test_a_worker_answers_before_its_front_gives_up() -> None:
+    """A move or a read that takes its time is told as such, not as a worker that is silent."""
+    assert max(MOVE_WAIT_S, READ_S_MAX) < exchange.ANSWER_S_MAX
+
+
 def test_a_seal(tmp_path: Path) -> None:
     """Any worker that is able to seals, one alone; a second seal is told that it is one."""
 
@@ -521,6 +566,9 @@ def test_chunks(tmp_path: Path) -> None:
         gateway.workers[0].cut = True
         assert [line["chunk"] for line in await listed()] == chunks
         gateway.workers[0].cut = False
+        gateway.closed = 1
+        assert [line["chunk"] for line in await listed()] == chunks, "one that cannot be asked has some, perhaps"
+        gateway.closed = 0
         gateway.sockets.pop("1")
         assert [line["chunk"] for line in await listed()] == chunks[:3]
 
@@ -533,6 +581,8 @@ def test_one_chunk(tmp_path: Path) -> None:
     async def steps(gateway: Gateway) -> None:
         assert await gateway.get("/api/v1/tier2/chunks/1/0") == {"chunk": "1/0"}
         assert (await gateway.ask("GET", "/api/v1/tier2/chunks/7/0"))[0] == 404
+        gateway.closed = 1
+        assert (await gateway.ask("GET", "/api/v1/tier2/chunks/7/0"))[0] == 503
         gateway.sockets.pop("1")
         assert (await gateway.ask("GET", "/api/v1/tier2/chunks/1/0"))[0] == 503
 

@@ -81,7 +81,7 @@ class Gate:
         elif name.startswith("wait"):
             self.waiting[name] = reply
         elif name.startswith("room") and connection.output_room() <= 0:
-            connection.when_output_room(lambda: reply.send((produced(name),)))
+            connection.when_output_room(reply, lambda: reply.send((produced(name),)))
         else:
             reply.send((produced(name), *self.answers.get(name, (bytes(self.answer_bytes),))))
 

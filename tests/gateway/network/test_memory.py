@@ -191,9 +191,10 @@ def test_stalled_peer_makes_room(monkeypatch: pytest.MonkeyPatch, lines: Callabl
             waiter = await Client.connect(port)
             waiter.send(produce("wait"))
             await until(lambda: "wait" in gate.waiting, "begun")
-            other = gate.waiting["wait"].connection
+            slot = gate.waiting["wait"]
+            other = slot.connection
             assert other.output_room() == 0
-            other.when_output_room(lambda: room.append(other.output_room()))
+            other.when_output_room(slot, lambda: room.append(other.output_room()))
 
             await until(lambda: bool(room), "room again")
             assert room == [MIB]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from core.log.objects import packs
-from core.log.objects.format import BadLogObject, encode_group, log_key
+from core.log.objects.format import BadLogObject, encode_fence, encode_group, log_key
 from core.log.objects.packs import OBJECT_BYTES_MAX, PACK_OBJECTS, Packing, decode_pack, ends_of, pack_key, packs_prefix
 from core.log.objects.prefetch import Prefetched
-from core.log.objects.protocol import Group, Place
+from core.log.objects.protocol import Fence, Group, Place
 from tests.core.log.objects.test_store import contents, found, store_on, text
 from tests.core.support import append, make, run, until
 from tests.core.tiering.support import storage_in
@@ -58,6 +58,13 @@ def test_a_pack_under_another_name_or_cut_off_is_refused() -> None:
     for size in (0, 63, 64, len(PACK) - 1):
         with pytest.raises(BadLogObject, match=r"cut off|bytes"):
             decode_pack(7, KEY, PACK[:size])
+
+
+def test_a_pack_with_a_fence_is_refused() -> None:
+    """Where an epoch ends is asked of the store, whatever a pack says."""
+    fence = encode_fence(7, Fence(Place(3, 19), 4, TOKEN))
+    with pytest.raises(BadLogObject, match="its object of LSN 19 has 96 bytes: it is no group"):
+        decode_pack(7, pack_key(7, 3, 17, 19), packs.encode_pack(7, 3, [OBJECTS[0], (19, 19, fence)]))
 
 
 class Counting(FilesystemStorage):

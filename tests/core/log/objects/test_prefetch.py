@@ -9,15 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from core.log.objects.format import HEADER_SIZE, log_key
+from core.log.objects import prefetch, state_files
+from core.log.objects.format import HEADER_SIZE, Stretch, log_key
+from core.log.objects.looking import _walked
 from core.log.objects.manifest import newest_manifest
 from core.log.objects.prefetch import Prefetched
 from core.log.objects.protocol import GENESIS, Place
+from core.log.objects.rebuild import rebuild
+from core.log.objects.state_files import download
 from tests.core.log.objects.test_store import store_on, text
 from tests.core.support import append, make, run
 from tests.core.tiering.support import storage_in
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
-from tier2.storage import ObjectNotFound, Unavailable
+from tier2.storage import ObjectNotFound, Storage, Unavailable
 
 
 class Counting(FilesystemStorage):
@@ -65,6 +69,48 @@ def test_groups_and_files_are_read_once_and_all_else_is_asked_of_the_store(tmp_p
         found.forget()
         assert await found.get_range(kept[0][0], 0, kept[0][1]) == await storage.get_range(kept[0][0], 0, kept[0][1])
         await counting.close()
+        await storage.close()
+
+    run(scenario())
+
+
+def bytes_below(directory: Path) -> dict[str, bytes]:
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("piece_bytes", [8 << 20, 100], ids=["small files", "files in pieces"])
+def test_what_is_damaged_here_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:
+    """A disk that gives other bytes back than it took: headers, groups and files of the checkpoint are those of the
+    store all the same, which nobody has to restore."""
+    monkeypatch.setattr(prefetch, "HEADERS_MAX", 0)  # they are read from the disk as well
+    monkeypatch.setattr(state_files, "PIECE_BYTES", piece_bytes)
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "bucket")
+        async with store_on(tmp_path / "a", storage) as store:
+            slot = (await make(store)).slot(0)
+            for number in range(4):
+                await append(slot, text(number))
+            await store.containers[0].maintenance.store_now()
+            await append(slot, text(4))
+
+        async def made(source: Storage, directory: Path) -> dict[str, bytes]:
+            stretches: dict[Place, Stretch] = {}
+            (directory / "logs").mkdir(parents=True)
+            walked = await _walked(source, 0, stretches)
+            manifest = await newest_manifest(source, 0)
+            assert manifest is not None
+            assert walked.groups
+            await download(source, manifest.files, directory)
+            await rebuild(source, 0, walked, stretches, directory / "logs")
+            return bytes_below(directory)
+
+        ahead = Prefetched(storage, 0, tmp_path / "scratch")
+        await ahead.fetch()
+        await asyncio.to_thread(ahead._scratch.write, b"?" * ahead._end, 0)
+        assert await made(ahead, tmp_path / "ahead") == await made(storage, tmp_path / "plain")
+        ahead.forget()
         await storage.close()
 
     run(scenario())

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kio.schema.errors import ErrorCode
 
+from core.applied.tables import Delete, Put
 from gateway.groups import landing
 from gateway.groups.consumer import format as stored
+from gateway.groups.consumer import group as consumer_group
 from gateway.groups.consumer import reconciliation
 from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.consumer.messages import CurrentRecord, Heartbeat, HeartbeatAnswer, MemberState
+from gateway.groups.consumer.targets import Computed, Draft
+from gateway.groups.journal import GroupJournal
+from gateway.groups.modern.rows import STORING_TARGETS
 from tests.gateway.groups.consumer.harness import REBALANCE_MS, Driver, FakeTopics
-from tests.gateway.groups.consumer.test_services import AT_ONCE, beat, group_of
+from tests.gateway.groups.consumer.test_services import AT_ONCE, beat, group_of, rows, until
 from tests.gateway.groups.services import run, serving
 
 TOPICS = 30
@@ -122,3 +131,131 @@ def test_long_rows_are_encoded_in_a_thread(tmp_path: Path, monkeypatch: pytest.M
     run(test())
     assert loop_thread not in elsewhere
     assert elsewhere
+
+
+@contextmanager
+def held_up(monkeypatch: pytest.MonkeyPatch, released: threading.Event) -> Iterator[threading.Event]:
+    """Targets are computed no sooner than `released`; yields what is set when one has begun."""
+    begun = threading.Event()
+    compute = Draft.compute
+
+    def slowly(draft: Draft) -> Computed:
+        begun.set()
+        assert released.wait(30)
+        return compute(draft)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Draft, "compute", slowly)
+        try:
+            yield begun
+        finally:
+            released.set()
+
+
+def test_a_group_that_is_deleted_while_its_target_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is stored again, and what it held for the allowance of all groups is given back."""
+    monkeypatch.setattr(consumer_group, "AT_ONCE_MAX", 0)
+
+    async def test() -> None:
+        async with serving(tmp_path, AT_ONCE, clean=False) as services:
+            await services.create("t")
+            await beat(services, "m", 0)
+            group = group_of(services)
+            with held_up(monkeypatch, released := threading.Event()) as begun:
+                await beat(services, "n", 0)
+                await until(begun.is_set)
+                await beat(services, "m", -1)
+                await beat(services, "n", -1)
+                assert await services.groups.delete_group("g") is ErrorCode.none
+                released.set()
+                await until(lambda: not services.groups.consumer._computing)
+            await services.groups._journal.settle()
+            assert rows(services) == 0
+            assert group.rules.allowance.used == 0
+        async with serving(tmp_path, AT_ONCE) as services:
+            assert services.groups.get("g") is None
+
+    run(test())
+
+
+def test_a_member_that_comes_again_while_a_target_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target is of the member before, of the same id, but it has nothing yet: it gets all of its target."""
+    monkeypatch.setattr(consumer_group, "AT_ONCE_MAX", 0)
+    driver = Driver(FakeTopics(a=1, b=1))
+    driver.join("m", "a")
+    group = driver.group
+    joining: dict[str, Any] = {"rebalance_timeout_ms": REBALANCE_MS, "owned": {}}
+    group.heartbeat(Heartbeat(member_id="m", epoch=group.epoch, names=frozenset({"a", "b"})), driver.now)
+    while not group.subscriptions.is_seen:
+        group.look(driver.now)
+    group.assign_if_due(driver.now)
+    assert group.wanted is not None, "a target with both topics is computed"
+    computed, group.wanted = group.wanted.compute(), None
+    group.heartbeat(Heartbeat(member_id="m", epoch=-1), driver.now)
+    group.heartbeat(Heartbeat(member_id="m", epoch=0, names=frozenset({"a", "b"}), **joining), driver.now)
+    group.assigned(computed, driver.now)
+    driver.compute()
+    for _ in range(3):
+        driver.heartbeat("m", group.member("m").epoch)
+
+    assert driver.owned("m") == {("a", 0), ("b", 0)}
+
+
+def test_a_target_that_comes_while_rows_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head never tells of a target whose rows are not stored: after a crash it is computed anew."""
+    monkeypatch.setattr(landing, "SIZE_AT_ONCE", -1)
+    released = threading.Event()
+    begun = threading.Event()
+    encode = stored.encode_current
+
+    async def test() -> None:
+        async with serving(tmp_path, AT_ONCE, clean=False) as services:
+            await services.create("t")
+            await beat(services, "m", 0)
+
+            def slowly(record: CurrentRecord) -> bytes:
+                begun.set()
+                assert released.wait(30)
+                return encode(record)
+
+            monkeypatch.setattr(stored, "encode_current", slowly)
+            joins = [asyncio.create_task(beat(services, "n", 0))]
+            await until(begun.is_set)
+            joins.append(asyncio.create_task(beat(services, "o", 0)))
+            await until(lambda: len(group_of(services).members) == 3)
+            writes = _noted_heads(monkeypatch)
+            released.set()
+            await asyncio.gather(*joins)
+            assert writes == [STORING_TARGETS, group_of(services).target_epoch]
+
+    run(test())
+
+
+def test_rows_of_many_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows that need several records for their size are told apart from whole ones, too."""
+    monkeypatch.setattr(landing, "BYTES_PER_RECORD_MAX", 1)
+
+    async def test() -> None:
+        async with serving(tmp_path, AT_ONCE, clean=False) as services:
+            await services.create("t")
+            writes = _noted_heads(monkeypatch)
+            await beat(services, "m", 0)
+            assert writes == [STORING_TARGETS, group_of(services).target_epoch]
+
+    run(test())
+
+
+def _noted_heads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The target epochs of the heads that are stored from now on."""
+    noted: list[int] = []
+    write = GroupJournal.write_rows
+
+    def write_rows(journal: GroupJournal, changes: list[Put | Delete]) -> asyncio.Task[ErrorCode]:
+        for change in changes:
+            _, key = stored.decode_key(change.key)
+            if key == ConsumerGroup.head_key and isinstance(change, Put):
+                noted.append(stored.decode_head(change.value).target_epoch)
+        return write(journal, changes)
+
+    monkeypatch.setattr(GroupJournal, "write_rows", write_rows)
+    return noted

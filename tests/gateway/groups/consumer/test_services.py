@@ -10,14 +10,23 @@ from typing import Any
 import pytest
 from kio.schema.errors import ErrorCode
 
+from core.applied.tables import Put
 from core.clock import ManualClock
 from gateway.groups.classic.group import Group
 from gateway.groups.classic.messages import LeavingMember, Protocol
 from gateway.groups.classic.states import GroupState
+from gateway.groups.consumer import rows as consumer_rows
 from gateway.groups.consumer.embedded import Subscription, read_assignment, write_assignment, write_subscription
-from gateway.groups.consumer.format import CONSUMER_TABLE
+from gateway.groups.consumer.format import CONSUMER_TABLE, decode_key, encode_key
 from gateway.groups.consumer.group import ConsumerGroup
-from gateway.groups.consumer.messages import ConsumerState, Heartbeat, HeartbeatAnswer, MemberState
+from gateway.groups.consumer.messages import (
+    ConsumerState,
+    Heartbeat,
+    HeartbeatAnswer,
+    MemberState,
+    RowKey,
+    RowKind,
+)
 from gateway.groups.offsets.service import OffsetCommit
 from gateway.groups.persistence import GROUPS_TABLE
 from gateway.refusals import Refusal
@@ -335,6 +344,33 @@ def test_empty_groups_change_at_once(tmp_path: Path) -> None:
             services.groups.leave("g", [LeavingMember(joined.member_id, None, None)])
             await beat(services, "m", 0)
             assert isinstance(services.groups.get("g"), ConsumerGroup)
+
+    run(test())
+
+
+def test_a_conversion_that_did_not_end(tmp_path: Path) -> None:
+    """The end came when some rows of the new group were stored: the group is classic, with all its members."""
+
+    async def test() -> None:
+        async with serving(tmp_path, AT_ONCE, clean=False) as services:
+            await services.create("t")
+            member = await services.stable_member("g", **JOIN)
+            await beat(services, "half", 0, group="made")
+            made = group_of(services, "made")
+            keys = [RowKey(kind, "half") for kind in (RowKind.MEMBER, RowKind.CURRENT)]
+            half = {key: row for key in keys if (row := consumer_rows.row(made, key)) is not None}
+            values = {key: row.encode() for key, row in half.items()}
+            values[ConsumerGroup.head_key] = consumer_rows.unfinished_head(made)
+            await services.store.home.update(
+                *(Put(CONSUMER_TABLE, encode_key("g", key), value) for key, value in values.items())
+            )
+        async with serving(tmp_path, AT_ONCE) as services:
+            group = services.groups.get("g")
+            assert isinstance(group, Group)
+            assert [each.member_id for each in group.roster] == [member]
+            await services.groups._journal.settle()
+            keys_left = [decode_key(key) for key, _ in services.store.home.table(CONSUMER_TABLE).items()]
+            assert {name for name, _ in keys_left} == {"made"}
 
     run(test())
 

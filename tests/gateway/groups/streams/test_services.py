@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from kio.schema.errors import ErrorCode
 from core.clock import ManualClock
 from gateway.groups.classic.group import Group
 from gateway.groups.offsets.service import OffsetCommit
+from gateway.groups.streams import group as streams_group
+from gateway.groups.streams.assignor import Computed, Wanted
 from gateway.groups.streams.format import STREAMS_TABLE
 from gateway.groups.streams.group import StreamsGroup
 from gateway.groups.streams.messages import NO_TASKS, Heartbeat, HeartbeatAnswer, MemberState, StreamsState, Tasks
@@ -201,5 +205,40 @@ def test_refused_members_make_no_group(tmp_path: Path) -> None:
             assert services.groups.get("g") is None
             await beat(services, "m", 0)
             assert await code_of(services, "n", 0) is ErrorCode.group_max_size_reached
+
+    run(test())
+
+
+def test_a_group_that_is_deleted_while_its_target_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is stored again, and what it held for the allowance of all groups is given back."""
+    begun, released = threading.Event(), threading.Event()
+    compute = Wanted.compute
+
+    def slowly(wanted: Wanted) -> Computed:
+        begun.set()
+        assert released.wait(30)
+        return compute(wanted)
+
+    async def test() -> None:
+        async with serving(tmp_path, *AT_ONCE, clean=False) as services:
+            await services.create("in")
+            await beat(services, "m", 0)
+            group = group_of(services)
+            monkeypatch.setattr(streams_group, "AT_ONCE_MAX", 0)
+            monkeypatch.setattr(Wanted, "compute", slowly)
+            await beat(services, "n", 0)
+            assert await asyncio.to_thread(begun.wait, 30)
+            (work,) = services.groups.streams._works()
+            await beat(services, "m", -1)
+            await beat(services, "n", -1)
+            assert await services.groups.delete_group("g") is ErrorCode.none
+            released.set()
+            await asyncio.wait([work])
+            await asyncio.sleep(0)
+            await services.groups._journal.settle()
+            assert rows(services) == 0
+            assert group.rules.allowance.used == 0
+        async with serving(tmp_path, *AT_ONCE) as services:
+            assert services.groups.get("g") is None
 
     run(test())
