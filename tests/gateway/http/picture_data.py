@@ -45,6 +45,7 @@ from gateway.http.models import (
     StreamSummary,
     Tiers,
 )
+from gateway.http.node_models import ContainerView, NodeList, NodeView
 from gateway.http.topic_models import ConfigList, ConfigRow, PartitionList, PartitionRow, TopicList, TopicRow
 
 NOW_MS: Final = int(datetime(2026, 3, 2, 14, 30, tzinfo=UTC).timestamp() * 1000)
@@ -88,6 +89,7 @@ def answers() -> Mapping[str, Iterator[str]]:
         "events": _events(),
         "history": _history(),
         "health": _health(),
+        "nodes": _nodes(),
         "warnings": _warnings(),
     }
     told = {path: _for_ever(model) for path, model in once.items()}
@@ -256,6 +258,12 @@ def _health() -> HealthReport:
         disks=[DiskView(path="/var/lib/penstock", size_bytes=200 * GIB, free_bytes=151 * GIB)],
         failed_requests=[FailedRequests(api=1, count=0)],
     )
+
+
+def _nodes() -> NodeList:
+    node = NodeView(id=1, state="serving", concerns=[], connections=12, gone_s=None)
+    container = ContainerView(id=0, node=1, epoch=3, stage="serving", going_to=-1)
+    return NodeList(time_ms=NOW_MS, certain=True, nodes=[node], containers=[container])
 
 
 def _warnings() -> WarningList:

@@ -109,7 +109,7 @@ def test_the_keyboard(gateway: tuple[str, str], browser: Chrome) -> None:
         told.append(browser.find_element(By.ID, "readout").text)
 
     assert [text.split(":")[0] for text in told[:3]] == ["Segment 2", "Segment 1", "Segment 0"]
-    assert "keys 0.50 to 1.00, 2 slots, active since" in told[0]
+    assert "keys 0.50 to 1.00, 2 slots, container 0, node 1, active since" in told[0]
     assert "arrow keys" in told[3]
 
 
@@ -213,7 +213,8 @@ def test_the_heat_of_before(tmp_path: Path, browser: Chrome) -> None:
             visit(f"http://{http}/#warm")
             until_shown(browser, "warm: 1 active segment")
             WebDriverWait(browser, WITHIN_S, 0.05).until(lambda b: RED in b.execute_script(MIDDLE_COLOURS))
-            assert set(browser.execute_script(ROW_COLOURS)) == {PALE}, "now it is cold"
+            cold = WebDriverWait(browser, WITHIN_S, 0.05)
+            cold.until(lambda b: set(b.execute_script(ROW_COLOURS)) == {PALE}, "now it is cold")
         late = get(http, "/api/v1/streams/warm/heat?since_ms=4102444800000")
         assert (late["segments"], late["policy"]) == ([], "events")
 
