@@ -115,11 +115,11 @@ export class SegmentMap {
     for (const { id, loads } of segments) {
       const own = this.segments.get(id);
       if (!own) continue;
-      const past = [end - loads.length * period, own.mean]; // up to there nothing but the mean is known
+      const past = [end - (loads.length - 1) * period, own.mean]; // up to there nothing but the mean is known
       loads.forEach((load, n) => {
-        const ms = end - (loads.length - 1 - n) * period;
-        const isOver = load === null && own.sealed !== null && ms > own.sealed;
-        if (ms < own.liveMs && !isOver) past.push(ms, load ?? 0);
+        const from = end - (loads.length - 1 - n) * period; // taken in the period that begins there
+        const isOver = load === null && own.sealed !== null && from > own.sealed;
+        if (from < own.liveMs && !isOver) past.push(Math.min(from + period, own.liveMs - 1), load ?? 0);
       });
       const seen = own.samples.findIndex((ms, n) => n % 2 === 0 && ms >= own.liveMs);
       own.samples = past.concat(seen < 0 ? [] : own.samples.slice(seen));
