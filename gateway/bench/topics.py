@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Final
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the module has these names and does not list them
     AdminClient,
     NewTopic,
@@ -14,6 +15,19 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # the module 
 )
 
 SECONDS_MAX: Final = 60
+POLL_SECONDS: Final = 0.1
+
+# What a broker says that has told of a partition's leader and does not lead it yet: of a new topic, or in a failover.
+_NOT_YET: Final = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+    }
+)
 
 Offsets = dict[int, int]
 
@@ -55,13 +69,20 @@ class Topics:
                 self._admin.delete_topics([self._topic])[self._topic].result(SECONDS_MAX)
 
     def offsets(self) -> tuple[Offsets, Offsets]:
-        """The first and the next offset of each partition."""
+        """The first and the next offset of each partition, once all have leaders. Raises TopicTrouble."""
+        deadline = time.monotonic() + SECONDS_MAX
+        while True:
+            try:
+                return self._offsets(OffsetSpec.earliest()), self._offsets(OffsetSpec.latest())  # type: ignore[no-untyped-call]
+            except KafkaException as error:
+                if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
+                    message = f"the offsets of topic {self._topic} cannot be read: {error.args[0].str()}"
+                    raise TopicTrouble(message) from error
+            time.sleep(POLL_SECONDS)
+
+    def _offsets(self, spec: OffsetSpec) -> Offsets:
         places = [TopicPartition(self._topic, partition) for partition in range(self.partitions())]
-        first, following = (
-            {
-                place.partition: asked.result(SECONDS_MAX).offset
-                for place, asked in self._admin.list_offsets(dict.fromkeys(places, spec)).items()
-            }
-            for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
-        )
-        return first, following
+        if not places:
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+        asked = self._admin.list_offsets(dict.fromkeys(places, spec))
+        return {place.partition: answer.result(SECONDS_MAX).offset for place, answer in asked.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.consumer import format as stored
@@ -46,6 +46,13 @@ class GroupMachine(RuleBasedStateMachine):
         self.reading: Reading[Place] = Reading(self._may_commit)
 
     # What clients do
+
+    @initialize(subscription=SUBSCRIPTIONS, count=st.integers(0, 3))
+    def settled_group(self, subscription: tuple[frozenset[str] | None, str | None], count: int) -> None:
+        """Most histories begin with clients that share what they read."""
+        for _ in range(count):
+            self.newcomer(subscription, None)
+        self.go_on()
 
     @rule(subscription=SUBSCRIPTIONS, instance=st.sampled_from([None, None, None, "x", "y"]))
     def newcomer(self, subscription: tuple[frozenset[str] | None, str | None], instance: str | None) -> None:
@@ -136,6 +143,26 @@ class GroupMachine(RuleBasedStateMachine):
             self.driver.advance(SESSION_MS / 1_000 / 10)
         for client in self.clients.values():
             self._commit(client, 1)
+
+    @rule(who=WHO)
+    def oversleep(self, who: int) -> None:
+        """A client pauses for longer than its session: others go on with what it had, and then it commits."""
+        self.go_on()
+        self.fall_asleep(who)
+        self.go_on()
+        self.awake()
+
+    @rule(who=WHO)
+    def be_slow(self, who: int) -> None:
+        """A client is silent for less than its session while one more comes: what it has is kept for it."""
+        slow = self._pick(who)
+        if slow is None:
+            return
+        self.newcomer((slow.names, slow.regex), None)
+        for _ in range(4):
+            for client in [client for client in self.clients.values() if client is not slow]:
+                self._beat(client)
+            self.driver.advance(SESSION_MS / 1_000 / 10)
 
     # What time, operators and disks do
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.streams import format as stored
@@ -58,6 +58,13 @@ class GroupMachine(RuleBasedStateMachine):
         )
 
     # What clients do
+
+    @initialize(processes=st.text("pqr", max_size=3))
+    def settled_group(self, processes: str) -> None:
+        """Most histories begin with clients that share what they read."""
+        for process in processes:
+            self.newcomer(process, False)
+        self.go_on()
 
     @rule(process=st.sampled_from("pqr"), has_endpoint=st.booleans())
     def newcomer(self, process: str, has_endpoint: bool) -> None:
@@ -123,6 +130,14 @@ class GroupMachine(RuleBasedStateMachine):
             self.driver.advance(SESSION_MS / 1_000 / 10)
         for client in self.clients.values():
             self._commit(client, 1)
+
+    @rule(who=WHO)
+    def oversleep(self, who: int) -> None:
+        """A client pauses for longer than its session: others go on with what it had, and then it commits."""
+        self.go_on()
+        self.fall_asleep(who)
+        self.go_on()
+        self.awake()
 
     # What time, operators and disks do
 
