@@ -171,8 +171,8 @@ class Driver:
             client.epoch,
             instance_id=client.instance_id,
             rebalance_timeout_ms=REBALANCE_MS if is_full else -1,
-            names=client.names if is_full else None,
-            regex=client.regex if is_full else None,
+            names=(client.names or frozenset()) if is_full else None,  # all of it: what is not said stays as it was
+            regex=(client.regex or "") if is_full else None,
             owned=dict(client.owned) if says else None,
         )
         client.epoch, client.must_say, client.lost_an_answer = answer.epoch, False, False

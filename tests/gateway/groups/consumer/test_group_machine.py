@@ -256,12 +256,13 @@ class GroupMachine(RuleBasedStateMachine):
         if not live:
             return
         assert group.state is ConsumerState.STABLE
-        names = {name for client in self.clients.values() for name in client.names or ()}
-        names.update(*(self.topics.matching(client.regex) for client in self.clients.values() if client.regex))
+        served = [client for client in self.clients.values() if client.member_id in live]
+        names = {name for client in served for name in client.names or ()}
+        names.update(*(self.topics.matching(client.regex) for client in served if client.regex))
         wanted = [topic for name in names if (topic := self.topics.topic(name)) is not None]
         owned = {(topic, p) for m in group.members.values() for topic, held in m.assigned.items() for p in held}
         assert owned == {(topic.id, p) for topic in wanted for p in range(topic.partition_count)}
-        for client in [client for client in self.clients.values() if client.member_id in live]:
+        for client in served:
             assert group.members[client.member_id].state is MemberState.STABLE
             assert group.members[client.member_id].partitions() == client.owned
 
