@@ -9,8 +9,8 @@ they behave as clients must: they give up at once what they are told to, and bea
   own partitions moved.
 - The same with records: each member reads its partition, to which a record comes 20 times a second. The longest time in
   which a member that stays got none, while one leaves and its partition goes to another.
-- `--topics N`: a member subscribes to so many topics, of a partition each; the longest time that the answer to another
-  group's heartbeat took meanwhile.
+- `--topics N`: one member subscribes to N topics of one partition each. The figure is the longest answer to another
+  group's heartbeat meanwhile.
 
 A Kafka stands beside if `--kafka` is given.
 """

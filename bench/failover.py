@@ -304,7 +304,7 @@ def main() -> int:
 
 
 def until(runs: int, ends_s: float) -> Iterator[int]:
-    """The numbers of so many runs, or of those that begin before that time."""
+    """The numbers of `runs` runs, without those that would begin after `ends_s`."""
     return itertools.takewhile(lambda _: time.monotonic() < ends_s, range(runs))
 
 

@@ -1,7 +1,7 @@
 """A broker that stores nothing: `python -m bench.sink PORT SEALED_PORT PEM TOPIC END BATCHES`, for `bench.tls`.
 
-It reads requests and drops them, and gives the same records to whoever fetches. A client with a core of its own goes no
-faster with any server than with this one, so what TLS leaves of it bounds what TLS leaves of a server that stores.
+It reads requests and drops them, and answers each fetch with the same records. It is a server in Python that decrypts
+record by record: its speed over TLS is a comparison for a server that stores, and no bound of all servers.
 
 Keeps: what it does for a byte is to receive, or to send, and to decrypt or encrypt it, in blocking calls of OpenSSL.
 """

@@ -8,8 +8,8 @@ bare       the same, by a client that fetches a megabyte at a time and looks at 
 handshakes connections a second that one client makes in sequence, each with a request: full ones and resumed ones. A
            server that does not resume has no figure for these
 
-For the first three the CPU of server and client is told, too. With `--sink` they are also run against a broker that
-stores nothing (`bench.sink`): what TLS leaves of its speed is the most that any server could have.
+The first three have the CPU of server and client, too. `--sink` also runs them against a broker that stores nothing
+(`bench.sink`): the comparison shows what of the cost is the client's and TLS's own.
 
 Keeps: samples of all systems are taken in turn, with the order turned each time; a ratio is the median of the pairs'.
 """

@@ -7,10 +7,10 @@ The bounds: what goes by before the first pause, and single pauses, within a ten
 goes by differs by no more than a window lets through at once, eleven seconds' worth: a server pauses for seconds, then
 lets a burst through, and one of these falls within the minute or not. The quota is kept as nearly.
 
-Time of requests is another thing on each: a request takes more or less, of one thread or of many. Alike: whoever
-has used up a small share is muted for nearly all of the time, for a second at most, and is answered in between. Of
-connections the first burst is alike, and the rate of those that are served; what is over it Penstock serves late, and
-Kafka closes.
+The time of requests differs: a request costs each server another time, of one thread or of many. The effect is alike:
+a client that has used up a small share is muted nearly all of the time, for a second at most, and answered in between.
+Of connections the first burst is alike, and the rate of those that are served; what is over it Penstock serves late,
+and Kafka closes.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ class Workload:
         *,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """`faults_on` makes what hurts the server, whose topics it is told; `patience_s`: how long the copiers may
-        take to come to their end, and open transactions to end."""
+        """`faults_on` gets the topics and makes what hurts the server. `patience_s` bounds the end of the copiers, and
+        of open transactions."""
         self.address, self.seed, self._patience_s = address, seed, patience_s
         self.history = History()
         self.around = Surroundings(address, self.history, seed, prefix)
