@@ -34,6 +34,7 @@ from core.index.rows import BlockRef
 from core.log.durable_log import DurableLog
 from core.log.log_file import LogPosition
 from core.streams.live import Slot, Stream
+from core.streams.saving import encoding_slot
 from core.streams.state import STREAMS_TABLE
 from core.turns import Turn
 
@@ -143,7 +144,7 @@ class Checkpoints:
         for slot in slots:
             slot.dirty = False
             if not slot.stream.deleted and source.is_here(slot):
-                encoded = await turn.through(slot.encoding())
+                encoded = await turn.through(encoding_slot(slot))
                 # Only now: a writer may be newer than when this began, but not than what is applied.
                 values.puts.append(slot_item(slot.stream.id, slot.number, source.applied_lsn, encoded))
         for number, (name, key) in enumerate(rows, 1):

@@ -22,6 +22,7 @@ from core.container.unsaved import Unsaved
 from core.log.records import Operation, Trim
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
+from core.streams.saving import load_slot
 from core.streams.state import STREAMS_TABLE, StreamState, decode_stream
 
 TableListener = Callable[[Put | Delete], None]
@@ -132,7 +133,7 @@ class Outcomes:
         """Have a slot in a saved state. What this stay of it has in chunks already is not in that."""
         since, tiered = slot.since_lsn, (slot.tiered_end, slot.tiered_bytes)
         self.known_writers.slot_gone(slot)
-        slot.decode(value)
+        load_slot(slot, value)
         self.known_writers.added(len(slot.writers or ()))
         if since == slot.since_lsn and tiered[0] > slot.tiered_end:
             slot.tiered_end, slot.tiered_bytes = tiered

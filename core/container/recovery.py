@@ -43,11 +43,13 @@ from core.log.format import (
 from core.log.log_file import LogFile, LogPosition
 from core.log.records import Delete, Put, decode_update
 from core.log.replay import ScannedFrame, cut_tail, open_log_files, scan
+from core.streams.saving import load_slot
 from core.streams.state import STREAMS_TABLE
 
 if TYPE_CHECKING:
     from core.container.container import Container
-    from core.streams.live import Marker, Slot
+    from core.streams.live import Slot
+    from core.streams.markers import Marker
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +184,7 @@ class _Recovery:
             slot = self._container.slot_at(stream_id, number)
             if slot is not None:
                 self._container.known_writers.slot_gone(slot)
-                slot.decode(state)
+                load_slot(slot, state)
                 self._container.known_writers.added(len(slot.writers or ()))
             elif number < self._container.outcomes.copies[stream_id].slots:
                 self._container.unsaved.mark_gone((stream_id, number))

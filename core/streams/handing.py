@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from core.streams.live import Slot
+from core.streams.saving import encode_slot
 from core.streams.slot_format import SavedSlot, SegmentStretch, decode_slot
 from core.streams.transactions import Aborted, SlotTransactions, Unstable
 
@@ -48,7 +49,7 @@ def handed_over(source: Slot, copied: Slot, aborted: Iterable[Aborted]) -> bytes
     `aborted`: the aborted transactions that were met on the way; `source` may have forgotten some of them by now,
     because only chunks have their entries. Raises Mismatch.
     """
-    saved = decode_slot(source.encode())
+    saved = decode_slot(encode_slot(source))
     if copied.end != saved.end:
         raise Mismatch(copied.end, saved.end)
     more = copied.total_bytes - saved.total_bytes

@@ -6,27 +6,27 @@ of it, and its watchers.
 - ``start <= stable_end <= durable_end <= end``. `end` is what the next append gets, `durable_end` what readers see.
 - ``tiered_end <= stable_end``: what lies from `start` to there is in chunks.
 - Everything here changes on the event loop only, without an await between look and change.
-- What is saved at a checkpoint is what was durable: in-flight appends are left out of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-from core.errors import StorageFailure
 from core.index.rows import SlotColumns
 from core.log.format import IN_TRANSACTION, MARKER
 from core.streams.averages import SlotRate
+from core.streams.held_slots import HeldSlots
 from core.streams.keyspace import position_of_slot, slot_at_position
 from core.streams.known_writers import KnownWriters
+from core.streams.markers import Marker
 from core.streams.policy import StreamPolicy
 from core.streams.removed import NOTHING_REMOVED, Removed
-from core.streams.slot_format import SegmentStretch, decode_slot, encode_head, encode_rest, encode_writer, joined
+from core.streams.slot_format import SegmentStretch
 from core.streams.state import Segment, StreamState
-from core.streams.transactions import NO_TRANSACTIONS, Aborted, SlotTransactions, overlapping
+from core.streams.transactions import Aborted, SlotTransactions, overlapping
 from core.streams.writers import WriterBatch, WriterState, new_batch
 
 WRITERS_PER_STEP: Final = 200
@@ -61,33 +61,6 @@ class Owner(Protocol):
     @property
     def epoch(self) -> int:
         """The leader epoch that new entries carry."""
-
-
-class Marker:
-    """The waiter of a marker: what changes when that is durable."""
-
-    __slots__ = ("committed", "epoch", "first", "offset", "slot", "writer")
-
-    def __init__(
-        self, slot: Slot, writer: WriterState, epoch: int, first: int | None, offset: int, committed: bool
-    ) -> None:
-        self.slot = slot
-        self.writer = writer
-        self.epoch = epoch
-        self.first = first
-        self.offset = offset
-        self.committed = committed
-
-    def appended(self) -> None:
-        slot = self.slot
-        self.writer.marked(self.epoch)
-        if self.first is not None and slot.transactions is not None:
-            before = slot.stable_bytes
-            slot.transactions.ended(self.first, self.offset, committed=self.committed)
-            slot.settled(slot.stable_bytes - before)
-
-    def append_failed(self, error: StorageFailure) -> None:
-        """The process ends; whether the marker is there is seen at the next start."""
 
 
 class Slot:
@@ -255,7 +228,7 @@ class Slot:
 
     def begin_segment(self, first: int, segment_id: int) -> None:
         """Entries from `first` on are appended to another segment. What is in chunks is forgotten."""
-        kept = self._untiered_segments()
+        kept = self.untiered_segments()
         kept.append(SegmentStretch(first, segment_id, self.total_bytes))
         self.segments = kept[-SEGMENTS_MAX:]
 
@@ -264,7 +237,8 @@ class Slot:
         newest = self.segments[-1] if self.segments else None
         return self.total_bytes - newest.bytes_before if newest is not None and newest.id == segment_id else 0
 
-    def _untiered_segments(self) -> list[SegmentStretch]:
+    def untiered_segments(self) -> list[SegmentStretch]:
+        """The stretches that hold entries which are in no chunk yet, oldest first."""
         done = self.untiered_from[0]
         known = self.segments
         oldest = next((n for n in range(1, len(known)) if known[n].first > done), len(known))
@@ -389,66 +363,6 @@ class Slot:
             return self.leader_epoch
         return max((own for own, first in self.leader_epochs if first <= offset), default=self.leader_epoch)
 
-    # Saving and loading
-
-    def encode(self) -> bytes:
-        """The durable state of this slot, as `core.streams.slot_format` lays it out."""
-        steps = self.encoding()
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
-
-    def encoding(self) -> Generator[None, None, bytes]:
-        """The same in steps, between which anything may happen to the slot. The result is encoded.
-
-        All but the writers is as of the first step. Of each writer only what was durable then is taken, if it is still
-        remembered: what it has done since lies behind the slot's end in the log, and replay adds it. A writer that has
-        begun since is left out, for the same reason.
-        """
-        durable = self.durable_end
-        head = encode_head(
-            start=self.start,
-            end=durable,
-            total_bytes=self.durable_bytes,
-            start_bytes=self.start_bytes,
-            tiered_end=self.tiered_end,
-            tiered_bytes=self.tiered_bytes,
-            leader_epochs=[epoch for epoch in self.leader_epochs if epoch[1] < durable],
-            since_lsn=self.since_lsn,
-        )
-        segments = [stretch for stretch in self._untiered_segments() if stretch.first < durable]
-        transactions = None if self.transactions is None else self.transactions.encoding(durable)
-        writers, count = bytearray(), 0
-        for states in self.writers_stepwise():
-            for writer_id, state in states:
-                batches = state.durable_batches(durable)
-                if batches or state.marked_epoch >= 0:
-                    epoch = max(state.marked_epoch, batches[-1].epoch) if batches else state.marked_epoch
-                    writers += encode_writer(writer_id, epoch, state.last_use_ms, batches)
-                    count += 1
-            yield
-        ended = NO_TRANSACTIONS if transactions is None else (yield from transactions)
-        rest = encode_rest(segments, ended, self.since_lsn)
-        return joined(head, count, writers, rest)
-
-    def decode(self, value: bytes) -> None:
-        """Take over a saved state. Raises CorruptState."""
-        saved = decode_slot(value)
-        self.start, self.end, self.durable_end = saved.start, saved.end, saved.end
-        self.total_bytes, self.start_bytes = saved.total_bytes, saved.start_bytes
-        self.tiered_end, self.tiered_bytes = saved.tiered_end, saved.tiered_bytes
-        self.leader_epochs, self.segments = saved.leader_epochs, saved.segments
-        self.transactions, self.since_lsn = saved.transactions, saved.since_lsn
-        self.writers = None
-        if saved.writers:
-            self.writers = {}
-            for writer_id, epoch, last_use_ms, batches in saved.writers:
-                state = self.writers[writer_id] = WriterState(epoch, last_use_ms)
-                state.marked_epoch = epoch
-                state.batches.extend(batches)
-
     def _lengths_from(self, offset: int) -> Iterator[int]:
         for columns in reversed(self.columns):
             for row in range(len(columns) - 1, -1, -1):
@@ -461,9 +375,8 @@ class Stream:
     """A live stream: its state, its slots as they are written, and what the gateway keeps beside it."""
 
     __slots__ = (
+        "_held",
         "_make_slot",
-        "_shares",
-        "_slots",
         "changing",
         "deleted",
         "extension",
@@ -481,8 +394,7 @@ class Stream:
         self.deleted = False
         self.changing = asyncio.Lock()  # held while a change of the state is on its way to the log
         self.extension: Any = None
-        self._slots: dict[int, Slot] = {}
-        self._shares: dict[int, dict[int, Slot]] | None = {} if state.is_elsewhere else None  # by container
+        self._held: HeldSlots[Slot] = HeldSlots(is_spread=state.is_elsewhere)
         self._make_slot = make_slot
 
     def __repr__(self) -> str:
@@ -514,38 +426,32 @@ class Stream:
 
     def slot(self, number: int) -> Slot:
         """The slot of that number. Raises IndexError when the stream has no such slot."""
-        found = self._slots.get(number)
+        found = self._held.by_number.get(number)
         if found is not None:
             return found
         if not 0 <= number < self.state.slots:
             raise IndexError(f"stream {self.name!r} has no slot {number}")
-        made = self._slots[number] = self._make_slot(self, number)
-        if self._shares is not None:
-            self._shares.setdefault(made.container_id, {})[number] = made
+        made = self._make_slot(self, number)
+        self._held.put(made)
         return made
 
     def known_slot(self, number: int) -> Slot | None:
         """The slot of that number, if it was ever written or asked for."""
-        return self._slots.get(number)
+        return self._held.by_number.get(number)
 
     def written_slots(self) -> Iterator[Slot]:
         """The slots that memory holds, in all containers: each one that was ever written or asked for."""
-        return iter(self._slots.values())
+        return iter(self._held.by_number.values())
 
     def slots_in(self, container_id: int) -> Iterator[Slot]:
         """Those of them that lie in a container. One that a slot only arrives in has none."""
-        if self._shares is None:
-            return iter(self._slots.values() if container_id == self.logged.container else ())
-        return iter(self._shares.get(container_id, {}).values())
+        if not self._held.is_spread and container_id != self.logged.container:
+            return iter(())
+        return self._held.in_container(container_id)
 
     def forget_slots(self, container_id: int) -> list[Slot]:
         """A container comes or goes: what memory holds of its slots is not theirs any more. Returns them."""
-        if self._shares is None:
-            moved, self._slots = list(self._slots.values()), {}
-        else:
-            moved = list(self._shares.pop(container_id, {}).values())
-            for slot in moved:
-                self._slots.pop(slot.number, None)
+        moved = self._held.take(container_id)
         for slot in moved:
             slot.has_moved = True
         return moved
@@ -553,13 +459,8 @@ class Stream:
     def adopt(self, slot: Slot) -> list[Slot]:
         """A container has this slot: it was opened, or the slot has come to it. Returns the object that was in its
         place, if there was one."""
-        before = self._slots.get(slot.number)
         slot.stream = self
-        if before is not None and self._shares is not None:
-            self._shares.get(before.container_id, {}).pop(before.number, None)
-        self._slots[slot.number] = slot
-        if self._shares is not None:
-            self._shares.setdefault(slot.container_id, {})[slot.number] = slot
+        before = self._held.put(slot)
         if before is None:
             return []
         before.has_moved = True
@@ -578,22 +479,20 @@ class Stream:
         is_cut_again = state.epochs is not self.logged.epochs
         self.logged = state
         self.is_sealed = state.is_sealed
-        if self._shares is None and state.is_elsewhere:  # it has grown into other containers
-            self._shares = {self.state.container: dict(self._slots)}
-        if is_cut_again and self._shares is not None:
+        if not self._held.is_spread and state.is_elsewhere:  # it has grown into other containers
+            self._held.spread(self.state.container)
+        if is_cut_again and self._held.is_spread:
             self._forget_addresses(state)
-        if is_cut_again or self._shares is not None:
+        if is_cut_again or self._held.is_spread:
             for slot in self.slots_in(container_id):
                 slot.segment_id = self.segment_id_of(slot.number)
 
     def _forget_addresses(self, state: StreamState) -> None:
         """Slots of other processes may lie in other containers now."""
-        for slot in [slot for slot in self._slots.values() if slot.is_elsewhere]:
-            if state.container_of_slot(slot.number) != slot.container_id:
+        for slot in list(self._held.by_number.values()):
+            if slot.is_elsewhere and state.container_of_slot(slot.number) != slot.container_id:
                 slot.has_moved = True
-                del self._slots[slot.number]
-                if self._shares is not None:
-                    self._shares.get(slot.container_id, {}).pop(slot.number, None)
+                self._held.remove(slot)
 
     def segment_id_of(self, number: int) -> int:
         """The active segment that owns a slot, as of what the log takes next."""

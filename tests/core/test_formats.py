@@ -34,6 +34,7 @@ from core.log.replay import open_log_files, scan
 from core.streams.damage import DamagedRange
 from core.streams.damage import decode as decode_damaged
 from core.streams.live import Slot
+from core.streams.saving import encode_slot, load_slot
 from core.streams.slot_format import SegmentStretch
 from core.streams.state import decode_stream, new_stream
 from core.streams.transactions import Aborted, SlotTransactions
@@ -136,7 +137,7 @@ def slot_state(slot: Slot) -> bytes:
     slot.transactions.began(77, 15, 400)
     slot.transactions.ended(12, 14, committed=False)
     slot.transactions.began(99, 25, 890)
-    return slot.encode()
+    return encode_slot(slot)
 
 
 def golden(name: str) -> bytes:
@@ -197,7 +198,7 @@ def test_slot_that_came_from_another_container(tmp_path: Path) -> None:
     assert golden("slot-v3.bin") == slot_state(slot)
 
     again = run(slot_in(tmp_path / "b"))
-    again.decode(golden("slot-v3.bin"))
+    load_slot(again, golden("slot-v3.bin"))
     assert_saved_slot(again)
     assert again.since_lsn == 4711
 
@@ -208,7 +209,7 @@ def test_slot_is_written_as_released(tmp_path: Path) -> None:
     assert golden("slot-v2.bin") == slot_state(slot)
 
     again = run(slot_in(tmp_path / "b"))
-    again.decode(golden("slot-v2.bin"))
+    load_slot(again, golden("slot-v2.bin"))
     assert_saved_slot(again)
     assert again.transactions is not None
     assert (again.transactions.open, list(again.transactions.unstable)) == ({77: 15}, [15])
@@ -219,7 +220,7 @@ def test_slot_is_written_as_released(tmp_path: Path) -> None:
 def test_slots_of_the_first_release_are_read(tmp_path: Path) -> None:
     """Version 1 knew no transactions."""
     slot = run(slot_in(tmp_path))
-    slot.decode(golden("slot-v1.bin"))
+    load_slot(slot, golden("slot-v1.bin"))
     assert_saved_slot(slot)
     assert slot.transactions is None
 
@@ -381,9 +382,9 @@ def test_damaged_slot_state(tmp_path: Path) -> None:
     for state in (slot_state(slot), golden("slot-v2.bin")):
         for size in range(0, len(state) - 1, 7):
             with pytest.raises(CorruptState):
-                slot.decode(state[:size])
+                load_slot(slot, state[:size])
     with pytest.raises(CorruptState, match="newer"):
-        slot.decode(b"\x04" + state[1:])
+        load_slot(slot, b"\x04" + state[1:])
 
 
 def test_append_frame_of_the_hot_path(tmp_path: Path) -> None:

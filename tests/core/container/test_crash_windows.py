@@ -14,6 +14,7 @@ import pytest
 
 from core.applied.metadata import _FIRST_KEY, Metadata
 from core.config import SyncMode
+from core.streams.saving import encode_slot
 from tests.core.crash_disk import CrashDisk, build
 from tests.core.log.test_replay import logs
 from tests.core.support import (
@@ -276,12 +277,12 @@ def test_transactions_in_half_a_checkpoint(tmp_path: Path) -> None:
         await maintenance_of(store).checkpoint()
         metadata.commit = commit  # type: ignore[method-assign]
         await play(slot, "c- b+ .")
-        expected = slot.stable_end, slot.stable_bytes, aborted(slot), slot.encode()
+        expected = slot.stable_end, slot.stable_bytes, aborted(slot), encode_slot(slot)
         assert expected[:3] == (4, 4, [(0, 3, 1), (5, 6, 3)])
 
         again = await open_store(await crash_copy(store, tmp_path / "b"), clock=store.clock)
         recovered = again.streams.get("s").slot(0)  # type: ignore[union-attr]
-        assert expected == (recovered.stable_end, recovered.stable_bytes, aborted(recovered), recovered.encode())
+        assert expected == (recovered.stable_end, recovered.stable_bytes, aborted(recovered), encode_slot(recovered))
         await again.close()
         await store.close(clean=False)
 

@@ -15,6 +15,7 @@ from core.log.format import IN_TRANSACTION
 from core.log.records import Put
 from core.store import Store
 from core.streams.live import Slot
+from core.streams.saving import encode_slot
 from tests.core.support import (
     KIB,
     append,
@@ -176,6 +177,6 @@ async def end_everywhere(slots: list[Slot], writer_id: int) -> None:
 def snapshot(store: Store, slots: list[Slot]) -> Any:
     """The state that a refused step must not touch."""
     log = container_of(store).log
-    states = [(s.end, s.encode(), dict(s.transactions.open) if s.transactions else None) for s in slots]
+    states = [(s.end, encode_slot(s), dict(s.transactions.open) if s.transactions else None) for s in slots]
     fences = [{w: state.epoch for w, state in (s.writers or {}).items()} for s in slots]
     return log.next_lsn, log.position, len(log.open), states, fences, dict(store.table("t").items())

@@ -12,6 +12,7 @@ from core.streams.handing import Mismatch, begun, handed_over
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
 from core.streams.policy import StreamPolicy
+from core.streams.saving import load_slot
 from core.streams.state import new_stream
 from core.streams.transactions import Aborted
 
@@ -37,7 +38,7 @@ def append(slot: Slot, count: int, size: int, *, writer: int = -1, sequence: int
 def copied(source: Slot, size: int) -> Slot:
     """All entries in one, of other bytes."""
     slot = slot_of(Owner(1, 4))
-    slot.decode(begun(source, 99))
+    load_slot(slot, begun(source, 99))
     append(slot, source.end - source.start, size)
     return slot
 
@@ -49,7 +50,7 @@ def test_all_but_bytes_is_the_sources() -> None:
     append(source, 1, 30, writer=5, sequence=0, flags=IN_TRANSACTION)
     source.start, source.start_bytes = 2, 50
     target = copied(source, 200)
-    target.decode(handed_over(source, target, ()))
+    load_slot(target, handed_over(source, target, ()))
     assert (target.start, target.end, target.stable_end, target.since_lsn) == (2, 9, 8, 99)
     assert target.leader_epochs == [(3, 0)]
     assert target.writers is not None
@@ -69,7 +70,7 @@ def test_aborted_transactions_of_both() -> None:
     marker = mark(5, 0, 25, 1, committed=False)
     marker.appended()
     target = copied(source, 10)
-    target.decode(handed_over(source, target, [Aborted(12, 10, 4, 13)]))
+    load_slot(target, handed_over(source, target, [Aborted(12, 10, 4, 13)]))
     assert [row.writer_id for row in target.aborted_in(0, 30)] == [4, 5]
 
 

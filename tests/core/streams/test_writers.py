@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from core.errors import SequenceGap, StaleWriterEpoch, StoreError
 from core.streams.live import Slot
+from core.streams.saving import encode_slot, load_slot
 from core.streams.writers import BATCHES_KEPT, SEQUENCE_MAX, Duplicate, WriterState, new_batch, sequence_after
 from tests.core.support import (
     Gate,
@@ -203,7 +204,7 @@ def test_all_that_is_remembered_is_in_flight_at_a_checkpoint(
         for sequence in range(before + 7, before + 7 + in_flight):
             begin_append(slot, b"x", writer=(WRITER, 0, sequence))
         state = Slot(container_of(store), slot.stream, 0)
-        state.decode(slot.encode())
+        load_slot(state, encode_slot(slot))
         gate.open.set()
         await container_of(store).all_durable()
 
@@ -231,7 +232,7 @@ def test_new_epoch_is_in_flight_at_a_checkpoint(tmp_path: Path, monkeypatch: pyt
         for sequence in range(6):
             begin_append(slot, b"x", writer=(WRITER, 5, sequence))
         state = Slot(container_of(store), slot.stream, 0)
-        state.decode(slot.encode())
+        load_slot(state, encode_slot(slot))
         gate.open.set()
         await container_of(store).all_durable()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.errors import SequenceGap
+from core.streams.saving import load_slot
 from core.streams.slot_format import encode_head, encode_tiered_rest
 from core.streams.writers import BATCHES_KEPT, Duplicate, WriterBatch, WriterState, gap_after, new_batch
 from core.tiering.rows import RunRow
@@ -60,7 +61,7 @@ def decoded(tail: Tail, end: int) -> dict[int, list[WriterBatch]]:
 
     slot = Slot(Nowhere(), Nothing(), 0)  # type: ignore[arg-type]
     head = encode_head(start=0, end=end, total_bytes=0, start_bytes=0, tiered_end=end, tiered_bytes=0, leader_epochs=())
-    slot.decode(head + encode_tiered_rest(list(tail.writers())))
+    load_slot(slot, head + encode_tiered_rest(list(tail.writers())))
     return {writer_id: state.batches for writer_id, state in (slot.writers or {}).items()}
 
 
