@@ -51,10 +51,10 @@ class HeldSlots(Generic[S]):
     def put(self, slot: S) -> S | None:
         """Hold a slot; returns the one that had its number before."""
         before = self.by_number.get(slot.number)
-        if before is not None:
-            self.remove(before)
         self.by_number[slot.number] = slot
         if self._shares is not None:
+            if before is not None:
+                self._shares.get(before.container_id, {}).pop(before.number, None)
             self._shares.setdefault(slot.container_id, {})[slot.number] = slot
         return before
 
