@@ -7,66 +7,42 @@ answered before the services that answer them end. Handlers reach `Services`, an
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from core.balance import Balance, totals_of
 from core.clock import Clock, SystemClock
 from core.cluster.following import Changed
 from core.cluster.sqlite_registry import SqliteRegistry
 from core.config import StoreConfig
 from core.hosted import HostedContainer
-from core.membership import Membership
 from core.store import Store
 from core.streams.live import Slot
-from core.tiering.context import LongTermStorage
-from gateway import __version__
 from gateway.apis import discover
 from gateway.apis.shared.features import SUPPORTED_FEATURES
-from gateway.cluster.authority import NodeTls
-from gateway.cluster.nodes import Node, Nodes, owners_of
-from gateway.cluster.peers import Peers
-from gateway.cluster.picture import Picture
-from gateway.cluster.pulse import Mourning, Pulse
-from gateway.cluster.seat import Seat, check_cluster, inner_address, take_seat
-from gateway.cluster.settings_keeper import SettingsKeeper, public_rows, settings_key
-from gateway.cluster.vacancies import Vacancies
-from gateway.config.addresses import ListenAddress
+from gateway.cluster.nodes import Nodes
+from gateway.cluster.seat import Seat
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
 from gateway.coordination.opening import Openings
-from gateway.data_directory import (
-    DRILL_DIRECTORY,
-    REPAIRED_FILE,
-    SCRAM_USERS_FILE,
-    DataDirectory,
-    is_drill,
-)
+from gateway.data_directory import REPAIRED_FILE, SCRAM_USERS_FILE, DataDirectory
 from gateway.dispatch.dispatcher import Dispatcher
 from gateway.dispatch.registry import Registry
 from gateway.fetching.sessions import FetchSessions
 from gateway.gauges import offer_budgets, offer_container, offer_services
-from gateway.groups.consumer.format import CONSUMER_TABLE
 from gateway.groups.coordinators import GroupCoordinators
 from gateway.groups.elsewhere import Elsewhere
-from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
 from gateway.groups.settings import settings_of, streams_settings_of
 from gateway.groups.share.coordinators import ShareCoordinators
 from gateway.groups.share.dead_letters import DeadLetters
 from gateway.groups.share.elsewhere import ShareElsewhere
-from gateway.groups.share.format import GROUPS_TABLE as SHARE_GROUPS_TABLE
-from gateway.groups.share.format import PARTITIONS_TABLE as SHARE_PARTITIONS_TABLE
 from gateway.groups.share.partitions import SharePartitions
 from gateway.groups.share.service import ShareGroups
 from gateway.groups.share.sessions import ShareSessions
 from gateway.groups.share.settings import share_settings
-from gateway.groups.streams.format import STREAMS_TABLE
 from gateway.internal_topics.readable import ReadableTopics
 from gateway.internal_topics.topics import InternalTopics
 from gateway.kafka_configs.broker_configs import SETTINGS as BROKER_CONFIGS
@@ -76,12 +52,10 @@ from gateway.kafka_configs.features import FinalizedFeatures
 from gateway.kafka_configs.keys import ResourceType
 from gateway.kafka_configs.resource_configs import SETTINGS as RESOURCE_CONFIGS
 from gateway.kafka_configs.resource_configs import ResourceConfigs
-from gateway.long_term.identity import Admission
-from gateway.long_term.log_objects import check_conditions, check_containers, of_cluster
-from gateway.long_term.opening import is_private, open_storage, place_of, storage_of_log, worker_setup
-from gateway.long_term.ownership import BEAT_S, Owner
+from gateway.long_term.holding import Holding
+from gateway.long_term.ownership import Owner
 from gateway.metrics.counters import Metrics
-from gateway.network.binding import Binding, CannotListen, bind
+from gateway.network.binding import Binding, CannotListen
 from gateway.network.descriptors import shares_of_this_process
 from gateway.network.server import Server
 from gateway.network.serving_limits import offer_connections, offer_sasl, offer_tls, server_limits
@@ -89,9 +63,7 @@ from gateway.observers import Observers
 from gateway.quotas.quotas import TABLE as QUOTAS
 from gateway.quotas.quotas import Quotas
 from gateway.records.openers import Openers
-from gateway.records.record_batch import entry_head
 from gateway.records.walking import validates_fully
-from gateway.security import scram_users
 from gateway.security.acl_format import TABLE as ACLS
 from gateway.security.audit import open_audit
 from gateway.security.authorizer import Authorizer
@@ -101,27 +73,17 @@ from gateway.security.listeners import http_security, renew_for_ever, secured_li
 from gateway.security.scram_users import TABLE as USERS
 from gateway.security.scram_users import ScramUsers
 from gateway.services import Services
+from gateway.standing import Standing
 from gateway.telemetry.receiver import Telemetry
 from gateway.topics.topics import Topics
 from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
-from tier2.retrying import RetryingStorage
-from tier2.storage import Storage, StorageError
-
-logger = logging.getLogger(__name__)
 
 STOP_GRACE_S: Final = 5.0
 """Time for requests under way at a stop; a fetch or a join may wait much longer, and is cut off."""
 ABANDON_GRACE_S: Final = 0.5
 """Time after a storage failure for its error to reach the producers that wait."""
-
-BEAT_S_MIN: Final = 1.0
-"""Shortest pause between two looks whether this gateway still owns its prefix. A look comes before deleted objects are
-removed, if possible."""
-RELEASE_S: Final = 2.0
-"""Longest wait of a stop to release its prefix in long-term storage; if it fails, the next start of a copy must check
-whether this gateway lives."""
 
 CONCERNS_MAX: Final = 20
 CONCERN_CHARS_MAX: Final = 500
@@ -155,7 +117,7 @@ class Broker:
     scram_users: ScramUsers
     delegation_tokens: DelegationTokens
     apis: Registry
-    _peers: Peers
+    standing: Standing
 
     def __init__(
         self,
@@ -174,34 +136,20 @@ class Broker:
         self.node_id = config.node_id if part is None else part.node_id
         self._part = part
         self.nodes = Nodes(self.node_id, self._is_here)
-        self._inner = None if part is None else part.inner
-        self._node_tls: NodeTls | None = None
         self._registry: SqliteRegistry | None = None
-        self._seat = seat
-        self._membership: Membership | None = None
-        self._balance: Balance | None = None
-        self._keeper: SettingsKeeper | None = None
-        self._pulse: Pulse | None = None
-        self._mourning: Mourning | None = None
+        has_others = part is not None and part.inner is not None
+        self._held = Holding(config, data, seat=seat, take_over=take_over, has_others=has_others)
         self.cluster_id = data.cluster_id
         self.clock = clock or SystemClock()
         self.metrics = Metrics()
         self.openers = Openers()
         self.phase = "starting"
         self._shares = shares_of_this_process(config)
-        self._data = data
         self._kafka = kafka
         self._server: Server | None = None
-        self._storage: RetryingStorage | None = None
-        self._log_puts: Storage | None = None
-        self._long_term: LongTermStorage | None = None
-        self._admission: Admission | None = None
-        self._take_over = take_over
-        self._remarks: list[str] = []  # about the bucket
         self._secured = secured_listeners(config)
         self._http_security = http_security(config)
-        is_inner = part is not None and part.inner is not None
-        self._observers = Observers(self, config, http, self._http_security, self._shares.http, is_inner=is_inner)
+        self._observers = Observers(self, config, http, self._http_security, self._shares.http, is_inner=has_others)
         self._renewing: asyncio.Task[None] | None = None
         self.authorizer: Authorizer | None = None
 
@@ -215,7 +163,7 @@ class Broker:
     @property
     def unready(self) -> str:
         """Why a client should rather go to another node of the cluster; empty if it need not."""
-        return "" if self._membership is None else self._membership.unready
+        return self.standing.unready if self.ready else ""
 
     @property
     def healthy(self) -> bool:
@@ -229,90 +177,34 @@ class Broker:
     def concerns(self) -> list[str]:
         """Facts that an operator should know although clients are served; a few sentences."""
         told = (one for hosted in self._containers() for one in hosted.concerns())
-        found = [one[:CONCERN_CHARS_MAX] for one in (*told, *self._remarks)]
-        if self._admission is not None and not self._admission.has_taken:
-            found.append(f"{self._admission.place} has no room: its data is served, nothing more is moved there")
-        if self._keeper is not None and self._keeper.concern:
-            found.append(self._keeper.concern[:CONCERN_CHARS_MAX])
-        return found[:CONCERNS_MAX]
+        found = [*told, *self._held.concerns, self.standing.concern]
+        return [one[:CONCERN_CHARS_MAX] for one in found if one][:CONCERNS_MAX]
 
     # --- Start and stop -----------------------------------------------------------------------
 
     async def open_long_term(self) -> None:
         """Reach long-term storage, and check its owner. Raises an error if it cannot be used."""
-        self._storage = await open_storage(self.config, remark=self._remarked)
-        if self._storage is None:
-            return
-        holds_log = self.config.log_store == "object"
-        if holds_log:
-            if self.config.cluster_fence != "verify":
-                await check_conditions(self._storage, place_of(self.config))
-            self._data = await of_cluster(self._data, self._storage, place_of(self.config), __version__)
-            if self.config.cluster:
-                self._seat = await take_seat(self.config, self._data.cluster_id)
-                if self._data.fresh:
-                    self._data = await asyncio.to_thread(self._data.of_cluster, self._seat.cluster_id, __version__)
-                check_cluster(self._seat, self._data.cluster_id, str(self._data.path))
-            self.cluster_id = self._data.cluster_id
-            self._log_puts = storage_of_log(self.config, self._data.layout.containers)
-        admission = Admission(
-            self._storage,
-            place_of(self.config),
-            self._data.path,
-            self.cluster_id,
-            self._data.fresh,
-            beat_s=max(min(BEAT_S, self.config.file_delete_delay_ms / 2000), BEAT_S_MIN),
-            take_over=self._take_over,
-            drill=is_drill(self._data.path),
-            beside=self._seat is not None or (self._part is not None and self._part.inner is not None),
-            private=is_private(self.config),
-            holds_log=holds_log,
-        )
-        if admission.drill:
-            logger.warning(
-                "this is a drill: it reads long-term storage, and puts new chunks below the data directory",
-                extra={"reads": admission.place, "writes": str(self._data.path / DRILL_DIRECTORY)},
-            )
-        await admission.look()
-        if holds_log:
-            await check_containers(self._storage, place_of(self.config), self._data.layout.containers)
-        self._admission = admission
-        self._long_term = LongTermStorage(
-            storage=self._storage,
-            log_puts=self._log_puts,
-            cluster_id=self.cluster_id,
-            head_of=entry_head,
-            admit=admission.admit,
-            had_another_life=(self._data.path / REPAIRED_FILE).exists(),
-            rewriting=worker_setup(self.config),
-            promised=frozenset(
-                {GROUPS_TABLE, CONSUMER_TABLE, STREAMS_TABLE, OFFSETS_TABLE, SHARE_GROUPS_TABLE, SHARE_PARTITIONS_TABLE}
-            ),
-            private=frozenset({scram_users.TABLE}),
-        )
-
-    def _remarked(self, remark: str) -> None:
-        logger.warning("long-term storage: %s", remark)
-        self._remarks.append(remark)
+        await self._held.open()
+        self.cluster_id = self._held.data.cluster_id
 
     async def start(self) -> None:
         """Recover and serve. Raises the store's errors when it cannot be opened."""
         self.phase = "recovering"
         self._observers.start()
         configs = BrokerConfigs(self.config)
-        part = self._part
+        part, data, seat = self._part, self._held.data, self._held.seat
         if part is not None:
             self._registry = await SqliteRegistry.open(part.registry, part.told)
         self.store = await Store.open(
-            self._data.store,
+            data.store,
             self._store_config(),
             configs.policy_for,
             self.clock,
-            self._long_term,
-            shared=self._registry if self._seat is None else self._seat.registry,
-            hosts=() if self._seat is not None else None if part is None else part.hosts,
+            self._held.context,
+            shared=self._registry if seat is None else seat.registry,
+            hosts=() if seat is not None else None if part is None else part.hosts,
         )
-        (self._data.path / REPAIRED_FILE).unlink(missing_ok=True)
+        (data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
         self.resource_configs = ResourceConfigs(self.store, self.config)
         if self.config.authorizer_class_name:
@@ -329,15 +221,18 @@ class Broker:
         homes = Homes(self.store.config.container_ids)
         own = partial(self.resource_configs.own, ResourceType.GROUP)
         settings, streams_settings = settings_of(self.config, own), streams_settings_of(self.config, own)
-        self._open_door()
-        self.picture = Picture(
+        self.standing = Standing(
+            self.config,
             self.nodes,
-            lambda: {hosted.id: hosted.container.epoch for hosted in self._containers()},
-            None if self._seat is None else self._seat.coordination,
-            self.clock.monotonic_s,
+            {one.name: (one.advertised_host, one.advertised_port) for one in self._kafka},
+            self.store,
+            self.clock,
+            self._observers,
+            registry=self._registry,
+            seat=seat,
+            inner=None if part is None else part.inner,
         )
-        self.vacancies = Vacancies(self.nodes, () if self._seat is None else self._seat.coordination.containers)
-        self.elsewhere = Elsewhere(self._peers.of_container)
+        self.elsewhere = Elsewhere(self.standing.peers.of_container)
         self.groups = GroupCoordinators(
             self.config,
             self.store,
@@ -351,14 +246,20 @@ class Broker:
         )
         self.share = self._share_groups(homes)
         self.transactions = TransactionCoordinators(
-            self.config, self.store, self.clock, self.topics, self.groups, self.producers, self._peers.of_container
+            self.config,
+            self.store,
+            self.clock,
+            self.topics,
+            self.groups,
+            self.producers,
+            self.standing.peers.of_container,
         )
         self.fetch_sessions = FetchSessions(
             self.config.max_incremental_fetch_session_cache_slots,
             self.config.fetch_session_partitions_max,
             self.clock,
         )
-        self._know_nodes()
+        self.standing.look()
         self.store.on_followed(self._followed)
         self.groups.load()
         self.share.coordinators.load()
@@ -376,19 +277,16 @@ class Broker:
         limits = await asyncio.to_thread(server_limits, self.config, self._shares)
         dispatcher = Dispatcher(self.services, self.apis, self.metrics)
         self._server = Server(
-            limits, dispatcher, self.metrics, self._secured, self.quotas.connections_per_s, self._node_tls
+            limits, dispatcher, self.metrics, self._secured, self.quotas.connections_per_s, self.standing.node_tls
         )
         self._offer_metrics(self._server)
         try:
-            inner = [] if self._inner is None else [self._inner]
+            inner = [] if self.standing.inner is None else [self.standing.inner]
             await self._server.start([*self._kafka, *inner])
         except OSError as exc:
             raise CannotListen(", ".join(map(str, self._kafka)), exc) from exc
-        if self._registry is not None:
-            self.store.on_risen = partial(self._tell, self._registry)
-            await self._tell(self._registry)
-        if self._seat is not None:
-            await self._join(self._seat)
+        await self.standing.tell_workers()
+        await self.standing.take_part(self._openings(), self._told_to_all, self._held.storage)
         self._renewing = asyncio.create_task(
             renew_for_ever([*self._secured.values(), self._http_security]), name="certificates"
         )
@@ -396,59 +294,13 @@ class Broker:
         self._observers.serving()
 
     def _store_config(self) -> StoreConfig:
-        config = self._data.store_config(self.config)
-        return (
-            config if self._seat is None else replace(config, container_ids=tuple(self._seat.coordination.containers))
-        )
+        config, seat = self._held.data.store_config(self.config), self._held.seat
+        return config if seat is None else replace(config, container_ids=tuple(seat.coordination.containers))
 
-    async def _join(self, seat: Seat) -> None:
-        """Take and serve containers of the cluster from now on."""
+    def _openings(self) -> Openings:
         kinds = (self.groups, self.share.coordinators, self.transactions)
-        moved, changed = self.internal_topics.moved, self._know_nodes
-        openings = Openings(self.store, kinds, self._attend, moved, changed, self.vacancies)
-        self._balance = Balance(
-            seat.coordination, partial(totals_of, self.store), moves=seat.rebalances, troubles=self._told_to_all
-        )
-        self._membership = Membership(
-            seat.coordination,
-            self.store,
-            openings,
-            seat.fence,
-            weights=self._balance.weights,
-            rebalances=seat.rebalances,
-        )
-        seat.coordination.on_changed(self._know_nodes)
-        self._pulse, self._mourning = Pulse(seat.coordination), Mourning(seat.coordination)
-        wanted = self.config.cluster_pulse_listen
-        if (address := inner_address(self.config, seat, wanted)) is not None:
-            await self._start_pulse(self._pulse, address, must=wanted is not None)
-        await seat.coordination.tell(self._myself().encode())
-        self._know_nodes()
-        self._mourning.start()
-        self._keep_settings(seat)
-        self._membership.start()
-        self._balance.start()
-
-    async def _start_pulse(self, pulse: Pulse, address: ListenAddress, *, must: bool) -> None:
-        """Without it others wait for the lease, so it is no error if that cannot be, unless it `must`: then raises
-        CannotListen."""
-        try:
-            binding = bind(address)
-        except CannotListen as error:
-            if must:
-                raise
-            logger.warning("other nodes notice this node's end by its lease only", extra={"reason": str(error)})
-        else:
-            await pulse.start(binding.sockets, (binding.advertised_host, binding.advertised_port))
-
-    def _keep_settings(self, seat: Seat) -> None:
-        """Have a copy of the settings in the bucket, for the day on which etcd has lost them."""
-        if seat.settings is None or self._storage is None:
-            return
-        is_public, key = public_rows(self.config), settings_key(self.config)
-        self._keeper = SettingsKeeper(self._storage, self.cluster_id, seat.coordination, seat.settings, is_public, key)
-        seat.coordination.on_changed(self._keeper.look)
-        self._keeper.start()
+        moved, changed = self.internal_topics.moved, self.standing.look
+        return Openings(self.store, kinds, self._attend, moved, changed, self.standing.vacancies)
 
     def _offer_metrics(self, server: Server) -> None:
         offer_budgets(self.metrics, server)
@@ -457,7 +309,7 @@ class Broker:
         offer_sasl(self.metrics, self._secured)
         for hosted in self._containers():
             self._attend(hosted)
-        self.metrics.storage = self._storage
+        self.metrics.storage = self._held.storage
         offer_services(self.metrics, self.services, self.letters)
 
     def _attend(self, hosted: HostedContainer) -> None:
@@ -474,45 +326,8 @@ class Broker:
 
     # --- Other nodes --------------------------------------------------------------------------
 
-    def _open_door(self) -> None:
-        """Bind the port for nodes of other machines, and prepare to ask them. Raises CannotListen."""
-        seat = self._seat
-        if seat is not None and seat.authority is not None:
-            address = inner_address(self.config, seat, self.config.cluster_listen)
-            if address is None:
-                logger.warning("other nodes cannot ask this one: set cluster.listen, as its way to etcd is not known")
-            else:
-                self._node_tls = seat.authority.node(self.node_id)
-                self._inner = bind(address, inner=True)
-                at = inner_address(self.config, seat, self.config.cluster_http_listen)
-                self._observers.join(self.nodes, self._node_tls, at)
-        self._peers = Peers(self.nodes, self._node_tls)
-
     def _is_here(self, container_id: int) -> bool:
         return self.store.leads(container_id)
-
-    def _myself(self) -> Node:
-        """This node, as others see it."""
-        return Node(
-            id=self.node_id,
-            listeners={one.name: (one.advertised_host, one.advertised_port) for one in self._kafka},
-            containers={hosted.id: hosted.container.epoch for hosted in self._containers()},
-            inner="" if self._inner is None else self._inner.place,
-            pulse=None if self._pulse is None else self._pulse.address,
-            http=self._observers.inner_place,
-        )
-
-    async def _tell(self, registry: SqliteRegistry) -> None:
-        """Have other workers tell clients of this one, in its present epochs. Raises StoreError."""
-        await registry.tell_node(self.node_id, self._myself().encode())
-
-    def _know_nodes(self) -> None:
-        if self._seat is not None:
-            self.nodes.replace(owners_of(self._seat.coordination.nodes(), self._seat.coordination))
-        elif self._registry is not None:
-            self.nodes.replace(Node.decode(node_id, told) for node_id, told in self._registry.nodes().items())
-        self._peers.follow()
-        self.vacancies.look()
 
     def look_at_registry(self) -> None:
         """Another worker says that it has changed what all share: see what, without waiting for the next look."""
@@ -521,8 +336,7 @@ class Broker:
 
     def _followed(self, changed: Changed) -> None:
         """Other workers, or this one, have changed what all share."""
-        if changed.nodes:
-            self._know_nodes()
+        self.standing.followed(changed)
         self.topics.followed(changed.streams, changed.deleted)
         if BROKER_CONFIGS in changed.kinds:
             self.topics.take_over_configs()
@@ -537,8 +351,6 @@ class Broker:
         ):
             if kind in changed.kinds:
                 part.take_over()
-        if self._keeper is not None and changed.kinds:
-            self._keeper.changed()
 
     def _share_groups(self, homes: Homes) -> ShareGroups:
         settings = share_settings(self.config, partial(self.resource_configs.own, ResourceType.GROUP))
@@ -549,22 +361,22 @@ class Broker:
             self.topics,
             self.openers,
             settings,
-            self._peers.of_container,
+            self.standing.peers.of_container,
             validates_fully=validates_fully(self.config.record_validation),
         )
         partitions = SharePartitions(self.store, self.clock, self.topics, settings, self.letters)
         coordinators = ShareCoordinators(self.store, self.clock, self.topics, homes, self.groups, settings)
         sessions = ShareSessions(partitions, self.config.group_share_max_share_sessions)
         return ShareGroups(
-            coordinators, partitions, sessions, settings, ShareElsewhere(self.nodes, self._peers.of_container)
+            coordinators, partitions, sessions, settings, ShareElsewhere(self.nodes, self.standing.peers.of_container)
         )
 
     async def _open_users(self) -> ScramUsers:
         """The users of SCRAM, with those that `penstock users` has left. Raises StoreError, ConfigError."""
         users = ScramUsers(self.store)
         try:
-            are_kept = self.config.log_store == "disk" or self._seat is not None
-            await users.prepare(self._data.path / SCRAM_USERS_FILE, are_kept=are_kept)
+            are_kept = self.config.log_store == "disk" or self._held.seat is not None
+            await users.prepare(self._held.data.path / SCRAM_USERS_FILE, are_kept=are_kept)
         except ValueError as wrong:
             raise ConfigError([str(wrong)]) from wrong
         for listener in self._secured.values():
@@ -577,8 +389,8 @@ class Broker:
             config=self.config,
             node_id=self.node_id,
             nodes=self.nodes,
-            vacancies=self.vacancies,
-            picture=self.picture,
+            vacancies=self.standing.vacancies,
+            picture=self.standing.picture,
             cluster_id=self.cluster_id,
             clock=self.clock,
             metrics=self.metrics,
@@ -607,23 +419,12 @@ class Broker:
     async def until_taken_over(self) -> Owner:
         """Returns when another copy of the data directory owns long-term storage: this process must end then, before
         it deletes objects that the copy refers to."""
-        if self._admission is None or self._admission.drill or self._admission.beside:
-            never: asyncio.Future[Owner] = asyncio.get_running_loop().create_future()
-            return await never
-        return await self._admission.until_replaced()
+        return await self._held.until_taken_over()
 
     async def stop(self) -> None:
         """End cleanly: the next start has nothing to replay."""
         self.phase = "stopping"
-        if self._balance is not None:
-            await self._balance.stop()
-        if self._keeper is not None:
-            await self._keeper.stop()
-        if self._membership is not None:  # clients find the next owners while this node still answers
-            await self._membership.drain(self.config.shutdown_drain_ms / 1000)
-            await self._membership.stop()
-        if self._mourning is not None:
-            await self._mourning.close()
+        await self.standing.hand_over()
         if self._renewing is not None:
             self._renewing.cancel()
         if self._server is not None:
@@ -643,27 +444,9 @@ class Broker:
         if self.authorizer is not None:
             self.authorizer.audit.close()
         await self.store.close()
-        await self._peers.close()
-        if self._registry is not None:
-            await self._registry.close()
-        if self._seat is not None:
-            await self._seat.leave()
-        if self._pulse is not None:
-            await self._pulse.close()
-        if self._storage is not None:
-            await self._release()
-            await self._storage.close()
-        if self._log_puts is not None:
-            await self._log_puts.close()
+        await self.standing.close()
+        await self._held.close()
         await self._observers.stop()
-
-    async def _release(self) -> None:
-        """Release the prefix, so that the next owner need not check whether this gateway lives."""
-        if self._admission is None:
-            return
-        with contextlib.suppress(TimeoutError, StorageError):
-            async with asyncio.timeout(RELEASE_S):
-                await self._admission.release()
 
     async def abandon(self) -> None:
         """The storage failed: answer waiting requests, and touch the disk no more."""

@@ -50,9 +50,9 @@ async def tiered_broker(directory: Path) -> AsyncIterator[tuple[Broker, Counting
     data = DataDirectory.acquire(directory / "data", "0.1.0")
     broker = Broker(config, data, bind_all([parse_kafka_listener("127.0.0.1:0")]), None)
     await broker.open_long_term()
-    assert broker._long_term is not None
-    storage = Counting(broker._long_term.storage)
-    broker._long_term = replace(broker._long_term, storage=storage)
+    assert broker._held.context is not None
+    storage = Counting(broker._held.context.storage)
+    broker._held.context = replace(broker._held.context, storage=storage)
     await broker.start()
     try:
         yield broker, storage

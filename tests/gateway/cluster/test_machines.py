@@ -296,7 +296,7 @@ def test_internal_topics_follow_a_container_that_goes_and_comes_again(tmp_path: 
             await machines.at_rest([2, 2])
             other = await Client.connect(second)
             for broker in (first, second):
-                await broker._balance.stop()  # type: ignore[union-attr]
+                await broker.standing.balance.stop()  # type: ignore[union-attr]
             here, there = (0, 1) if first.groups.is_here("g") else (1, 0)
             assert (await fetched_internal((client, other)[there])).error_code == NOT_LEADER
 

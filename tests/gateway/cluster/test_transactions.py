@@ -302,7 +302,7 @@ async def begun(producer: Producer, group: str, offset: int) -> None:
 @contextmanager
 def cut_off(broker: Broker) -> Iterator[None]:
     """It cannot ask others: no node knows the authority of its certificate."""
-    peers, known = broker._peers, broker._peers._tls
+    peers, known = broker.standing.peers, broker.standing.peers._tls
     peers._tls = Authority.make().node(broker.node_id)
     for peer in peers._peers.values():
         peers._close(peer)
