@@ -9,8 +9,8 @@ from pathlib import Path
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
-LOG_FILE_BYTES_MIN = 16 * MIB
-"""The least that many containers make of the size of a log file: smaller files would be rolled too often."""
+FIRST_FILE_BYTES_MIN = 16 * MIB
+"""The least that many containers make of the size of their first log files."""
 LOG_FILES_MIN = 4
 """The least files in `log_max_bytes`."""
 LOG_FILE_ENTRIES_MIN = 50_000
@@ -45,6 +45,7 @@ class StoreConfig:
     sync_mode: SyncMode = SyncMode.GROUP
     sync_interval_ms: int = 50
     log_file_bytes: int = 64 * MIB
+    log_first_file_bytes: int = 0  # of a log that no load has hurried yet (`core.log.spares`); 0: as all files
     log_file_entries_max: int = 500_000  # bounds the index of the open file: 24 bytes an entry
     cache_bytes: int = 256 * MIB
     index_cache_bytes: int = 32 * MIB
@@ -75,6 +76,11 @@ class StoreConfig:
     tier2_disk_cache_bytes: int = 0
     tier2_read_ahead_bytes: int = 24 * MIB
 
+    @property
+    def first_file_bytes(self) -> int:
+        """The size of a log file while the next one is filled with zeros before it is needed."""
+        return self.log_first_file_bytes or self.log_file_bytes
+
     def place(self, directory: Path, container_id: int) -> Path:
         """The directory that holds a container of the store in `directory`."""
         places = self.directories or (directory,)
@@ -87,14 +93,16 @@ class StoreConfig:
             return self
 
         log_max_bytes = max(MIB, self.log_max_bytes // count)
+        # The log is cut by whole files, and has room for more while a chunk is made.
+        log_file_bytes = min(self.log_file_bytes, max(MIB, log_max_bytes // LOG_FILES_MIN))
 
         def part(size: int, least: int) -> int:
             return min(size, max(least, size // count))
 
         return replace(
             self,
-            # The log is cut by whole files, and has room for more while a chunk is made.
-            log_file_bytes=min(part(self.log_file_bytes, LOG_FILE_BYTES_MIN), max(MIB, log_max_bytes // LOG_FILES_MIN)),
+            log_file_bytes=log_file_bytes,
+            log_first_file_bytes=min(log_file_bytes, part(self.log_file_bytes, FIRST_FILE_BYTES_MIN)),
             chunk_bytes=min(self.chunk_bytes, log_max_bytes // 2),
             log_file_entries_max=part(self.log_file_entries_max, LOG_FILE_ENTRIES_MIN),
             cache_bytes=part(self.cache_bytes, MIB),

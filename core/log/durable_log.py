@@ -71,9 +71,9 @@ class DurableLog:
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         # Room beyond the size at which a file is rolled, for use while the next one is not ready.
-        self._reserve = max(CONTROL_RESERVE, min(CONTROL_RESERVE_MAX, config.log_file_bytes // 16))
-        self._margin = max(config.log_file_bytes // 8, 2 * self._reserve)
-        size = config.log_file_bytes + self._margin
+        self._reserve = max(CONTROL_RESERVE, min(CONTROL_RESERVE_MAX, config.first_file_bytes // 16))
+        self._margin = max(config.first_file_bytes // 8, 2 * self._reserve)
+        size = config.first_file_bytes + self._margin
         self.slabs = Slabs(config.cache_bytes, f"log-{container}")
         self._image = self.slabs.begin_image()  # of the open file
         self._images: deque[tuple[int, FileImage]] = deque()  # by the file's first LSN; not written to their ends

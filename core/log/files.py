@@ -100,6 +100,7 @@ class SpareFile:
         self._written = written  # of those, from the beginning: already written, in an earlier life as a log file
         self._lock = threading.Lock()
         self._filling = True  # guarded by the lock: zeros may be written
+        self.is_filled = False  # all of it was written before, and synced
 
     def fill(self, bytes_s: float = math.inf) -> None:
         """Write zeros over the room that was never written, until the file is taken. Raises OSError.
@@ -123,6 +124,7 @@ class SpareFile:
                 if position - synced >= _FILL_SYNC or position == self.allocated:
                     os.fdatasync(own)
                     synced = position
+            self.is_filled = True
         finally:
             os.close(own)
 

@@ -3,6 +3,10 @@
 One thread prepares one file at a time; the event loop takes it. If the disk is full, or this process lacks something,
 preparation is tried again every `RETRY_S`. Any other error of the disk is final and goes to `failed`.
 
+Each file that is begun costs three syncs, and one that is not filled yet makes every sync dearer. So a log whose next
+file was needed before it was filled gets larger ones from then on: a burst then finds more room that is filled. Where
+many containers share a disk, each begins with small files, and only those that are written fast take more room.
+
 **Invariant**: each spare has one owner, which closes its descriptor. The owner is the thread at first, the loop once
 `_ready` has run, and the log's writer once `take` has returned. The thread's job always ends in one of the loop's
 methods.
@@ -38,20 +42,32 @@ RETRY_S: Final = 1.0
 
 
 class Spares:
-    """The next log files, of `size` bytes. Methods are for the event loop; those named `_in_thread` run beside it."""
+    """The next log files, of `size` bytes, and of `size_max` once the log is hurried.
+
+    Methods are for the event loop; those named `_in_thread` run beside it.
+    """
 
     def __init__(
-        self, directory: Path, size: int, name: str, failed: Callable[[StorageFailure], None], *, fills: bool
+        self,
+        directory: Path,
+        size: int,
+        size_max: int,
+        name: str,
+        failed: Callable[[StorageFailure], None],
+        *,
+        fills: bool,
     ) -> None:
         # Both threads read these, nobody changes them.
         self._directory = directory
         self._size = size
+        self._size_max = size_max
         self._loop = asyncio.get_running_loop()
         self._failed = failed
         self._fills = fills  # with zeros, which make later syncs cheap
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         # The event loop's alone.
         self._spare: SpareFile | None = None
+        self._is_hurried = False  # a file was needed before it was filled
         self._ended = False
         self.is_full = False
         self.hindrance = ""  # why the next file cannot be prepared, other than a full disk
@@ -69,6 +85,8 @@ class Spares:
         """The file that is ready, and its descriptor; the next one is prepared from now on."""
         spare = self._spare
         assert spare is not None
+        if self._fills and not spare.is_filled:
+            self._is_hurried = True
         self._spare = None
         self._prepare()
         return spare
@@ -89,7 +107,7 @@ class Spares:
 
     def _prepare(self) -> None:
         if not self._ended:
-            self._thread.submit(self._prepare_in_thread)
+            self._thread.submit(self._prepare_in_thread, self._size_max if self._is_hurried else self._size)
 
     # The thread's results, on the loop
 
@@ -139,10 +157,19 @@ class Spares:
         make_ballast(self._directory)
         return spare
 
-    def _prepare_in_thread(self) -> None:
+    def _allocate_in_thread(self, size: int) -> SpareFile:
+        """A spare of this size; a small one if the disk has no room for that."""
+        try:
+            return allocate_spare(self._directory, size)
+        except OSError as error:
+            if size == self._size or error.errno not in DISK_FULL:
+                raise
+            return allocate_spare(self._directory, self._size)
+
+    def _prepare_in_thread(self, size: int) -> None:
         report = self._loop.call_soon_threadsafe
         try:
-            spare = allocate_spare(self._directory, self._size)
+            spare = self._allocate_in_thread(size)
         except (OSError, MemoryError) as error:
             if is_shortage(error) or is_forbidden(error):
                 report(self._hindered, error)

@@ -72,16 +72,19 @@ _Command: TypeAlias = _Write | _Roll | _Sync | _Stop
 
 
 class FileWriter:
-    """A `LogWriter` of files of `size` bytes in a directory. The event loop's side."""
+    """A `LogWriter` of files in a directory. The event loop's side.
+
+    The first files have `size` bytes, those of a hurried log as many more as the configuration allows.
+    """
 
     def __init__(self, directory: Path, name: str, size: int, config: StoreConfig, reports: LogReports) -> None:
         self._directory = directory
         self._directory_fd = -1
-        self._size = size
+        self._size_max = size + config.log_file_bytes - config.first_file_bytes
         self._reports = reports
         self._has_failed = False
         self._syncs = config.sync_mode is not SyncMode.NEVER
-        self._spares = Spares(directory, size, f"{name}-spare", self._failed, fills=self._syncs)
+        self._spares = Spares(directory, size, self._size_max, f"{name}-spare", self._failed, fills=self._syncs)
         self._commands: SimpleQueue[_Command] = SimpleQueue()
         self._thread = WriterThread(directory, f"{name}-writer", config, self._commands, reports, self._failed)
 
@@ -117,7 +120,7 @@ class FileWriter:
         self._thread.start(self._directory_fd, syncs_with_writes=syncs_with_writes)
 
     def can_grow(self, size: int) -> bool:
-        return size <= GROWTH_MAX * self._size and free_bytes(self._directory) >= GROWTH_MAX * size
+        return size <= GROWTH_MAX * self._size_max and free_bytes(self._directory) >= GROWTH_MAX * size
 
     def roll(self, header: FileHeader, image: FileImage, old: LogFile | None) -> int:
         spare = self._spares.take()

@@ -19,9 +19,10 @@ from gateway.cli import doctor_machine as machine
 from gateway.cli.doctor_certificates import certificates
 from gateway.cli.doctor_facts import Finding, ok, warning
 from gateway.config.model import Config
+from gateway.disks import wanted_of
 
 SPARES: Final = 2
-"""Files of log.file.bytes beside the log: the spare one, and one that is being made."""
+"""Files of log.file.bytes beside each log: the spare one, and one that is being made."""
 
 
 def examine(config: Config) -> list[Finding]:
@@ -35,7 +36,7 @@ def examine(config: Config) -> list[Finding]:
     found += map(judgements.of_port, ports)
     found += _safely("advertised", lambda: map(judgements.of_advertised, addresses.advertised(config, running)))
     for path in directories:
-        facts = disk.measured(path, wanted_bytes(config, len(directories)))
+        facts = disk.measured(path, wanted_bytes(config))
         found += judgements.of_directory(facts)
     found.append(judgements.of_limits(machine.limits(config)))
     found.append(judgements.of_memory(machine.memory(config)))
@@ -51,9 +52,11 @@ def directories_of(config: Config) -> tuple[Path, ...]:
     return config.data_dirs or (config.data_dir,)
 
 
-def wanted_bytes(config: Config, directories: int) -> int:
-    """Bytes that the log may take in each directory."""
-    return config.log_max_bytes // directories + SPARES * config.log_file_bytes
+def wanted_bytes(config: Config) -> int:
+    """Bytes that the logs of a new store may take in each of its directories."""
+    layout = wanted_of(config).layout()
+    logs = -(-layout.containers // layout.directories)
+    return config.log_max_bytes // layout.directories + logs * SPARES * config.log_file_bytes
 
 
 def _safely(check: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:

@@ -259,7 +259,7 @@ def test_budgets_are_shared_out() -> None:
     whole = replace(FOUR, cache_bytes=400 << 20, log_reader_threads=8, log_max_bytes=4 << 30, log_file_bytes=64 << 20)
     share = whole.share()
     assert (share.cache_bytes, share.log_reader_threads, share.log_max_bytes) == (100 << 20, 2, 1 << 30)
-    assert share.log_file_bytes == 16 << 20
+    assert (share.first_file_bytes, share.log_file_bytes) == (16 << 20, 64 << 20)
     assert SMALL.share() is SMALL
 
 

@@ -15,6 +15,7 @@ from gateway.cli import doctor_disk as disk
 from gateway.cli import doctor_long_term as long_term
 from gateway.cli import doctor_machine as machine
 from gateway.cli.doctor_certificates import certificates
+from gateway.cli.doctor_examination import wanted_bytes
 from gateway.config.loading import load
 from gateway.config.model import Config
 from gateway.data_directory import DataDirectory
@@ -31,6 +32,15 @@ def config_of(*assignments: str, environ: dict[str, str] | None = None) -> Confi
 
 
 class TestDirectory:
+    @pytest.mark.parametrize(
+        ("containers", "directories", "logs"), [("1", "", 1), ("4", "", 4), ("5", "a,b", 3), ("0", "a,b", 1)]
+    )
+    def test_each_log_has_spare_files(self, containers: str, directories: str, logs: int) -> None:
+        """A directory's logs share its room for records, and each has two files more."""
+        sizes = ("log.max.bytes=1073741824", "log.file.bytes=67108864", f"containers={containers}")
+        config = config_of(*sizes, *(["data.dir=a", f"data.dirs={directories}"] if directories else []))
+        assert wanted_bytes(config) == (1 << 30) // (2 if directories else 1) + logs * 2 * (64 << 20)
+
     def test_nothing_stays(self, tmp_path: Path) -> None:
         """A directory is measured without a trace in it; what its log takes is counted."""
         (tmp_path / "store").mkdir()
