@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from core.clock import Clock, SystemClock
 from core.cluster.following import Changed
-from core.cluster.sqlite_registry import SqliteRegistry
 from core.config import StoreConfig
 from core.hosted import HostedContainer
 from core.store import Store
@@ -79,6 +78,9 @@ from gateway.topics.topics import Topics
 from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
+
+if TYPE_CHECKING:
+    from core.cluster.sqlite_registry import SqliteRegistry
 
 STOP_GRACE_S: Final = 5.0
 """Time for requests under way at a stop; a fetch or a join may wait much longer, and is cut off."""
@@ -194,6 +196,8 @@ class Broker:
         configs = BrokerConfigs(self.config)
         part, data, seat = self._part, self._held.data, self._held.seat
         if part is not None:
+            from core.cluster.sqlite_registry import SqliteRegistry  # one process needs no SQLite
+
             self._registry = await SqliteRegistry.open(part.registry, part.told)
         self.store = await Store.open(
             data.store,

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from core.balance import Balance, totals_of
 from core.clock import Clock
 from core.cluster.following import Changed
-from core.cluster.sqlite_registry import SqliteRegistry
 from core.membership import Membership, Services
 from core.store import Store
 from gateway.cluster.authority import NodeTls
@@ -29,6 +29,9 @@ from gateway.config.loading import Config
 from gateway.network.binding import Binding, CannotListen, bind
 from gateway.observers import Observers
 from tier2.storage import Storage
+
+if TYPE_CHECKING:
+    from core.cluster.sqlite_registry import SqliteRegistry
 
 logger = logging.getLogger(__name__)
 

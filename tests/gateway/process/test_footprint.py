@@ -40,6 +40,17 @@ def test_nothing_is_left_in_the_working_directory(tmp_path: Path) -> None:
         assert {path.name for path in tmp_path.iterdir()} == {"data", "ready.json", "out", "err"}
 
 
+def test_one_process_is_one(tmp_path: Path) -> None:
+    """Without `workers` there is no supervisor and no SQLite: no child, no library of it, no file of a registry."""
+    with serving(tmp_path, "--http", "127.0.0.1:0", "--set", "containers=4") as gateway:
+        gateway.ready()
+        process = psutil.Process(gateway.process.pid)
+
+        assert process.children(recursive=True) == []
+        assert [each.path for each in process.memory_maps() if "sqlite" in each.path] == []
+        assert [path for path in (tmp_path / "data").rglob("*") if "registry" in path.name] == []
+
+
 def test_idle_memory(tmp_path: Path) -> None:
     """An idle gateway, metrics scraped or not, stays small."""
     with serving(tmp_path, "--http", "127.0.0.1:0") as gateway:
