@@ -31,6 +31,7 @@ BURSTS: Final = {1: 3_000, 64: 400}
 WARM_BURSTS: Final = 200
 RECORD_BYTES: Final = 100
 REST_S: Final = 4.0
+POLL_S: Final = 0.002
 PROFILE_BURST: Final = 64
 PROFILE_BURSTS: Final = 2_000
 SAMPLES_PER_S: Final = 200
@@ -54,6 +55,7 @@ class Turns:
             (connection := self._connections[leader], connection.produce_frame(topic, batch, partition))
             for partition, leader in sorted(leaders.items())
         ]
+        self._frames = {brokers[leader]: self._places[partition][1] for partition, leader in leaders.items()}
 
     def run(self, requests: int, bursts: int) -> float:
         """Send that many bursts of requests; returns the seconds that it took."""
@@ -64,6 +66,23 @@ class Turns:
             for _ in range(requests):
                 _check(connection.skip())
         return time.perf_counter() - began
+
+    def until_answered(self, address: tuple[str, int]) -> float:
+        """Seconds until a request to a partition that is led there is answered without an error, by a new
+        connection."""
+        began = time.perf_counter()
+        while True:
+            try:
+                connection = Stranger(address)
+                connection.send(self._frames[address])
+                _check(connection.skip())
+            except (OSError, loadgen.LoadFailed):
+                if time.perf_counter() - began > loadgen.GRACE_SECONDS:
+                    raise
+                time.sleep(POLL_S)
+            else:
+                connection.close()
+                return time.perf_counter() - began
 
     def close(self) -> None:
         for connection in self._connections.values():

@@ -1,5 +1,5 @@
-"""What workers cost and give: `python -m bench.workers [turns] [profile] [same] [halves] [many] [rest]`, with 8
-containers.
+"""What workers cost and give: `python -m bench.workers [turns] [profile] [same] [halves] [killed] [many] [rest]`, with
+8 containers.
 
 - `turns`: bursts of requests on 1, 2, 4 and 8 workers, as many in a turn of a worker's loop and in a group of its log
   whatever the number of workers, see `bench.turns`. What processes use at rest is a row of its own, and is taken off.
@@ -14,6 +14,8 @@ containers.
   to the gateway: to one worker at half of it, or to two workers at half each (a quota of a cgroup each, and all pinned
   to that core). So every worker has the same share of a core, however many there are, and the load is in nobody's way.
   Needs root.
+- `killed`: kill -9 of one of two workers, right behind 300 MB of records: how long until a record to one of its
+  partitions is acknowledged again.
 - `many`: 100,000 partitions over the containers: their creation, Metadata of all, and CPU at rest; then, with a record
   in each, the same after a restart, and a restart after a kill.
 - `rest`: one process with 1, 2, 4 and 8 containers and nothing in them: memory, disk and CPU.
@@ -28,6 +30,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -93,6 +96,9 @@ def main() -> int:
             for count in HALVES[:: -1 if number % 2 else 1]:
                 with served(scratch, count) as gateway:
                     _halves(results, gateway, named(count))
+        if "killed" in parts:
+            with served(scratch, 2) as gateway:
+                _killed(results, gateway, named(2))
     if "profile" in parts:
         _profile(results, scratch)
     if "rest" in parts:
@@ -237,6 +243,22 @@ def at_half_a_core(pid: int) -> Iterator[None]:
         group.rmdir()
 
 
+# --- A worker that is killed ------------------------------------------------------------------
+
+KILLED: Final = "kill -9 of one of two workers: "
+
+
+def _killed(results: Results, gateway: Gateway, system: str) -> None:
+    gateway.create_topic("kilobytes", PARTITIONS)
+    turns = Turns(gateway, "turns")
+    for pid, served_at in zip(gateway.workers, gateway.ready["kafka"], strict=True):
+        _kilobytes(gateway, "kilobytes", KILOBYTES)
+        host, _, port = served_at.rpartition(":")
+        os.kill(pid, signal.SIGKILL)
+        results.add(system, f"{KILLED}its partitions answer", "s", turns.until_answered((host, int(port))))
+    turns.close()
+
+
 # --- Many partitions ----------------------------------------------------------------------------
 
 MANY: Final = "100,000 partitions: "
@@ -325,7 +347,15 @@ def _rss_mb(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-TITLES: Final = {"turns": TURNS, "profile": PROFILE, "same": SAME, "halves": HALF, "many": MANY, "rest": REST}
+TITLES: Final = {
+    "turns": TURNS,
+    "profile": PROFILE,
+    "same": SAME,
+    "halves": HALF,
+    "killed": KILLED,
+    "many": MANY,
+    "rest": REST,
+}
 """What a part's workloads begin with."""
 
 

@@ -238,11 +238,18 @@ class Store:
         hosted.container.failed.add_done_callback(
             lambda failed: None if failed.cancelled() else self._container_failed(hosted, failed.result())
         )
+        hosted.maintenance.is_replay_long = self._is_replay_long
         await hosted.start(self._long_term)
         if self._retains:
             hosted.retention.start(self._consumed)
         if self._scales:
             hosted.scaler.start()
+
+    def _is_replay_long(self) -> bool:
+        """Whether the logs have grown since their checkpoints by as much as all together may."""
+        hosted = self.containers.values()
+        allowed = sum(one.container.config.checkpoint_log_bytes for one in hosted)
+        return sum(one.maintenance.log_bytes_since for one in hosted) >= allowed
 
     def place_of(self, container_id: int) -> Path:
         """The directory that holds a container's."""

@@ -64,6 +64,8 @@ class Maintenance:
         self._truncation = Truncation(container, chunks, self.thread)
         self._interval_s = container.config.checkpoint_interval_ms / 1000
         self._checkpoint_at = 0.0  # on the event loop's clock, s
+        self.is_replay_long: Callable[[], bool] = _is_alone
+        """Whether a start would have to replay as much of all of a process's logs together as it may."""
         self._background = Background(
             "maintenance",
             container.id,
@@ -88,6 +90,11 @@ class Maintenance:
     def position(self) -> LogPosition:
         """P: what the applied state on disk reflects."""
         return self._checkpoints.position
+
+    @property
+    def log_bytes_since(self) -> int:
+        """Bytes of the log behind the last checkpoint, which a start would replay."""
+        return self._checkpoints.log_bytes_since
 
     def start(self) -> None:
         self._checkpoint_at = asyncio.get_running_loop().time() + self._interval_s
@@ -140,8 +147,10 @@ class Maintenance:
 
     def _is_checkpoint_urgent(self) -> bool:
         container = self._container
-        if self._checkpoints.log_bytes_since >= container.config.checkpoint_log_bytes:
-            return True
+        if self.log_bytes_since >= container.config.checkpoint_log_bytes:
+            # Who replays a log from long-term storage has its containers alone, and in any number.
+            if self._archive is not None or self.is_replay_long():
+                return True
         return container.tier is not None and container.tier.is_pressed
 
     # Its works
@@ -204,6 +213,11 @@ class Maintenance:
                 await self.thread.run(shutil.copytree, kept, target)
             indexed = [sidecar_path(file.path) for file in self._container.files.complete if file.indexed]
             await self.thread.run(_link, indexed, directory / self._container.directory.name)
+
+
+def _is_alone() -> bool:
+    """There are no other logs, whose share this one might use."""
+    return True
 
 
 def _link(paths: Sequence[Path], directory: Path) -> None:

@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from core.clock import ManualClock
+from core.config import MIB, StoreConfig
 from core.errors import NotHosted, StorageFailure
 from core.log.records import Put
 from core.offline import looked_at
@@ -43,8 +44,8 @@ ELSEWHERE: Final = 1
 STREAM_ID: Final = 1_000
 
 
-async def open_two(directory: Path) -> Store:
-    store = await Store.open(directory, TWO, policy_from, ManualClock())
+async def open_two(directory: Path, config: StoreConfig = TWO) -> Store:
+    store = await Store.open(directory, config, policy_from, ManualClock())
     for hosted in store.containers.values():
         await hosted.maintenance.stop()  # the test says when
     return store
@@ -111,6 +112,27 @@ def test_one_fails_and_the_others_serve(tmp_path: Path) -> None:
         assert again is not None
         assert (await read_all(store, again.slot(0)))[:1] == [b"safe"]
         await append(again.slot(0), b"goes on")
+        await store.close()
+
+    run(scenario())
+
+
+def test_a_busy_log_uses_what_the_others_leave(tmp_path: Path) -> None:
+    """The log that a start may have to replay is bounded for all containers together. One that has more than its share
+    is checkpointed once the others leave it nothing more; one below its share is not."""
+
+    async def scenario() -> None:
+        config = replace(TWO, log_file_bytes=16 * MIB, checkpoint_log_bytes=4 * MIB)
+        store = await open_two(tmp_path, config)
+        here, away = (await make(store)).slot(0), (await make_elsewhere(store)).slot(0)
+        busy, quiet = (store.containers[one].maintenance for one in (0, ELSEWHERE))
+        await append(here, bytes(3 * MIB))
+        assert not busy._is_checkpoint_urgent()
+        await append(away, bytes(MIB))
+        assert busy._is_checkpoint_urgent()
+        assert not quiet._is_checkpoint_urgent()
+        await busy.checkpoint()
+        assert not busy._is_checkpoint_urgent()
         await store.close()
 
     run(scenario())
