@@ -93,16 +93,16 @@ class StoreConfig:
             return self
 
         log_max_bytes = max(MIB, self.log_max_bytes // count)
-        # The log is cut by whole files, and has room for more while a chunk is made.
-        log_file_bytes = min(self.log_file_bytes, max(MIB, log_max_bytes // LOG_FILES_MIN))
 
         def part(size: int, least: int) -> int:
             return min(size, max(least, size // count))
 
+        # The log is cut by whole files, and has room for more while a chunk is made.
+        first = min(part(self.log_file_bytes, FIRST_FILE_BYTES_MIN), max(MIB, log_max_bytes // LOG_FILES_MIN))
         return replace(
             self,
-            log_file_bytes=log_file_bytes,
-            log_first_file_bytes=min(log_file_bytes, part(self.log_file_bytes, FIRST_FILE_BYTES_MIN)),
+            log_file_bytes=max(first, min(self.log_file_bytes, log_max_bytes // (2 * LOG_FILES_MIN))),
+            log_first_file_bytes=first,
             chunk_bytes=min(self.chunk_bytes, log_max_bytes // 2),
             log_file_entries_max=part(self.log_file_entries_max, LOG_FILE_ENTRIES_MIN),
             cache_bytes=part(self.cache_bytes, MIB),

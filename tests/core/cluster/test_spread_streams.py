@@ -260,6 +260,8 @@ def test_budgets_are_shared_out() -> None:
     share = whole.share()
     assert (share.cache_bytes, share.log_reader_threads, share.log_max_bytes) == (100 << 20, 2, 1 << 30)
     assert (share.first_file_bytes, share.log_file_bytes) == (16 << 20, 64 << 20)
+    little = replace(whole, log_max_bytes=512 << 20).share()  # files may grow to an eighth of what a log may hold
+    assert (little.first_file_bytes, little.log_file_bytes) == (16 << 20, 16 << 20)
     assert SMALL.share() is SMALL
 
 
