@@ -38,6 +38,7 @@ from core.log.objects.home import Claimed, LogStorage
 from core.log.objects.prefetch import Prefetched
 from core.log.records import Operation
 from core.log.replay import open_log_files
+from core.log.slabs import AT_ONCE_BYTES, AtOnce
 from core.moving import Hindrance, Moved, Mover
 from core.retention import Consumed
 from core.scaling.decisions import Decision
@@ -97,6 +98,8 @@ class Store:
         self.is_ours: Callable[[int], bool] | None = None  # in a cluster: whether what is open here is still ours
         self.on_lost: Callable[[int, StorageFailure], None] | None = None  # in a cluster: hears that a container failed
         self.on_risen: Callable[[], Awaitable[None]] | None = None  # beside other processes: tells them of all epochs
+        share = AT_ONCE_BYTES // len(config.container_ids)  # other processes may have the rest
+        self._at_once = AtOnce(share * (len(self._hosts) or len(config.container_ids)), share)
         self._consumed: Consumed | None = None
         self._retains = False  # retention was started
         self._scales = False
@@ -239,6 +242,7 @@ class Store:
             lambda failed: None if failed.cancelled() else self._container_failed(hosted, failed.result())
         )
         hosted.maintenance.is_replay_long = self._is_replay_long
+        hosted.container.log.slabs.share(self._at_once)
         await hosted.start(self._long_term)
         if self._retains:
             hosted.retention.start(self._consumed)

@@ -41,8 +41,8 @@ SLABS_MIN: Final = 4
 SLABS_WISHED: Final = 16
 """A small bound is cut into about as many slabs."""
 AT_ONCE_BYTES: Final = 256 << 20
-"""Up to this size the cache grows as fast as the log: a slab that the grower has not made is made when needed. Beyond
-it, the oldest slab is used again, and the cache grows when processors have time."""
+"""Up to this size the caches of a process grow as fast as its logs: a slab that the grower has not made is made when
+needed. Beyond it, the oldest slab is used again, and a cache grows when processors have time."""
 AHEAD_SLABS: Final = 16
 """Slabs that are made before anybody needs them."""
 VIEWED_SHARE: Final = 8
@@ -155,6 +155,22 @@ class FileImage:
         return view
 
 
+class AtOnce:
+    """The memory that all logs of a process may take as fast as they are written. For the event loop.
+
+    Each has its share in any case, which may be less than what one needs, and more than what others leave.
+    """
+
+    def __init__(self, bytes_max: int = AT_ONCE_BYTES, share: int = AT_ONCE_BYTES) -> None:
+        self._bytes_max = bytes_max
+        self._share = share
+        self.taken = 0  # bytes, by all logs
+
+    def allows(self, own: int) -> bool:
+        """Whether a log that has taken that many bytes may take more."""
+        return self.taken < self._bytes_max or own < self._share
+
+
 class Slabs:
     """All slabs of one log. For the event loop."""
 
@@ -164,6 +180,7 @@ class Slabs:
             size *= 2
         self._slab_bytes = size
         self.limit = bytes_max
+        self._at_once = AtOnce()
         self._made = 0  # slabs, wherever they are
         self._index_bytes = 0
         self._filled: deque[Slab] = deque()  # in images, in the order of the log
@@ -185,6 +202,12 @@ class Slabs:
     def viewed(self) -> int:
         """Bytes of slabs that wait until nobody has a view of them."""
         return len(self._viewed) * self._slab_bytes
+
+    def share(self, at_once: AtOnce) -> None:
+        """Take memory beside other logs from here on."""
+        self._at_once.taken -= self._made * self._slab_bytes
+        self._at_once = at_once
+        at_once.taken += self._made * self._slab_bytes
 
     def begin_image(self) -> FileImage:
         """The image of a file that is begun."""
@@ -215,16 +238,17 @@ class Slabs:
                 self._let_go(slab)
 
     def close(self) -> None:
-        """End the thread that makes memory."""
+        """End the thread that makes memory. What was made leaves with this object."""
         self._grower.close()
+        self._count(-self._made)
 
     def _take(self) -> Slab:
         """Memory for the next bytes: a free slab, a new one, or the oldest."""
         while len(self._viewed) and not self._viewed[0].is_viewed:
             self._free.append(self._viewed.popleft())
-        self._made += self._grower.collect(self._free)
+        self._count(self._grower.collect(self._free))
         allowed = max(SLABS_MIN, (self.limit - self._index_bytes) // self._slab_bytes)
-        grows_at_once = self._made < allowed and self._made * self._slab_bytes < AT_ONCE_BYTES
+        grows_at_once = self._made < allowed and self._at_once.allows(self._made * self._slab_bytes)
         if grows_at_once:
             wished = min(AHEAD_SLABS, 1 + len(self._filled)) - len(self._free) - self._grower.asked
         else:
@@ -233,13 +257,17 @@ class Slabs:
         while self._made > allowed and self._evict():
             if self._free:
                 self._free.pop()
-                self._made -= 1
+                self._count(-1)
         if not (self._free or grows_at_once):
             self._evict()
         if self._free:
             return self._free.pop()
-        self._made += 1
+        self._count(1)
         return Slab(mapped(self._slab_bytes))
+
+    def _count(self, made: int) -> None:
+        self._made += made
+        self._at_once.taken += made * self._slab_bytes
 
     def _evict(self) -> bool:
         """Take the oldest slab out of its image; False if its bytes are not written yet. It is free, or viewed."""

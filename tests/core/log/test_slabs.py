@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from core.errors import StorageFailure
 from core.index.rows import ROW_BYTES
 from core.log.format import FILE_HEADER_SIZE, Buffer
-from core.log.slabs import INDEX_ROW_BYTES, SLAB_BYTES_MAX, SLABS_MIN, FileImage, Slabs
+from core.log.slabs import INDEX_ROW_BYTES, SLAB_BYTES_MAX, SLABS_MIN, AtOnce, FileImage, Slabs
 from tests.core.support import KIB, append, container_of, hosted_of, make, open_store, run, until
 
 LIMIT = 128 * KIB
@@ -156,6 +156,28 @@ def test_memory_is_made_ahead_beside_the_log() -> None:
     slabs.reach(image, SLAB_BYTES_MAX + 1)
     assert image.views[1] is made.view
     slabs.close()
+
+
+def test_logs_share_what_they_take_at_once() -> None:
+    """A busy log takes what the others have not taken, each its own share in any case. What a log had that was closed is
+    there for the others."""
+    limit = 1 << 20
+    slab = limit // 16
+    at_once = AtOnce(6 * slab, 2 * slab)
+    busy, quiet = Slabs(limit, "busy"), Slabs(limit, "quiet")
+    for each in (busy, quiet):
+        each.share(at_once)
+    busy.reach(busy.begin_image(), 5 * slab)
+    assert at_once.taken == busy.used >= 5 * slab
+    quiet.reach(quiet.begin_image(), slab)
+    assert at_once.taken == busy.used + quiet.used >= 6 * slab
+    assert not at_once.allows(2 * slab)
+    assert at_once.allows(slab)
+    busy.close()
+    assert at_once.taken == quiet.used
+    assert at_once.allows(2 * slab)
+    quiet.close()
+    assert at_once.taken == 0
 
 
 def test_a_row_costs_what_the_index_says() -> None:
