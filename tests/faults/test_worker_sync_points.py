@@ -24,7 +24,7 @@ from tests.faults.faultlayer import SYNC_POINTS, Faults, Tally, read_report
 from tests.faults.gateway_process import EAGER, Gateway
 from tests.faults.settings import SEED, SOAK
 from tests.faults.test_worker_writes import PARTITIONS, TOPIC, WAIT_S_MAX, Life
-from tests.faults.test_workers import workers
+from tests.faults.test_workers import until, workers
 from tests.gateway.launching import free_ports
 
 SETTINGS: Final = {**EAGER, "containers": 4, "workers": 2}
@@ -183,7 +183,7 @@ def test_a_worker_killed_at_every_sync_point(tmp_path: Path, kind: str) -> None:
         lived(life, bulk, KILLS_MAX + 1)
         life.check()
         bulk.check()
-        assert bulk.topics() == {TOPIC, BULK}
+        until(lambda: bulk.topics() == {TOPIC, BULK}, "all workers know which topics are there")
         life.close()
         assert gateway.stop() == 0
         gateway.start()
