@@ -26,7 +26,7 @@ from core.cluster.following import LOOK_S
 from gateway.wire.codec import response_codec
 from gateway.wire.message import Message
 from tests.faults.gateway_process import EAGER, Gateway
-from tests.gateway.harness import batch
+from tests.gateway.harness import batch, fetch_body
 from tests.gateway.launching import free_ports
 from tests.gateway.network.harness import request
 from tests.gateway.telemetry.test_series import otlp_of
@@ -267,8 +267,8 @@ def test_more_workers_than_containers(tmp_path: Path) -> None:
 
 
 def test_the_wrong_worker_names_the_right_one(gateway: Gateway) -> None:
-    """A Produce that comes to the wrong worker is refused with the leader's id and address (KIP-951), and changes
-    nothing."""
+    """A Produce or a Fetch that comes to the wrong worker is refused with the leader's id and address (KIP-951), and
+    changes nothing."""
     create(gateway, "orders")
     write(gateway, "orders", 0, 8)
     admin = AdminClient({"bootstrap.servers": servers(gateway)[0]})
@@ -280,6 +280,14 @@ def test_the_wrong_worker_names_the_right_one(gateway: Gateway) -> None:
     (refused,) = answer.responses[0].partition_responses
     assert refused.error_code == 6
     assert refused.current_leader.leader_id == 101
+    assert [f"{node.host}:{node.port}" for node in answer.node_endpoints] == [servers(gateway)[1]]
+
+    wanted = {"topics": [{"name": "orders", "topic_id": None}], "allow_auto_topic_creation": False}
+    (known,) = asked(servers(gateway)[0], 3, 12, {**wanted, "include_topic_authorized_operations": False}).topics
+    body = fetch_body([("orders", elsewhere, 0)], ids={"orders": known.topic_id})
+    answer = asked(servers(gateway)[0], 1, 16, body)
+    (refused,) = answer.responses[0].partitions
+    assert (refused.error_code, refused.current_leader.leader_id) == (6, 101)
     assert [f"{node.host}:{node.port}" for node in answer.node_endpoints] == [servers(gateway)[1]]
     assert read(gateway, "orders", 8) == expected(8)
 
