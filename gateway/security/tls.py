@@ -134,6 +134,7 @@ class ListenerTls:
         own = self._own_identity()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+        context.num_tickets = 1  # a client comes again by one; each is made, sealed and sent with every handshake
         versions = sorted(_VERSIONS[name] for name in keys.ssl_enabled_protocols)
         suites = [openssl_name(name) for name in keys.ssl_cipher_suites if name not in _TLS_1_3_SUITES]
         if keys.ssl_cipher_suites and not suites:
