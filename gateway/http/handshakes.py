@@ -38,9 +38,10 @@ class Stranger:
 
 
 class Handshakes:
-    """Of one server. `make` makes the protocol of a connection whose handshake has ended."""
+    """Of one server. `context` is asked at each handshake, as certificates are renewed; `make` makes the protocol of a
+    connection whose handshake has ended."""
 
-    def __init__(self, context: ssl.SSLContext, make: Make) -> None:
+    def __init__(self, context: Callable[[], ssl.SSLContext], make: Make) -> None:
         self._context = context
         self._make = make
         self._accepting: list[asyncio.Task[None]] = []
@@ -86,7 +87,7 @@ class Handshakes:
     async def _shake(self, stranger: Stranger) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._make, stranger.connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S_MAX
+                self._make, stranger.connection, ssl=self._context(), ssl_handshake_timeout=HANDSHAKE_S_MAX
             )
         except (OSError, EOFError):  # TLS errors and time-outs are some
             stranger.connection.close()

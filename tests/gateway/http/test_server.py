@@ -157,6 +157,25 @@ def test_no_session_outlives_its_authority(files: Files, version: ssl.TLSVersion
     run(tls, steps)
 
 
+def test_revoked_certificates(files: Files) -> None:
+    """A list of revoked certificates that comes while the port serves keeps its clients out, by a session of before,
+    too."""
+    issued = files.authority.issue("alice")
+    tls = security(files, "http.auth=mtls", f"http.tls.truststore.location={files.truststore}")
+    context = files.context(files.kept(issued))
+
+    async def steps(port: int) -> None:
+        known, session = await asyncio.to_thread(asked, port, context)
+        assert known["has_certificate"]
+        files.truststore.write_text(files.authority.pem + files.authority.revoked(issued))
+        assert tls.renew()
+        for former in (None, session):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await asyncio.to_thread(asked, port, context, former)
+
+    run(tls, steps)
+
+
 def test_handshakes_that_nobody_ends(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that send nothing, or half a handshake, hold no more places than there are; a client that ends its
     own is answered all the same."""
