@@ -60,6 +60,7 @@ PAIRS: Final = {
     "kafka, TLS": ("kafka",),
     "sink, TLS": ("sink", "penstock"),
 }
+WAYS: Final = ("plain", "tls")
 WORKLOADS: Final = ("produce", "unanswered", "tail", "bare", "handshakes")
 
 
@@ -261,6 +262,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.tls", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="one of them, for a profiler's sake")
     parser.add_argument("--without-kafka", action="store_true")
     parser.add_argument("--sink", action="store_true")
     parser.add_argument("--result", type=Path, default=RESULT)
@@ -290,10 +292,9 @@ def main() -> int:
             running.callback(servers[-1].stop)
         systems = []
         for server in servers:
-            systems += [
-                System(server.name, server.bootstrap, server, None),
-                System(f"{server.name}, TLS", server.sealed, server, secrets / "ca.pem"),
-            ]
+            plain = System(server.name, server.bootstrap, server, None)
+            sealed = System(f"{server.name}, TLS", server.sealed, server, secrets / "ca.pem")
+            systems += [one for way, one in zip(WAYS, (plain, sealed), strict=True) if way in options.ways]
         measure(results, systems, options.only, options.rounds)
     results.show()
     results.write(options.result)
