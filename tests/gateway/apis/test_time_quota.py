@@ -83,9 +83,9 @@ def test_a_client_is_muted_for_as_long_as_it_was_told(fresh: Admin) -> None:
         quotas.spend("ANONYMOUS", "busy", seconds)
         told = list_groups(fresh, client).throttle_time
         handle = connection_of(fresh, client)._mute_handle
-        assert 0 < told < 1_000
+        assert 0 < told <= 1_000
         assert handle is not None
-        assert handle.when() - fresh.run(loop_time()) <= told / 1_000
+        assert handle.when() - fresh.run(loop_time()) <= (told + 1) / 1_000  # either is rounded
 
 
 async def loop_time() -> float:
