@@ -3,6 +3,9 @@
 It reads requests and drops them, and answers each fetch with the same records. It is a server in Python that decrypts
 record by record: its speed over TLS is a comparison for a server that stores, and no bound of all servers.
 
+A producer that wants no acknowledgements shows such a bound: from its first records on the sink takes bytes off the
+socket and looks at nothing, not even to decrypt it. No server gets records of that client faster.
+
 Keeps: what it does for a byte is to receive, or to send, and to decrypt or encrypt it, in blocking calls of OpenSSL.
 """
 
@@ -36,6 +39,7 @@ _OFFSET: Final = struct.Struct(">q")
 _BATCH: Final = struct.Struct(">qi")
 _BATCH_HEAD_BYTES: Final = 61
 _LAST_DELTA: Final = struct.Struct(">i")
+_SHORT: Final = struct.Struct(">h")
 _LAST_DELTA_AT: Final = 23
 
 
@@ -119,6 +123,21 @@ class Answers:
         return [head + _LENGTH.pack(len(records)), records]
 
 
+def wants_no_answer(frame: memoryview) -> bool:
+    """Is it a Produce with acks=0?"""
+    if FIXED.unpack_from(frame)[0] != PRODUCE:
+        return False
+    _, position = decode_client_id(frame)
+    (transactional_id_bytes,) = _SHORT.unpack_from(frame, position)
+    return _SHORT.unpack_from(frame, position + _SHORT.size + max(0, transactional_id_bytes)) == (0,)
+
+
+def drop(connection: socket.socket, buffer: memoryview) -> None:
+    """Take what comes off the socket, past TLS, until the client leaves."""
+    while socket.socket.recv_into(connection, buffer):
+        pass
+
+
 def serve(connection: socket.socket, answers: Answers) -> None:
     """Answer until the client leaves."""
     buffer = memoryview(bytearray(SLICE_BYTES))
@@ -126,6 +145,9 @@ def serve(connection: socket.socket, answers: Answers) -> None:
         left = int(_LENGTH.unpack(length)[0])
         head = buffer[: min(left, HEAD_BYTES)]
         if not _received(connection, head):
+            return
+        if wants_no_answer(head):
+            drop(connection, buffer)
             return
         parts = answers.of(head)
         left -= len(head)

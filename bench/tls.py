@@ -3,13 +3,15 @@
 Every server has two listeners, one in the clear and one with TLS (1.3, the certificate's key is P-256), and one topic.
 
 produce    1 KB records by one librdkafka
+unanswered the same without acknowledgements (acks=0)
 tail       the same, read over and over at the end by one librdkafka
 bare       the same, by a client that fetches a megabyte at a time and looks at nothing in it, so that servers show
 handshakes connections a second that one client makes in sequence, each with a request: full ones and resumed ones. A
            server that does not resume has no figure for these
 
-The first three have the CPU of server and client, too. `--sink` also runs them against a broker that stores nothing
-(`bench.sink`): the comparison shows what of the cost is the client's and TLS's own.
+All but the last have the CPU of server and client, too. `--sink` also runs them against a broker that stores nothing
+(`bench.sink`): the comparison shows what of the cost is the client's and TLS's own. Of `unanswered` it does not even
+decrypt anything: that is the client's own speed.
 
 Keeps: samples of all systems are taken in turn, with the order turned each time; a ratio is the median of the pairs'.
 """
@@ -54,11 +56,12 @@ FETCH, API_VERSIONS = (1, 11), (18, 3)
 _LENGTH: Final = struct.Struct(">i")
 _ERROR_AT: Final = 4  # of ApiVersions, behind the correlation id
 PAIRS: Final = {
-    "penstock, TLS": ("penstock", "kafka, TLS"),
+    "penstock, TLS": ("penstock", "kafka, TLS", "sink, TLS"),
     "kafka, TLS": ("kafka",),
     "sink, TLS": ("sink", "penstock"),
 }
-WORKLOADS: Final = ("produce", "tail", "bare", "handshakes")
+WAYS: Final = ("plain", "tls")
+WORKLOADS: Final = ("produce", "unanswered", "tail", "bare", "handshakes")
 
 
 Measured = Penstock | Kafka | Sink
@@ -148,12 +151,17 @@ def answer(connection: socket.socket, buffer: memoryview) -> int:
     return int(size)
 
 
-def produced(system: System) -> Iterator[Figure]:
-    with counted(system, "produce, 1 KB") as work:
-        load = loadgen.run("produce", system.address, TOPIC, size=KILOBYTE, count=WRITTEN, **system.client)
+def produced(system: System, name: str = "produce, 1 KB", **settings: object) -> Iterator[Figure]:
+    with counted(system, name) as work:
+        options = {"size": KILOBYTE, "count": WRITTEN, **system.client, **settings}
+        load = loadgen.run("produce", system.address, TOPIC, **options)
         work.bytes = load.records * KILOBYTE
     yield work.name, "MB/s", load.mb_s(KILOBYTE)
     yield from work.cpu()
+
+
+def unanswered(system: System) -> Iterator[Figure]:
+    yield from produced(system, "produce, 1 KB, acks=0", acks=0)
 
 
 def read(system: System) -> Iterator[Figure]:
@@ -236,7 +244,7 @@ def shaken(system: System) -> Iterator[Figure]:
         session = last
 
 
-MEASURES: Final = dict(zip(WORKLOADS, (produced, read, fetched, shaken), strict=True))
+MEASURES: Final = dict(zip(WORKLOADS, (produced, unanswered, read, fetched, shaken), strict=True))
 
 
 def measure(results: Results, systems: list[System], chosen: list[str], rounds: int) -> None:
@@ -254,6 +262,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.tls", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="one of them, for a profiler's sake")
     parser.add_argument("--without-kafka", action="store_true")
     parser.add_argument("--sink", action="store_true")
     parser.add_argument("--result", type=Path, default=RESULT)
@@ -283,10 +292,9 @@ def main() -> int:
             running.callback(servers[-1].stop)
         systems = []
         for server in servers:
-            systems += [
-                System(server.name, server.bootstrap, server, None),
-                System(f"{server.name}, TLS", server.sealed, server, secrets / "ca.pem"),
-            ]
+            plain = System(server.name, server.bootstrap, server, None)
+            sealed = System(f"{server.name}, TLS", server.sealed, server, secrets / "ca.pem")
+            systems += [one for way, one in zip(WAYS, (plain, sealed), strict=True) if way in options.ways]
         measure(results, systems, options.only, options.rounds)
     results.show()
     results.write(options.result)

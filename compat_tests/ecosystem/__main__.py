@@ -25,6 +25,7 @@ TOOLS: Final[dict[str, Callable[[Path], Finding]]] = {
     "flink": flink.copy,
     "spark": spark.copy,
     "franz-go": go_suites.FRANZ_TESTS,
+    "franz-go-secured": go_suites.FRANZ_SECURED_TESTS,
     "kafka-go": go_suites.KAFKA_GO_TESTS,
     "sarama": sarama.SARAMA_TESTS,
 }

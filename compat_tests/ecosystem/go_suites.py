@@ -8,20 +8,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from compat_tests.ecosystem.finding import Finding
+from compat_tests.harness.system import SETTINGS as OF_EVERY_SERVER
 from compat_tests.harness.system import Penstock
+from tests.gateway.launching import PENSTOCK, serving
+from tests.gateway.security.certificates import make
 
 SECONDS_MAX: Final = 1_200
 SAID_CHARS_MAX: Final = 4_000
+USER: Final = "go"
 SETTINGS: Final = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "allow.everyone.if.no.acl.found": "true",
@@ -32,7 +37,9 @@ SETTINGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class GoSuite:
-    """`{kafka}` in values of `environment` is Penstock's address."""
+    """`{kafka}` in values of `environment` is Penstock's address. With `is_secured` the tests come by SASL_SSL, as the
+    user `go`: `{password}` is that user's for SCRAM, `{ca}` a file of who vouches for Penstock, `{unsealed}` a listener
+    that asks for the user without TLS."""
 
     tool: str
     module: str
@@ -42,6 +49,9 @@ class GoSuite:
     address: str = ""
     """Where Penstock must serve, since the tests have no other; else at a free port."""
     what: str = "its own tests"
+    is_secured: bool = False
+    edits: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """By file: a text in it, and what stands there instead."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Tests that do not run, by `go test`'s patterns, and why."""
     chosen: Sequence[str] = ()
@@ -57,6 +67,26 @@ FRANZ: Final = GoSuite(
     version="v1.22.3",
     packages=("./pkg/kgo/...",),
     environment={"KGO_SEEDS": "{kafka}", "KGO_TEST_RF": "1", "KGO_TEST_RECORDS": "50000"},
+)
+FRANZ_SECURED: Final = replace(
+    FRANZ,
+    what="its own tests, over SASL_SSL: a line is added to their helper, by which their clients log in",
+    is_secured=True,
+    edits={
+        "pkg/kgo/helpers_test.go": (
+            "opts = append(opts, DialTLSConfig(testCert))",
+            "opts = append(opts, DialTLSConfig(testCert), SASL(saslScram))",
+        )
+    },
+    environment={
+        "KGO_SEEDS": "{kafka}",
+        "KGO_TEST_RF": "1",
+        "KGO_TEST_RECORDS": "10000",
+        "KGO_TEST_TLS": "ca:{ca}",
+        "KGO_TEST_SCRAM": f"{USER}:{{password}}:512",
+        "KGO_TEST_SCRAM_SEEDS": "{unsealed}",
+    },
+    left_out={"^TestIssue769$": "it dials by itself, which the client refuses beside settings of TLS"},
 )
 KAFKA_GO: Final = GoSuite(
     tool="kafka-go",
@@ -83,8 +113,12 @@ KAFKA_GO: Final = GoSuite(
 def run(suite: GoSuite, directory: Path) -> Finding:
     """Run a suite in an empty directory. Raises AssertionError with the output of what failed."""
     sources = _copied(suite, directory / "sources")
+    for name, (before, after) in suite.edits.items():
+        text = (sources / name).read_text()
+        assert text.count(before) == 1, f"{name} has {before!r} no longer"
+        (sources / name).write_text(text.replace(before, after))
     (directory / "server").mkdir()
-    with _open(suite, directory / "server") as values:
+    with (_secured if suite.is_secured else _open)(suite, directory / "server") as values:
         outcomes = _tested(suite, sources, values)
     passed, skipped = (sum(outcome == kind for outcome in outcomes.values()) for kind in ("pass", "skip"))
     left_out = "".join(f"; not run: {_plain(name)} ({why})" for name, why in suite.left_out.items())
@@ -104,7 +138,31 @@ def _open(suite: GoSuite, directory: Path) -> Iterator[Mapping[str, str]]:
         server.stop()
 
 
+@contextlib.contextmanager
+def _secured(suite: GoSuite, directory: Path) -> Iterator[Mapping[str, str]]:
+    """A server that asks everybody who they are, and whose only user may do everything."""
+    files = make(directory)
+    password = secrets.token_hex(16)
+    file = directory / "password"
+    file.write_text(password)
+    data = ("--data-dir", str(directory / "data"))
+    user = ("users", "add", USER, "--mechanism", "SCRAM-SHA-512", "--password-file", str(file))
+    subprocess.run([PENSTOCK, *user, *data], check=True, timeout=60)
+    settings = OF_EVERY_SERVER | SETTINGS | {
+        "ssl.keystore.location": str(files.keystore),
+        "sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512",
+        "allow.everyone.if.no.acl.found": "false",
+        "super.users": f"User:{USER}",
+    }
+    sets = [f"--set={key}={value}" for key, value in (settings | suite.settings).items()]
+    listeners = ("--listen", "SASL_SSL://localhost:0", "--listen", "SASL_PLAINTEXT://localhost:0")
+    with serving(directory, *listeners, "--http", "off", *sets) as running:
+        sealed, unsealed = running.ready()["kafka"]
+        yield {"kafka": sealed, "unsealed": unsealed, "password": password, "ca": str(files.truststore)}
+
+
 FRANZ_TESTS: Final = partial(run, FRANZ)
+FRANZ_SECURED_TESTS: Final = partial(run, FRANZ_SECURED)
 KAFKA_GO_TESTS: Final = partial(run, KAFKA_GO)
 
 

@@ -160,7 +160,7 @@ class _Fetch(AnsweredFetch):
             self._run_in_turn()
 
     def _run_in_turn(self) -> bool:
-        began_s = _now()
+        self.connection.party.began_s = began_s = _now()
         if not (self.done or self.looking) and self.connection.peer_left():
             self._abandon()
         else:

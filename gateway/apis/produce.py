@@ -79,7 +79,7 @@ def _produce_long(connection: Connection, reply: ResponseSlot, body: memoryview)
 
 def _produce_held(connection: Connection, reply: ResponseSlot, data: ProducedData) -> None:
     """Handle a request that waited: its turn has come."""
-    began_s = time.perf_counter()
+    connection.party.began_s = began_s = time.perf_counter()
     try:
         _produce(connection, reply, data)
     except Exception:

@@ -160,6 +160,7 @@ class Dispatcher:
         began_s: float,
     ) -> None:
         assert route.raw is not None
+        connection.party.began_s = began_s
         try:
             route.raw(connection, header, body, slot)
         except MalformedRequest as error:

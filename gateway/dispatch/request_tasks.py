@@ -236,7 +236,7 @@ def timed(
     step: Any = running.send
     argument: Any = None
     while True:
-        began_s = _now()
+        connection.party.began_s = began_s = _now()
         try:
             awaited = step(argument)
         except StopIteration:

@@ -30,6 +30,10 @@ class Access:
         self._audit = None if authorizer is None else authorizer.audit
         self._rights = None if authorizer is None else authorizer.rights(self._principal, host)
 
+    @property
+    def user(self) -> str:
+        return self._principal.name
+
     def sees(self, kind: ResourceType, name: str) -> bool:
         """May it see the resource in a list?"""
         return self._rights is None or self._rights.has(Operation.DESCRIBE, kind, name)

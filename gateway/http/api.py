@@ -25,6 +25,7 @@ from core.streams.live import Stream
 from core.turns import in_turns
 from gateway.cluster.nodes import NOBODY
 from gateway.http.access import Access
+from gateway.http.byte_quota import TOO_FAST, ByteQuota
 from gateway.http.console import SECURITY
 from gateway.http.desk import INT_MAX, LISTED_MAX, TOPIC, Desk, answered, number, wanted_by
 from gateway.http.models import (
@@ -52,6 +53,7 @@ from gateway.http.records import RECORDS_DEFAULT, RECORDS_MAX, WAIT_MS_MAX, Want
 from gateway.http.scaling import Planned, plan
 from gateway.http.views import status_of, stream_map, summary, told
 from gateway.metrics.activity import Activity, told_limit
+from gateway.quotas.quotas import FETCHED, PRODUCED
 from gateway.security.acls import Operation, ResourceType
 
 SEGMENTS_TOLD_MAX: Final = 100
@@ -215,16 +217,22 @@ class Api:
         self._desk.guard.check_write(request.headers)
         sources, slot = self._desk.slot(request, Operation.READ)
         name = slot.stream.name
-        page = await sources.records.read(
-            slot, _wanted(request), lambda: self._desk.access(request).require(Operation.READ, ResourceType.TOPIC, name)
-        )
+        quota = ByteQuota(sources.services.quotas, FETCHED, self._desk.access(request))
+        quota.require()
+
+        def require() -> None:
+            self._desk.access(request).require(Operation.READ, ResourceType.TOPIC, name)
+
+        page = await sources.records.read(slot, _wanted(request), require, quota.count)
         return await asyncio.to_thread(answered, page)
 
     async def _add_records(self, request: Request) -> Response:
         self._desk.guard.check_write(request.headers)
         wanted = await wanted_by(request, NewRecords)
         sources, slot = self._desk.slot(request, Operation.WRITE)
-        return answered(await sources.records.add(slot, wanted.records))
+        quota = ByteQuota(sources.services.quotas, PRODUCED, self._desk.access(request))
+        quota.require()
+        return answered(await sources.records.add(slot, wanted.records, quota.count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +340,7 @@ _OPERATIONS: Final = (
             ),
             Parameter("isolation", f"{COMMITTED} (default) or {UNCOMMITTED}", "string"),
         ),
-        problems=(400, 401, 403, 404, 413, 416, 422, 503),
+        problems=(400, 401, 403, 404, 413, 416, 422, TOO_FAST, 503),
     ),
     _Operation(
         "POST",
@@ -342,7 +350,7 @@ _OPERATIONS: Final = (
         Added,
         NewRecords,
         query=(_PARTITION,),
-        problems=(400, 401, 403, 404, 409, 413, 415, 503),
+        problems=(400, 401, 403, 404, 409, 413, 415, TOO_FAST, 503),
     ),
     _Operation(
         "GET",

@@ -10,7 +10,7 @@ Invariants:
 - A worker that does not answer within `ANSWER_S_MAX` holds up nobody for longer; what it would have told is left out.
   Where an answer says of itself that it is whole, it is whole.
 - At most `AT_ONCE` requests hold answers of workers in memory, and `RECORD_CALLS_AT_ONCE` one answer with records, each
-  worker's of at most `ANSWER_BYTES_MAX`.
+  worker's of at most `ANSWER_BYTES_MAX`. A body that comes slowly keeps none of these places: `CHANGES_AT_ONCE` are read.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE: Final = 4
 RECORD_CALLS_AT_ONCE: Final = 16
-"""Requests for records, which may wait for some; each holds one answer, or one body."""
+"""Requests for records, which may wait for some; each holds one answer."""
+CHANGES_AT_ONCE: Final = 64
+"""Requests whose bodies are being read, or are held until they are answered."""
 LARGE_BYTES: Final = 64 << 10
 """Answers of more than this are merged in a thread."""
 SORTED_MAX: Final = 20_000
@@ -177,6 +179,7 @@ class _Front:
         self._count = count
         self._places = asyncio.Semaphore(AT_ONCE)
         self._record_places = asyncio.Semaphore(RECORD_CALLS_AT_ONCE)
+        self._change_places = asyncio.Semaphore(CHANGES_AT_ONCE)
 
     # The process
 
@@ -315,23 +318,19 @@ class _Front:
 
     async def scale(self, request: Request) -> Response:
         """The worker that has the most of the segments does it: it alone knows their loads and what lies in them."""
-        self._guard.check_write(request.headers)
-        async with self._place():
-            asked = asked_by(request, await read_body(request))
+        async with self._change(request) as asked, self._place():
             order = await self._by_bytes(asked)
             return (await self._first(asked, {404, 409, 503}, order)).passed_on()
 
     async def move(self, request: Request) -> Response:
         """The worker that has both containers does it; the others have none such."""
-        self._guard.check_write(request.headers)
-        async with self._place():
-            return (await self._first(asked_by(request, await read_body(request)), {404})).passed_on()
+        async with self._change(request) as asked, self._place():
+            return (await self._first(asked, {404})).passed_on()
 
     async def any_changes(self, request: Request) -> Response:
         """Any worker does it, if it knows the stream."""
-        self._guard.check_write(request.headers)
-        async with self._place():
-            return (await self._first(asked_by(request, await read_body(request)), {404, 503})).passed_on()
+        async with self._change(request) as asked, self._place():
+            return (await self._first(asked, {404, 503})).passed_on()
 
     async def records(self, request: Request) -> Response:
         """The worker of the partition does it: the others refuse, as they do not serve it.
@@ -339,25 +338,25 @@ class _Front:
         Records that may have been added are given to no other one, which may serve the partition by now: they would be
         there twice.
         """
-        self._guard.check_write(request.headers)
-        async with self._record_places:
-            asked = asked_by(request, await read_body(request))
-            return (await self._first(asked, {404, 503}, once=asked.method != "GET")).passed_on()
+        if request.method != "POST":
+            self._guard.check_write(request.headers)
+            async with _placed(self._record_places):
+                return (await self._first(asked_by(request), {404, 503})).passed_on()
+        async with self._change(request) as asked, _placed(self._record_places):
+            return (await self._first(asked, {404, 503}, once=True)).passed_on()
 
     # Asking
 
-    @contextlib.asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
+    def _place(self) -> contextlib.AbstractAsyncContextManager[None]:
         """A place among those whose answers are held in memory. Raises Problem."""
-        try:
-            async with asyncio.timeout(ANSWER_S_MAX):
-                await self._places.acquire()
-        except TimeoutError as late:
-            raise Problem(503, "Busy", "too many requests at once; try again", {"Retry-After": "1"}) from late
-        try:
-            yield
-        finally:
-            self._places.release()
+        return _placed(self._places)
+
+    @contextlib.asynccontextmanager
+    async def _change(self, request: Request) -> AsyncIterator[Asked]:
+        """A change that the guard lets pass, with its body. Raises Problem."""
+        self._guard.check_write(request.headers)
+        async with _placed(self._change_places):
+            yield asked_by(request, await read_body(request))
 
     def _serving(self) -> list[tuple[str, Dial]]:
         """The workers by number, with the ways to them. Raises Problem."""
@@ -504,6 +503,20 @@ class _Front:
                     complete = False
             if complete:
                 yield COMPLETE
+
+
+@contextlib.asynccontextmanager
+async def _placed(places: asyncio.Semaphore) -> AsyncIterator[None]:
+    """One of these places. Raises Problem if there is none for long."""
+    try:
+        async with asyncio.timeout(ANSWER_S_MAX):
+            await places.acquire()
+    except TimeoutError as late:
+        raise Problem(503, "Busy", "too many requests at once; try again", {"Retry-After": "1"}) from late
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def _has_done_nothing(refusal: Answer) -> bool:

@@ -1,12 +1,13 @@
 """Groups of all kinds over HTTP, as a list to search and to sort.
 
-Keeps: a page has at most `LISTED_MAX` groups, each with at most `TOPICS_MAX` of its topics, and only groups that the
-request may see. What is told was counted at most a second ago, whatever the number of requests.
+Keeps: a page has at most `LISTED_MAX` groups, each with at most `TOPICS_MAX` of its topics, and only groups and topics
+that the request may see. What is told was counted at most a second ago, whatever the number of requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import Final
 
@@ -15,7 +16,8 @@ from starlette.responses import Response
 
 from core.turns import in_turns
 from gateway.groups.lag import GroupLag
-from gateway.http.desk import LISTED_MAX, Desk, answered
+from gateway.http.access import Access
+from gateway.http.desk import LISTED_MAX, TOPIC, Desk, answered
 from gateway.http.lists import Order
 from gateway.http.models import GroupList, GroupTopic, GroupView
 from gateway.http.openapi import Endpoint, Parameter
@@ -63,7 +65,7 @@ class GroupListPage:
         sources, access = self._desk.ready(), self._desk.access(request)
         topic, lags = request.query_params.get("topic"), sources.lags
         every = in_turns(list(await lags.refresh()))
-        seen = [group async for group in every if access.sees(ResourceType.GROUP, group.name)]
+        seen = [_as_seen(group, access) async for group in every if access.sees(ResourceType.GROUP, group.name)]
         fitting = [
             group
             async for group in in_turns(seen)
@@ -72,6 +74,12 @@ class GroupListPage:
         page = await ORDER.page_of(await in_order(fitting, BY_NAME), asked)
         groups = [_view(group, topic, lags.nodes.me) for group in page]
         return answered(GroupList(groups=groups, found=len(fitting), total=len(seen), measured_ms=lags.measured_ms))
+
+
+def _as_seen(group: GroupLag, access: Access) -> GroupLag:
+    """With the topics that the request may see, and the lag in them."""
+    topics = {name: topic for name, topic in group.topics.items() if access.sees(TOPIC, name)}
+    return group if len(topics) == len(group.topics) else replace(group, topics=topics)
 
 
 def _view(group: GroupLag, topic: str | None, coordinator: int) -> GroupView:

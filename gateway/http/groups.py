@@ -179,8 +179,7 @@ class _Move:
         """Where it goes in each partition. Raises Problem."""
         now = {(one.topic, one.partition): one.committed for one in await GroupPages._lags(self.sources, self.group)}
         found: list[MovedOffset] = []
-        for stream, numbers in self._streams(now):
-            access.require(Operation.READ, TOPIC, stream.name)
+        for stream, numbers in self._streams(now, access):
             bounds = await self._bounds(stream, numbers)
             times = await self._at_time(stream, numbers) if self.wanted.to == "time" else {}
             for each in numbers:
@@ -195,12 +194,14 @@ class _Move:
                 )
         return sorted(found, key=lambda one: (one.topic, one.partition))
 
-    def _streams(self, now: Mapping[Place, int]) -> Iterable[tuple[Stream, Sequence[int]]]:
-        """The partitions that are meant. Raises Problem."""
-        topics = self.sources.services.topics
-        names = sorted({topic for topic, _ in now}) if self.wanted.topic is None else [self.wanted.topic]
+    def _streams(self, now: Mapping[Place, int], access: Access) -> Iterable[tuple[Stream, Sequence[int]]]:
+        """The partitions that are meant, of topics that may be read. Those that may not even be seen are no part of the
+        group's, as in an OffsetFetch of all. Raises Problem."""
+        topics, name = self.sources.services.topics, self.wanted.topic
+        names = sorted({each for each, _ in now if access.sees(TOPIC, each)}) if name is None else [name]
         meant: list[tuple[Stream, Sequence[int]]] = []
         for name in names:
+            access.require(Operation.READ, TOPIC, name)
             stream = topics.get(name)
             if stream is None:
                 raise no_such_stream(name)

@@ -1,7 +1,9 @@
 """TLS of the HTTP server: connections that have not ended their handshake, which cost a stranger nothing.
 
 Invariant: there are at most `HANDSHAKES_MAX` of them; a further one takes the place of the oldest, of its own address
-if that has `HANDSHAKES_PER_ADDRESS_MAX`. Each ends within `HANDSHAKE_S_MAX`. Only then does the server hear of it.
+if that has `HANDSHAKES_PER_ADDRESS_MAX`. Each ends within `HANDSHAKE_S_MAX`. Only then does the server hear of it. At
+most one begins in each `PACE_S`, as a handshake is done on the loop, which Kafka's clients share; further ones wait in
+the kernel's queue.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ HANDSHAKES_MAX: Final = 128
 """A handshake takes a millisecond, and each holds some 300 KiB meanwhile."""
 HANDSHAKES_PER_ADDRESS_MAX: Final = 64
 HANDSHAKE_S_MAX: Final = 10.0
+PACE_S: Final = 0.005
+"""With a key of 2,048 bits (RSA) a fifth of the loop's time, however many come."""
 SHORT_PAUSE_S: Final = 0.1
 """Pause after there was no descriptor, or no memory, for a connection."""
 
@@ -38,9 +42,10 @@ class Stranger:
 
 
 class Handshakes:
-    """Of one server. `make` makes the protocol of a connection whose handshake has ended."""
+    """Of one server. `context` is asked at each handshake, as certificates are renewed; `make` makes the protocol of a
+    connection whose handshake has ended."""
 
-    def __init__(self, context: ssl.SSLContext, make: Make) -> None:
+    def __init__(self, context: Callable[[], ssl.SSLContext], make: Make) -> None:
         self._context = context
         self._make = make
         self._accepting: list[asyncio.Task[None]] = []
@@ -74,6 +79,7 @@ class Handshakes:
                 await asyncio.sleep(SHORT_PAUSE_S)
                 continue
             self._begin(Stranger(connection, str(address[0])))
+            await asyncio.sleep(PACE_S)
 
     def _begin(self, stranger: Stranger) -> None:
         near = [other for other in self._begun if other.address == stranger.address]
@@ -86,7 +92,7 @@ class Handshakes:
     async def _shake(self, stranger: Stranger) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._make, stranger.connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S_MAX
+                self._make, stranger.connection, ssl=self._context(), ssl_handshake_timeout=HANDSHAKE_S_MAX
             )
         except (OSError, EOFError):  # TLS errors and time-outs are some
             stranger.connection.close()

@@ -79,6 +79,8 @@ class _Page:
     offset: int
     since_ms: int | None
     records: list[RecordView] = field(default_factory=list)
+    size: int = 0
+    """Bytes of their keys, values and headers."""
 
 
 class TopicRecords:
@@ -90,9 +92,15 @@ class TopicRecords:
 
     # Reading
 
-    async def read(self, slot: Slot, wanted: Wanted, require: Callable[[], None] = lambda: None) -> RecordPage:
+    async def read(
+        self,
+        slot: Slot,
+        wanted: Wanted,
+        require: Callable[[], None] = lambda: None,
+        moved: Callable[[int], None] = lambda size: None,
+    ) -> RecordPage:
         """The next records, waiting for some if there are none. `require` raises the Problem of a reader whose right
-        was taken away meanwhile. Raises Problem."""
+        was taken away meanwhile; `moved` hears how many bytes the records have. Raises Problem."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + wanted.wait_ms / 1000
         try:
@@ -111,6 +119,7 @@ class TopicRecords:
             raise _elsewhere(slot, elsewhere) from elsewhere
         except StoreError as error:
             raise Problem(503, "Not read", f"the store could not read the partition: {error}") from error
+        moved(page.size)
         end = slot.stable_end if wanted.committed else slot.durable_end
         return RecordPage(
             topic=slot.stream.name,
@@ -168,8 +177,11 @@ class TopicRecords:
 
     # Adding
 
-    async def add(self, slot: Slot, records: Sequence[NewRecord]) -> Added:
-        """Append records as one batch; returns once they are durable. Raises Problem."""
+    async def add(
+        self, slot: Slot, records: Sequence[NewRecord], moved: Callable[[int], None] = lambda size: None
+    ) -> Added:
+        """Append records as one batch; returns once they are durable. `moved` hears how many bytes the batch has. Raises
+        Problem."""
         services, config = self._services, config_of(slot.stream)
         now_ms = services.clock.wall_ms()
 
@@ -185,6 +197,7 @@ class TopicRecords:
                     size = sum(len(str(record.value)) for record in records)
                     await asyncio.sleep(min(HOLD_S_MAX, container.throttle.hold_s(container.clock.monotonic_s(), size)))
                 batch, data = await services.openers.run(made)
+                moved(len(data))
                 return await self._append(slot, batch, data, config)
         except InvalidBatch as error:
             status = 413 if error.error_code == MESSAGE_TOO_LARGE else 400
@@ -254,8 +267,7 @@ class _Durable:
 
 def _open(data: bytes, aborted: Sequence[Aborted], page: _Page, wanted: Wanted, end: int, pace: Pace) -> None:
     """Add the records of stored batches to a page, up to its bounds. Raises InvalidBatch."""
-    size, view = 0, memoryview(data)
-    for header, batch in _batches(view):
+    for header, batch in _batches(memoryview(data)):
         if header.is_control or _is_aborted(header, aborted):
             page.offset = max(page.offset, header.last_offset + 1)
             continue
@@ -271,8 +283,8 @@ def _open(data: bytes, aborted: Sequence[Aborted], page: _Page, wanted: Wanted, 
             page.since_ms = None
             page.records.append(_view(record))
             page.offset = record.offset + 1
-            size += _size(record)
-            if len(page.records) >= wanted.most or size >= ANSWER_BYTES:
+            page.size += _size(record)
+            if len(page.records) >= wanted.most or page.size >= ANSWER_BYTES:
                 return
         page.offset = max(page.offset, header.last_offset + 1)
 

@@ -54,7 +54,7 @@ class _Protocol(H11Protocol):
         self._since_s = self.loop.time()
         self._address = _network_of(self.client)
         session = transport.get_extra_info("ssl_object")
-        if session is not None and self.tls is not None and _is_vouched_for(session, self.tls):
+        if session is not None and self.tls is not None:
             self.app = _with_certificate(self.app, session.getpeercert(binary_form=True))
         if (other := self._without_place()) is not None:
             other.give_way()
@@ -119,30 +119,6 @@ def _network_of(client: tuple[str, int] | None) -> str:
     return str(address)
 
 
-def _always_fresh(tls: ListenerTls) -> ssl.SSLContext:
-    """A context that gives each handshake to the one of now, as certificates are renewed."""
-    now = tls.context
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # A handshake keeps these of the context with which it began:
-    context.verify_mode, context.options = now.verify_mode, now.options
-    context.minimum_version, context.maximum_version = now.minimum_version, now.maximum_version
-    if tls.asks_for_certificates:
-        context.options |= ssl.OP_NO_TICKET
-        context.num_tickets = 0
-
-    def use_present(session: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-        session.context = tls.context
-
-    context.sni_callback = use_present
-    return context
-
-
-def _is_vouched_for(session: ssl.SSLObject, tls: ListenerTls) -> bool:
-    """Does the client's certificate count? A resumed session's was verified by the authorities of an earlier time, and
-    stays in the context for all handshakes. TLS 1.2 resumes without tickets, too."""
-    return not (session.session_reused and tls.reloads)
-
-
 def _with_certificate(app: ASGIApp, der: bytes | None) -> ASGIApp:
     """An application whose requests name the certificate of their client."""
 
@@ -186,8 +162,11 @@ class HttpServer:
         )
         config.load()  # import the named modules now, not on the loop while serving
         self._server = _Server(config)
-        own = _always_fresh(tls) if tls is not None else context
-        self._handshakes = None if own is None else Handshakes(own, self._protocol)
+        self._handshakes: Handshakes | None = None
+        if tls is not None:  # a changed file makes another context, in which no earlier session goes on
+            self._handshakes = Handshakes(lambda: tls.context, self._protocol)
+        elif context is not None:
+            self._handshakes = Handshakes(lambda: context, self._protocol)
         self._sockets = list(sockets)
         self._task: asyncio.Task[None] | None = None
 

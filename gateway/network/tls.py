@@ -1,7 +1,7 @@
 """TLS between a connection and its socket: what the connection sends leaves encrypted, what it reads was decrypted.
 
-OpenSSL works on two memory buffers here, and not on the socket. So a handshake, or the encryption of a large answer,
-runs in a thread; meanwhile nothing else touches the session, and bytes that arrive wait.
+OpenSSL works on two memory buffers here, and not on the socket. So the costly steps of a handshake, or the encryption
+of a large answer, run in a thread; meanwhile nothing else touches the session, and bytes that arrive wait.
 
 Invariants:
 - Nothing reaches the socket but what OpenSSL made. The path of plain answers (`Outgoing`) is not used.
@@ -23,17 +23,13 @@ from typing import Any, Final, Protocol, cast
 from gateway.network.host import Host
 from gateway.network.outgoing import Outgoing
 from gateway.network.response_slot import Part
+from gateway.network.tls_records import HANDSHAKE, RECORD_BYTES, RECORD_BYTES_MAX, are_sealed, whole_records
 from gateway.security.principal import Principal
 from gateway.security.tls import NoPrincipal
 
-RECORD_BYTES: Final = 16 * 1024
-"""Content of the largest record. OpenSSL's buffers never shrink, so they are fed and drained in pieces of this size."""
-RECORD_HEAD_BYTES: Final = 5
-"""Type, version and length of a record."""
-RECORD_BYTES_MAX: Final = RECORD_HEAD_BYTES + RECORD_BYTES + 2_048
-"""The largest record on the wire (RFC 5246, section 6.2.3)."""
 FEED_BYTES: Final = RECORD_BYTES_MAX
-"""Bytes that OpenSSL is given at a time: it has the next record whole then, unless that did not arrive yet."""
+"""Bytes that OpenSSL is given at a time: it has the next record whole then, unless that did not arrive yet. Its buffers
+never shrink, so they are fed and drained in pieces of a record."""
 WIRE_BYTES: Final = 128 * 1024
 """Bytes that are received at a time, into a buffer that all connections share."""
 SEAL_BYTES: Final = 64 * 1024
@@ -43,8 +39,6 @@ SEAL_ASIDE_BYTES: Final = 256 * 1024
 ASIDE_BYTES_MIN: Final = 2 * 1024 * 1024
 """From so many waiting bytes on they are encrypted in a thread: on the loop, which does it at two thirds of the cost,
 these take some 2 ms."""
-HANDSHAKE: Final = 0x16
-"""The first byte of a TLS client."""
 
 
 class Upper(Protocol):
@@ -206,10 +200,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     def _take(self, wire: memoryview) -> None:
         """Decrypt, as far as the connection reads; keep the rest."""
         at = 0
-        while not (self.is_shaken or self._is_held) and (size := _whole_records(wire, at)):
-            self._arrived.write(wire[at : at + size])
+        while not (self.is_shaken or self._is_held) and (size := whole_records(wire, at, FEED_BYTES)):
+            records = wire[at : at + size]
+            self._arrived.write(records)
             at += size
-            self._shake()
+            self._shake(records)
         if self.is_shaken:
             at = self._read(wire, at)
         self._keep(b"" if self._is_closing else bytes(wire[at:]))
@@ -270,7 +265,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         Records are read one by one, so each costs; what can be done once for many is. OpenSSL gets the next bytes while
         it has a whole record: each time that it lacks some costs an exception."""
         session, arrived = cast(ssl.SSLObject, self._session), self._arrived
-        read, end = session.read, len(wire)
+        read, end = cast(Callable[[int, memoryview], int], session.read), len(wire)
         buffer = self._upper.get_buffer(-1)
         size, room = 0, len(buffer)
         self._has_part = False
@@ -281,7 +276,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             elif not pending and not session.pending():
                 return size, at, False
             try:
-                count = cast(int, read(room - size, buffer[size:]))
+                count = read(room - size, buffer[size:])
             except ssl.SSLWantReadError:
                 if at == end:
                     self._has_part = True
@@ -300,11 +295,20 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     # --- Handshake ------------------------------------------------------------------------------
 
-    def _shake(self) -> None:
-        self._aside(self._workers.handshaker, self._step, self._stepped)
+    def _shake(self, records: memoryview) -> None:
+        """Take the step of the handshake for which these came. A client's last message is encrypted: unless it brings a
+        certificate, its check costs less than the way to a thread and back."""
+        if are_sealed(records) and not self._tls.asks_for_certificates:
+            self._stepped(self._step())
+        else:
+            self._aside(self._workers.handshaker, self._step, self._stepped_aside)
+
+    def _stepped_aside(self, outcome: tuple[bool, bytes, ssl.SSLError | None]) -> None:
+        self._stepped(outcome)
+        self._go_on()
 
     def _step(self) -> tuple[bool, bytes, ssl.SSLError | None]:
-        """In a thread: a step of the handshake. Returns whether it is the last, and the bytes to send."""
+        """On the loop or in a thread. Returns whether it was the last one, and the bytes to send."""
         assert self._session is not None
         try:
             self._session.do_handshake()
@@ -322,10 +326,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._raw.write(answer)
         if error is not None:
             self._fail(f"its TLS handshake failed: {_reason(error)}")
-            return
-        if is_last:
+        elif is_last:
             self._shaken()
-        self._go_on()
 
     def _shaken(self) -> None:
         session, workers = cast(ssl.SSLObject, self._session), self._workers
@@ -469,20 +471,6 @@ class SealedOutgoing(Outgoing):
         while self._rest and self._tls.takes_answers():
             aside = self._rest_bytes >= ASIDE_BYTES_MIN
             self._tls.seal(self._taken(SEAL_ASIDE_BYTES if aside else SEAL_BYTES), aside=aside)
-
-
-def _whole_records(wire: memoryview, start: int) -> int:
-    """The size of the whole records from `start` on: at least one, as many as FEED_BYTES hold; 0 if there is none. What
-    cannot be TLS counts as whole: OpenSSL knows what to say of it."""
-    at, end = start, len(wire)
-    while end - at >= RECORD_HEAD_BYTES:
-        size = RECORD_HEAD_BYTES + (wire[at + 3] << 8) + wire[at + 4]
-        if size > RECORD_BYTES_MAX:
-            return end - start
-        if size > end - at or (at > start and at + size - start > FEED_BYTES):
-            break
-        at += size
-    return at - start
 
 
 def _reason(error: ssl.SSLError) -> str:

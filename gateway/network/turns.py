@@ -44,13 +44,27 @@ class Address:
 class Party:
     """The connections of one address with one client id."""
 
-    __slots__ = ("address", "client_id", "connections", "is_in_line", "over", "spent_s", "waiting")
+    __slots__ = (
+        "address",
+        "began_s",
+        "client_id",
+        "connections",
+        "is_in_line",
+        "over",
+        "pause_is_told",
+        "spent_s",
+        "waiting",
+    )
 
     def __init__(self, address: Address, client_id: str | None) -> None:
         self.address = address
         self.client_id = client_id
         self.connections = 0
         self.spent_s = 0.0
+        self.began_s = 0.0
+        """When the turn began that it has now; 0.0 while it has none."""
+        self.pause_is_told = False
+        """Did an answer of this turn name the pause that follows from its time?"""
         self.over = False
         """Has it had its share of this round?"""
         self.waiting: deque[Callable[[], bool]] = deque()
@@ -111,6 +125,7 @@ class FairTurns:
 
     def spend(self, party: Party, seconds: float) -> None:
         """The party held the loop for `seconds`."""
+        party.began_s = 0.0
         if not party.spent_s:
             self._spenders.append(party)
         party.spent_s += seconds

@@ -157,9 +157,13 @@ class Quotas:
         """Count the time that a client's requests held the loop; returns how long it must pause, in ms."""
         return min(self.count(TIME, user, client_id, seconds * 100), TIME_PAUSE_MS_MAX)
 
-    def time_pause_ms(self, user: str, client_id: str | None) -> int:
-        """How long a client must pause for the time that was counted so far."""
-        return min(self.count(TIME, user, client_id, 0.0), TIME_PAUSE_MS_MAX)
+    def time_pause_ms(self, user: str, client_id: str | None, seconds: float) -> int:
+        """How long a client must pause for the time that was counted so far and so many seconds, which are not yet."""
+        found = self._rate(TIME, user, client_id or "")
+        if found is None:
+            return 0
+        limit, rate = found
+        return min(rate.pause_ms(limit.value, self._clock.monotonic_s(), seconds * 100), TIME_PAUSE_MS_MAX)
 
     # --- Connections ----------------------------------------------------------------------------
 

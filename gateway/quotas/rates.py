@@ -44,11 +44,11 @@ class Rate:
         full = int(elapsed_s / SAMPLE_S)
         return elapsed_s + max(0, SAMPLES - 1 - full) * SAMPLE_S
 
-    def pause_ms(self, limit: float, now_s: float) -> int:
-        """How long to pause so that the amounts, spread over window and pause, are at the limit a second."""
+    def pause_ms(self, limit: float, now_s: float, more: float = 0.0) -> int:
+        """How long to pause so that the amounts, and `more`, spread over window and pause, are at the limit a second."""
         self._forget(now_s)
         window_s = self.window_s(now_s)
-        over = self.total / window_s - limit
+        over = (self.total + more) / window_s - limit
         return 0 if over <= 0 else round(over / limit * window_s * 1000)
 
     def is_idle(self, now_s: float) -> bool:

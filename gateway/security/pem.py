@@ -110,6 +110,27 @@ def certificates(text: str) -> list[x509.Certificate]:
     return found
 
 
+def revocation_lists(text: str) -> list[x509.CertificateRevocationList]:
+    """All lists of revoked certificates in the text (RFC 5280, section 5). Raises BadPem."""
+    found = []
+    for kind, block in _blocks(text):
+        if kind == "X509 CRL":
+            try:
+                found.append(x509.load_pem_x509_crl(block))
+            except ValueError as error:
+                raise BadPem(f"its revocation list number {len(found) + 1} cannot be read") from error
+    return found
+
+
+def revoke(context: ssl.SSLContext, lists: Sequence[x509.CertificateRevocationList]) -> None:
+    """Make a context refuse the certificates in these lists, and those whose authority has none. Raises ssl.SSLError."""
+    with tempfile.NamedTemporaryFile(prefix="penstock-", suffix=".pem") as handed:  # OpenSSL takes them from files only
+        handed.write(b"".join(one.public_bytes(Encoding.PEM) for one in lists))
+        handed.flush()
+        context.load_verify_locations(cafile=handed.name)
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+
 def _blocks(text: str) -> list[tuple[str, bytes]]:
     """Kind and PEM of each block. Kafka's files have PEM in one line, with blanks for line breaks: both are read."""
     found = []

@@ -11,7 +11,7 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from gateway.config.layers import ConfigError
 from gateway.config.security import ListenerSecurity
 from gateway.security.distinguished_names import rfc2253
-from gateway.security.pem import BadPem, Identity, certificates, identity, read_text
+from gateway.security.pem import BadPem, Identity, certificates, identity, read_text, revocation_lists, revoke
 from gateway.security.principal import ANONYMOUS, Principal
 from gateway.security.principal_mapping import Rule, WrongRule, parse_rules, user_of
 
@@ -134,6 +134,7 @@ class ListenerTls:
         own = self._own_identity()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+        context.num_tickets = 1  # a client comes again by one; each is made, sealed and sent with every handshake
         versions = sorted(_VERSIONS[name] for name in keys.ssl_enabled_protocols)
         suites = [openssl_name(name) for name in keys.ssl_cipher_suites if name not in _TLS_1_3_SUITES]
         if keys.ssl_cipher_suites and not suites:
@@ -173,12 +174,15 @@ class ListenerTls:
         text = read_text(path) if path is not None else _text(self._keys.ssl_truststore_certificates) or ""
         where = path or "ssl.truststore.certificates"
         try:
-            found = certificates(text)
+            found, revoked = certificates(text), revocation_lists(text)
         except BadPem as wrong:
             raise BadPem(f"{where}: {wrong}") from wrong
         if not found:
             raise BadPem(f"{where}: it has no certificate (-----BEGIN CERTIFICATE-----)")
         context.load_verify_locations(cadata=b"".join(_der(one) for one in found))
+        if revoked:
+            revoke(context, revoked)
+            _tell_of_old_lists(revoked, self.listener)
 
     def _read_rules(self) -> tuple[Rule, ...]:
         try:
@@ -226,6 +230,14 @@ def _names(certificate: x509.Certificate) -> set[str]:
 def _each_name(names: x509.SubjectAlternativeName) -> Iterator[str]:
     for name in names:
         yield str(name.value)[:255]
+
+
+def _tell_of_old_lists(lists: Iterable[x509.CertificateRevocationList], listener: str) -> None:
+    for one in lists:
+        ends = one.next_update_utc
+        if ends is not None and ends.timestamp() < time.time():
+            extra = {"listener": listener, "authority": rfc2253(one.issuer)[:200]}
+            logger.error("a list of revoked certificates has ended: clients of its authority are refused", extra=extra)
 
 
 def _tell_of_expiry(own: Identity, listener: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pytest
 
+from gateway.network.connection import Connection
 from gateway.quotas.quotas import decode_key, encode_key
 from tests.gateway.apis.harness import NOW, Admin, admin_of, code_and_message
 from tests.gateway.harness import FETCH, PRODUCE, Client, batch, fetch_body, produce_body, values
@@ -97,10 +98,15 @@ def muted(admin: Admin, client: Client) -> bool:
     client.send(18, 0, {})
     for _ in range(20):
         admin.ask("ApiVersions", 0)
+    return "muted" in repr(connection_of(admin, client))
+
+
+def connection_of(admin: Admin, client: Client) -> Connection:
+    """The broker's side of it."""
     assert admin.broker._server is not None
     port = client._writer.get_extra_info("sockname")[1]
     (connection,) = [one for one in admin.broker._server.connections if one.peer_port == port]
-    return "muted" in repr(connection)
+    return connection
 
 
 def test_a_producer_over_its_quota(fresh: Admin) -> None:

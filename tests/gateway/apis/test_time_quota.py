@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from tests.gateway.apis.harness import KEYS, NOW, Admin, admin_of
-from tests.gateway.apis.test_quotas import muted, set_quota
+from tests.gateway.apis.test_quotas import connection_of, muted, set_quota
 from tests.gateway.harness import FETCH, PRODUCE, Client, batch, fetch_body, produce_body, values
 
 SHARE: Final = "request_percentage"
@@ -63,6 +64,32 @@ def test_answers_name_the_pause(fresh: Admin) -> None:
     fetched = fresh.run(busy(fresh).ask(FETCH, 11, fetch_body([(topic, 0, 0)])))
     assert fetched.throttle_time == 1_000
     assert len(values(fetched.responses[0].partitions[0].records)) == 2
+
+
+def test_an_answer_names_the_pause_for_its_own_request(fresh: Admin) -> None:
+    """As Kafka's do: a client that has done nothing before hears of it in its first answer."""
+    topic = fresh.create()
+    set_quota(fresh, BUSY, SHARE, LITTLE)
+    fetched = fresh.run(busy(fresh).ask(FETCH, 11, fetch_body([(topic, 0, 0)])))
+    assert fetched.throttle_time == 1_000
+
+
+def test_a_client_is_muted_for_as_long_as_it_was_told(fresh: Admin) -> None:
+    """What its request takes after the answer was made counts for its next pause, and does not make this one longer."""
+    quotas = fresh.broker.services.quotas
+    set_quota(fresh, BUSY, SHARE, 1.0)
+    client = busy(fresh)
+    for seconds in (0.102, 0.002, 0.002):  # a tenth of a second in ten is its share
+        quotas.spend("ANONYMOUS", "busy", seconds)
+        told = list_groups(fresh, client).throttle_time
+        handle = connection_of(fresh, client)._mute_handle
+        assert 0 < told <= 1_000
+        assert handle is not None
+        assert handle.when() - fresh.run(loop_time()) <= (told + 1) / 1_000  # either is rounded
+
+
+async def loop_time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def test_within_its_share(fresh: Admin) -> None:

@@ -542,6 +542,36 @@ def test_a_body_has_its_bound(tmp_path: Path) -> None:
     run(tmp_path, steps, *two())
 
 
+@pytest.mark.parametrize("path", ["streams/orders/scale", "streams/orders/seal", "topics/orders/records"])
+def test_bodies_that_come_slowly_hold_up_no_reader(tmp_path: Path, hurried: None, path: str) -> None:
+    """Clients announce bodies and send nothing of them, as many as all places for answers: whoever only looks is
+    answered. Further changes are told to come again once such clients have taken every place for bodies."""
+
+    async def steps(gateway: Gateway) -> None:
+        host, port = gateway.address.split(":")
+        head = f"POST /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+        head += "Content-Type: application/json\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+
+        async def announce(count: int) -> None:
+            for _ in range(count):
+                reader, writer = await asyncio.open_connection(host, int(port))
+                opened.append(writer)
+                writer.write(head.encode())
+                assert (await reader.readline()).startswith(b"HTTP/1.1 100"), "its body is awaited"
+
+        opened: list[asyncio.StreamWriter] = []
+        await announce(front_module.RECORD_CALLS_AT_ONCE)
+        assert (await gateway.get("/api/v1/overview"))["phase"] == "serving"
+        await announce(front_module.CHANGES_AT_ONCE - front_module.RECORD_CALLS_AT_ONCE)
+        status, headers, _ = await gateway.ask("POST", f"/api/v1/{path}", {}, Authorization=f"Bearer {TOKEN}")
+        assert (status, headers["Retry-After"]) == (503, "1")
+        assert (await gateway.get("/api/v1/overview"))["phase"] == "serving"
+        for writer in opened:
+            writer.close()
+
+    run(tmp_path, steps, *two())
+
+
 def test_an_answer_has_its_bound(tmp_path: Path) -> None:
     """A worker's answer that is too large is not held: it counts as none."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from gateway.http.desk import BODY_BYTES_MAX
 from gateway.http.records import ANSWER_BYTES, WAIT_MS_MAX
 from tests.gateway.http.calls import WITHIN_S, call, create_topic, get, produce
-from tests.gateway.launching import serving
+from tests.gateway.launching import PENSTOCK, serving
 
 pytestmark = pytest.mark.slow
 
@@ -224,3 +226,40 @@ def test_records_of_a_key(gateway: Addresses) -> None:
     assert values(records(http, "searched", "partition=0&offset=10&until=12")) == ["10", "11"]
     none = records(http, "searched", "partition=0&offset=0&key=absent")
     assert (none["records"], none["next_offset"]) == ([], 40)
+
+
+def test_quotas_of_bytes(tmp_path: Path) -> None:
+    """What a user has written by Kafka's protocol counts over HTTP, too. A request that begins within the quota is
+    answered whole; the next one is told when to come again."""
+    with serving(tmp_path, "--http", "127.0.0.1:0") as running:
+        ready = running.ready()
+        kafka, http = ready["kafka"][0], ready["http"]
+        create_topic(kafka, "slow", 1)
+        limits = ("--set", "producer_byte_rate=1000", "--set", "consumer_byte_rate=1000")
+        command = [PENSTOCK, "quotas", "set", "user=ANONYMOUS", *limits, "--bootstrap", kafka]
+        subprocess.run(command, check=True, capture_output=True, timeout=WITHIN_S)
+        produce(kafka, "slow", 0, 1, 60_000)
+
+        path = "/api/v1/topics/slow/records?partition=0"
+        status, headers, problem = call(http, "POST", path, {"records": [{"value": "x"}]})
+        assert (status, problem["title"]) == (429, "Too fast")
+        assert 30 < int(headers["Retry-After"]) <= 51
+
+        assert len(values(records(http, "slow", "partition=0&offset=0"))[0]) == 60_000
+        status, headers, problem = call(http, "GET", f"{path}&offset=0")
+        assert (status, problem["title"]) == (429, "Too fast")
+        assert 30 < int(headers["Retry-After"]) <= 51
+
+
+def test_a_write_over_http_uses_up_the_quota(tmp_path: Path) -> None:
+    """Of two requests the first is carried out, whatever its size, and the second one changes nothing. Reading has a
+    quota of its own."""
+    with serving(tmp_path, "--http", "127.0.0.1:0") as running:
+        ready = running.ready()
+        kafka, http = ready["kafka"][0], ready["http"]
+        create_topic(kafka, "slow", 1)
+        limit = ("user=ANONYMOUS", "--set", "producer_byte_rate=1000")
+        subprocess.run([PENSTOCK, "quotas", "set", *limit, "--bootstrap", kafka], check=True, timeout=WITHIN_S)
+
+        assert [add(http, "slow", 0, {"value": "x" * 60_000})[0] for _ in range(2)] == [200, 429]
+        assert len(values(records(http, "slow", "partition=0&offset=0"))) == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
@@ -27,12 +28,10 @@ SUPER = ("--set", "super.users=User:ANONYMOUS")
 BASE = "/api/v1/streams"
 
 
-def allow(kafka: str, topic: str, *operations: AclOperation) -> None:
+def allow(kafka: str, name: str, *operations: AclOperation, kind: ResourceType = ResourceType.TOPIC) -> None:
     """Give everybody a right."""
     acls = [
-        AclBinding(
-            ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:*", "*", operation, AclPermissionType.ALLOW
-        )
+        AclBinding(kind, name, ResourcePatternType.LITERAL, "User:*", "*", operation, AclPermissionType.ALLOW)
         for operation in operations
     ]
     admin = AdminClient({"bootstrap.servers": kafka})
@@ -47,7 +46,8 @@ def audit_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory, audit_log: Path) -> Iterator[str]:
-    """A gateway on which everybody may describe `seen`, alter `mine`, configure `tuned`, and nothing else."""
+    """A gateway on which everybody may describe `seen`, alter `mine`, configure `tuned`, be of the group `readers`, and
+    nothing else. That group, and another one, have read of `seen` and `hidden`."""
     directory: Path = tmp_path_factory.mktemp("gateway")
     with serving(directory, "--http", "127.0.0.1:0", *AUTHORIZER, *SUPER) as running:
         kafka = running.ready()["kafka"][0]
@@ -56,6 +56,12 @@ def address(tmp_path_factory: pytest.TempPathFactory, audit_log: Path) -> Iterat
         allow(kafka, "seen", AclOperation.DESCRIBE)
         allow(kafka, "mine", AclOperation.ALTER)
         allow(kafka, "tuned", AclOperation.ALTER_CONFIGS)
+        allow(kafka, "readers", AclOperation.READ, kind=ResourceType.GROUP)
+        for group in ("readers", "others"):
+            consumer = Consumer({"bootstrap.servers": kafka, "group.id": group})
+            places = [TopicPartition(name, 0, 0) for name in ("seen", "hidden")]
+            consumer.commit(offsets=places, asynchronous=False)
+            consumer.close()
     audit = ("--set", f"audit.log={audit_log}")
     with serving(directory, "--http", "127.0.0.1:0", *AUTHORIZER, *audit) as running:
         yield running.ready()["http"]
@@ -67,7 +73,11 @@ def test_lists(address: str) -> None:
     assert ([stream["name"] for stream in streams["streams"]], streams["total"]) == (["mine", "seen"], 2)
     topics = get(address, "/api/v1/topics")
     assert ([topic["name"] for topic in topics["topics"]], topics["total"], topics["found"]) == (["mine", "seen"], 2, 2)
-    assert get(address, "/api/v1/groups")["total"] == 0
+    groups = get(address, "/api/v1/groups")
+    assert ([group["name"] for group in groups["groups"]], groups["total"]) == (["readers"], 1)
+    (readers,) = groups["groups"]
+    assert ([topic["topic"] for topic in readers["topics"]], readers["topics_total"]) == (["seen"], 1)
+    assert [get(address, f"/api/v1/groups?topic={name}")["found"] for name in ("seen", "hidden")] == [1, 0]
     assert get(address, "/api/v1/events")["events"] == []
 
 
@@ -128,6 +138,29 @@ def test_groups(address: str) -> None:
         assert (status, f"needs {right} on group" in problem["detail"]) == (403, True)
     status, _, problem = call(address, "POST", "/api/v1/groups/absent/offsets", {"to": "latest"})
     assert (status, "needs READ on group" in problem["detail"]) == (403, True)
+
+
+@pytest.mark.parametrize("partitions", [None, [0], [99]])
+def test_offsets_of_a_topic(address: str, partitions: list[int] | None) -> None:
+    """Whoever may move a group's offsets learns nothing of a topic that they may not read: not whether there is one,
+    nor how many partitions it has."""
+
+    def told(topic: str) -> str:
+        move = {"to": "earliest", "topic": topic} | ({} if partitions is None else {"partitions": partitions})
+        status, _, problem = call(address, "POST", "/api/v1/groups/readers/offsets", move)
+        assert status == 403
+        return str(problem["detail"])
+
+    assert told("hidden").replace("hidden", "absent") == told("absent")
+    assert "needs READ on topic" in told("absent")
+
+
+def test_offsets_of_all_topics(address: str) -> None:
+    """Of the group's topics those count that may be seen: no refusal names another one."""
+    status, _, problem = call(address, "POST", "/api/v1/groups/readers/offsets", {"to": "earliest"})
+    assert status == 403
+    assert "needs READ on topic 'seen'" in problem["detail"]
+    assert "hidden" not in json.dumps(get(address, "/api/v1/groups/readers"))
 
 
 WHOLE = ["/api/v1/overview", "/api/v1/tier2/chunks", "/api/v1/tier2/chunks/x", "/api/v1/health", "/api/v1/warnings"]

@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,25 @@ def test_no_session_outlives_its_authority(files: Files, version: ssl.TLSVersion
     run(tls, steps)
 
 
+def test_revoked_certificates(files: Files) -> None:
+    """A list of revoked certificates that comes while the port serves keeps its clients out, by a session of before,
+    too."""
+    issued = files.authority.issue("alice")
+    tls = security(files, "http.auth=mtls", f"http.tls.truststore.location={files.truststore}")
+    context = files.context(files.kept(issued))
+
+    async def steps(port: int) -> None:
+        known, session = await asyncio.to_thread(asked, port, context)
+        assert known["has_certificate"]
+        files.truststore.write_text(files.authority.pem + files.authority.revoked(issued))
+        assert tls.renew()
+        for former in (None, session):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                await asyncio.to_thread(asked, port, context, former)
+
+    run(tls, steps)
+
+
 def test_handshakes_that_nobody_ends(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that send nothing, or half a handshake, hold no more places than there are; a client that ends its
     own is answered all the same."""
@@ -180,6 +200,22 @@ def test_handshakes_that_nobody_ends(files: Files, monkeypatch: pytest.MonkeyPat
                 one.close()
 
     run(tls, steps)
+
+
+def test_handshakes_leave_the_loop_to_others(files: Files) -> None:
+    """Clients that come one behind another, or at once, with a whole handshake each, are served, but no faster than at
+    the pace that leaves most of the loop to Kafka's clients."""
+    count = 40
+
+    async def steps(port: int) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        with ThreadPoolExecutor(8) as pool:
+            found = [loop.run_in_executor(pool, asked, port, files.context()) for _ in range(count)]
+            assert all(known for known, _ in await asyncio.gather(*found))
+        assert loop.time() - began_s >= (count - 1) * handshakes.PACE_S
+
+    run(security(files), steps)
 
 
 def has_ended(connection: socket.socket) -> bool:

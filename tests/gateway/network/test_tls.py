@@ -8,6 +8,7 @@ import random
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,8 @@ from gateway.config.security import ListenerSecurity, TransportKeys
 from gateway.network.host import ServerLimits
 from gateway.network.outgoing import LARGE_BYTES_MIN
 from gateway.network.server import Server
-from gateway.network.tls import ASIDE_BYTES_MIN, RECORD_BYTES_MAX, SEAL_BYTES
+from gateway.network.tls import ASIDE_BYTES_MIN, SEAL_BYTES
+from gateway.network.tls_records import RECORD_BYTES_MAX, whole_records
 from gateway.security.listeners import SecuredListener
 from gateway.security.tls import ListenerTls
 from tests.gateway.network.harness import (
@@ -60,18 +62,25 @@ async def connect(files: Files, port: int, context: ssl.SSLContext | None = None
     return Client(*await asyncio.open_connection("localhost", port, ssl=context or files.context()))
 
 
-def shaken(files: Files, plain: socket.socket) -> tuple[ssl.SSLObject, ssl.MemoryBIO]:
-    """A client's session on a socket whose bytes are the test's matter, and what the session would send."""
+def nearly_shaken(files: Files, plain: socket.socket) -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
+    """A client's session on a socket whose bytes are the test's matter, what it reads, and what it would send: as yet
+    the last message of its handshake."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     session = files.context().wrap_bio(incoming, outgoing, server_hostname="localhost")
     while True:
         try:
             session.do_handshake()
-            plain.sendall(outgoing.read())
-            return session, outgoing
+            return session, incoming, outgoing
         except ssl.SSLWantReadError:
             plain.sendall(outgoing.read())
             incoming.write(plain.recv(65_536))
+
+
+def shaken(files: Files, plain: socket.socket) -> tuple[ssl.SSLObject, ssl.MemoryBIO]:
+    """A client's session after its handshake, and what the session would send."""
+    session, _, outgoing = nearly_shaken(files, plain)
+    plain.sendall(outgoing.read())
+    return session, outgoing
 
 
 class Wiretap:
@@ -266,6 +275,46 @@ def test_sessions_are_resumed(files: Files) -> None:
 
             assert await asyncio.get_running_loop().run_in_executor(None, twice) == [False, True, True]
             assert (server.tls.handshakes, server.tls.resumed) == (3, 2)
+
+    run(scenario())
+
+
+def last_steps(files: Files, server: Server, plain: socket.socket) -> tuple[int, bytes]:
+    """A client finishes its handshake and asks for something while the thread of handshakes has much to do; returns how
+    many records came behind the server's own handshake, and the answer's beginning."""
+    busy, wire = threading.Event(), b""
+    session, incoming, outgoing = nearly_shaken(files, plain)
+    server.tls.handshaker.submit(busy.wait, 30)
+    try:
+        session.write(heartbeat("a", 7))
+        plain.sendall(outgoing.read())
+        while True:
+            incoming.write(came := plain.recv(65_536))
+            assert came, "the server hung up"
+            wire += came
+            with contextlib.suppress(ssl.SSLWantReadError):
+                answer = session.read(8)
+                break
+    finally:
+        busy.set()
+    count = at = 0
+    while at < len(wire):
+        at += whole_records(memoryview(wire), at, 1)
+        count += 1
+    return count, answer
+
+
+def test_the_last_step_of_a_handshake(files: Files) -> None:
+    """It waits for nobody: others' first messages, which a thread takes one by one, do not hold it up. The client gets
+    one ticket, as it comes again once; two are OpenSSL's default."""
+
+    async def scenario() -> None:
+        async with serving(Gate(), secured=security(files)) as (server, port):
+            with socket.create_connection(("127.0.0.1", port), 10) as plain:
+                steps = asyncio.get_running_loop().run_in_executor(None, last_steps, files, server, plain)
+                count, answer = await steps
+                assert count == len(["the ticket", "the answer"])
+                assert answer[4:] == (7).to_bytes(4)
 
     run(scenario())
 

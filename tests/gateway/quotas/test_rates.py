@@ -18,6 +18,16 @@ def test_kafkas_figure() -> None:
     assert rate.pause_ms(1_000, 100.0) == 50_209
 
 
+def test_what_is_not_counted_yet() -> None:
+    """The pause for more than was counted is the one that comes once it is."""
+    rate, counted = Rate(), Rate()
+    rate.add(10_000, 100.0)
+    counted.add(10_000, 100.0)
+    counted.add(300, 100.0)
+    assert rate.pause_ms(1_000, 100.0, 300) == counted.pause_ms(1_000, 100.0) == 300
+    assert rate.pause_ms(1_000, 100.0) == 0
+
+
 def test_a_burst_is_no_rate() -> None:
     """What fits into ten seconds at the limit may be done at once."""
     rate = Rate()

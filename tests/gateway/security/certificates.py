@@ -82,6 +82,15 @@ class Authority:
         )
         return Issued(certificate, key)
 
+    def revoked(self, *issued: Issued, ends: datetime.datetime = NOW + 30 * DAY) -> str:
+        """A list of certificates that count no more."""
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.name)
+        builder = builder.last_update(min(NOW, ends) - 2 * DAY).next_update(ends)
+        for one in issued:
+            entry = x509.RevokedCertificateBuilder().serial_number(one.certificate.serial_number).revocation_date(NOW)
+            builder = builder.add_revoked_certificate(entry.build())
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
     @staticmethod
     def _builder(
         subject: x509.Name,
@@ -113,7 +122,10 @@ class Files:
 
     def client(self, subject: str | x509.Name = "alice", authority: Authority | None = None, **how: object) -> Path:
         """A file with a client's key and certificate."""
-        issued = (authority or self.authority).issue(subject, **how)  # type: ignore[arg-type]
+        return self.kept((authority or self.authority).issue(subject, **how))  # type: ignore[arg-type]
+
+    def kept(self, issued: Issued) -> Path:
+        """The same of a certificate that is there."""
         path = self.directory / f"client-{issued.certificate.serial_number}.pem"
         path.write_text(issued.key_pem() + issued.pem)
         return path

@@ -240,6 +240,57 @@ class TestRenewal:
         assert tls.renew()
         handshake(tls, files.context(files.client(authority=added)))
 
+    def test_revoked_certificates_are_renewed_too(self, files: Files) -> None:
+        """A list of revoked certificates among the authorities: who stands in it is refused, others get in. A list that
+        grows counts for handshakes from then on."""
+        alice, bob = (files.authority.issue(name) for name in ("alice", "bob"))
+        tls = made(
+            ssl_keystore_location=files.keystore,
+            ssl_client_auth="required",
+            ssl_truststore_location=files.truststore,
+        )
+        clients = {name: files.context(files.kept(issued)) for name, issued in (("alice", alice), ("bob", bob))}
+        handshake(tls, clients["alice"])
+        for revoked in ((alice,), (alice, bob)):
+            files.truststore.write_text(files.authority.pem + files.authority.revoked(*revoked))
+            assert tls.renew()
+            with pytest.raises(ssl.SSLCertVerificationError, match="certificate revoked"):
+                handshake(tls, clients["alice"])
+        with pytest.raises(ssl.SSLCertVerificationError, match="certificate revoked"):
+            handshake(tls, clients["bob"])
+        files.truststore.write_text(files.authority.pem + files.authority.revoked(alice))
+        assert tls.renew()
+        handshake(tls, clients["bob"])
+
+    def test_lists_as_text_and_those_that_say_nothing(
+        self, files: Files, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Once there is a list, an authority without one vouches for nobody, nor does one whose list has ended, which a
+        line says."""
+        other = Authority("another")
+        texts = files.authority.pem + files.authority.revoked() + other.pem
+        keys = {"ssl_keystore_location": files.keystore, "ssl_client_auth": "required"}
+        tls = made(**keys, ssl_truststore_certificates=texts)
+        handshake(tls, files.context(files.client()))
+        with pytest.raises(ssl.SSLCertVerificationError, match="unable to get certificate CRL"):
+            handshake(tls, files.context(files.client(authority=other)))
+        assert not caplog.records
+
+        tls = made(**keys, ssl_truststore_certificates=files.authority.pem + files.authority.revoked(ends=NOW - DAY))
+        assert "has ended" in caplog.text
+        with pytest.raises(ssl.SSLCertVerificationError, match="CRL has expired"):
+            handshake(tls, files.context(files.client()))
+
+    def test_a_list_that_cannot_be_read(self, files: Files) -> None:
+        """Refused by name: what was to keep somebody out must not be passed over."""
+        broken = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"
+        with pytest.raises(ConfigError, match="revocation list number 1 cannot be read"):
+            made(
+                ssl_keystore_location=files.keystore,
+                ssl_client_auth="required",
+                ssl_truststore_certificates=files.authority.pem + broken,
+            )
+
     @pytest.mark.parametrize(("days", "level"), [(-1, logging.ERROR), (3, logging.WARNING), (90, None)])
     def test_the_end_of_a_certificate_is_told(
         self, files: Files, caplog: pytest.LogCaptureFixture, days: int, level: int | None
