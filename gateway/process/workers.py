@@ -43,9 +43,9 @@ from gateway.http.server import HttpServer
 from gateway.long_term import opening as long_term
 from gateway.long_term.identity import Admission
 from gateway.long_term.ownership import BEAT_S
-from gateway.network.binding import BACKLOG, Binding, bind_all, bind_inner
+from gateway.network.binding import BACKLOG, Binding, bind_all, bind_inner, check_apart
 from gateway.process.adoption import adopt
-from gateway.process.assignment import Assignment, shifted
+from gateway.process.assignment import Assignment
 from gateway.process.control import Control
 from gateway.process.outcome import outcome
 from gateway.process.serving import (
@@ -133,7 +133,7 @@ async def _serve_part(config: Config, assignment: Assignment) -> ExitCode:
     http.setblocking(False)
     place = Place(
         data,
-        assignment.bindings(config.kafka_listeners),
+        assignment.bindings(config.listeners_of(assignment.worker)),
         Binding((http,), "localhost", 0, "localhost", 0, loopback=True),
     )
     part = Part(
@@ -199,6 +199,7 @@ async def _supervise(
         if http is not None:
             undo.callback(http.close)
         kafka = [binding for each in sockets for binding in each.kafka]
+        check_apart(kafka if http is None else [*kafka, http])
         logger.info(
             "starting",
             extra={"version": __version__, "data_dir": str(data.path), "workers": count},
@@ -243,7 +244,7 @@ async def _supervise(
 def _bound(config: Config, number: int, runtime: Path) -> _Sockets:
     """Bind the ports of a worker, and the socket files by which others reach it. Raises CannotListen."""
     return _Sockets(
-        tuple(bind_all([shifted(address, number) for address in config.kafka_listeners])),
+        tuple(bind_all(config.listeners_of(number))),
         bind_inner(str(runtime / f"{number}.sock")),
         bind_inner(str(runtime / f"{number}.http")),
     )
