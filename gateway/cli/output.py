@@ -39,7 +39,7 @@ class Output:
 
     def result(self, value: Any) -> None:
         """The whole answer, with `--json`."""
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        print(json_text(value, indent=2))
 
     def line(self, text: str) -> None:
         """One line of the answer."""
@@ -85,9 +85,12 @@ class Output:
             raise Refused("nothing was changed")
 
     @contextlib.contextmanager
-    def progress(self, title: str, total: int | None = None) -> Iterator[Advance]:
-        """A bar on standard error while something takes long; none without a terminal."""
-        if not sys.stderr.isatty():
+    def progress(self, title: str, total: int | None = None, *, shown: bool = True) -> Iterator[Advance]:
+        """A bar on standard error while something takes long; none without a terminal.
+
+        `shown`: false where something else is written to the terminal meanwhile, which the bar would garble.
+        """
+        if not (shown and sys.stderr.isatty()):
             yield lambda done, /: None
             return
         from rich.progress import Progress
@@ -127,6 +130,14 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in text)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON in which characters that could act on a terminal are escaped: another text of the same value."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 
 def _width(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:

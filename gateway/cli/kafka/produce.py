@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Final, Literal
 
 import typer
 
-from gateway.cli.client.cluster import NewRecord, counted
+from gateway.cli.client.cluster import NewRecord, Writer, counted
 from gateway.cli.client.session import Session, connected
 from gateway.cli.refused import Refused
 from gateway.exits import ExitCode
 
 app = typer.Typer(rich_markup_mode=None)
+_ONE_SOURCE: Final = "--template, --tombstone, --whole and --records are ways to come by records: give one"
+_OF_LINES: Final = "--key-separator divides lines: leave it out"
 
 
 @app.command("produce", short_help="Write records: lines, files, JSON, or generated ones.")
@@ -90,12 +93,26 @@ def produce(
             for file in _opened(files):
                 yield from sources.from_json(file, common) if records else sources.from_lines(file, common, separator)
 
-    if template is None and key_template is not None:
-        raise Refused("--key-template belongs to --template", ExitCode.CONFIGURATION)
-    if tombstone and record_key is None:
-        raise Refused("--tombstone deletes a key: name it with --with-key", ExitCode.CONFIGURATION)
+    for wrong, why in (
+        (tombstone + (template is not None) + whole + records > 1, _ONE_SOURCE),
+        (bool(files) and (tombstone or template is not None), "--tombstone and --template read no file: leave it out"),
+        (whole and not files, "--whole makes a record of each file: name files"),
+        (separator is not None and (tombstone or template is not None or whole or records), _OF_LINES),
+        (template is None and key_template is not None, "--key-template belongs to --template"),
+        (template is None and seed is not None, "--seed belongs to --template"),
+        (key_template is not None and record_key is not None, "--with-key and --key-template are two keys: give one"),
+        (separator is not None and record_key is not None, "--with-key and --key-separator are two keys: give one"),
+        (tombstone and record_key is None, "--tombstone deletes a key: name it with --with-key"),
+    ):
+        if wrong:
+            raise Refused(why, ExitCode.CONFIGURATION)
+    is_typed = not (files or tombstone or template is not None) and sys.stdin.isatty()
+    if is_typed:
+        session.output.note("a line is a record; Ctrl-D ends")
     wanted = sources.paced(itertools.islice(given(), count), rate)
-    written = _write(session, topic, wanted, None if compression == "none" else compression, acks, count)
+    codec = None if compression == "none" else compression
+    with contextlib.closing(session.cluster.writer(topic, compression=codec, acks=acks)) as writer:
+        written = _write(session, writer, wanted, count, is_typed=is_typed)
     if session.output.as_json:
         session.output.result({"topic": topic, "records": written})
     else:
@@ -103,21 +120,21 @@ def produce(
 
 
 def _write(
-    session: Session, topic: str, records: Iterator[NewRecord], compression: str | None, acks: str, count: int | None
+    session: Session, writer: Writer, records: Iterator[NewRecord], count: int | None, *, is_typed: bool
 ) -> int:
-    writer = session.cluster.writer(topic, compression=compression, acks=acks)
+    """How many were written. What is typed is acknowledged line by line, so that a refusal comes at once."""
     written = 0
     try:
-        with session.output.progress("records", count) as advance:
+        with session.output.progress("records", count, shown=not is_typed) as advance:
             for record in records:
                 writer.write(record)
                 written += 1
                 advance(1)
+                if is_typed:
+                    writer.flush()
             writer.flush()
     except KeyboardInterrupt:  # what was taken is written; the rest of the input is left
         writer.flush()
-    finally:
-        writer.close()
     return written
 
 
