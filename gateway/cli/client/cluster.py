@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 Edge = Literal["start", "end"]
-ConfigKind = Literal["topic", "broker", "group"]
+ConfigKind = Literal["topic", "broker", "group", "client-metrics"]
 
 
 class PartitionId(NamedTuple):

@@ -15,6 +15,7 @@ app = typer.Typer(name="acls", help="List, add and delete rights (ACLs).", no_ar
 _OPERATIONS = (
     *("any", "all", "read", "write", "create", "delete", "alter", "describe", "cluster_action"),
     *("describe_configs", "alter_configs", "idempotent_write", "create_tokens", "describe_tokens"),
+    "two_phase_commit",
 )
 _RESOURCES = ("any", "topic", "group", "cluster", "transactional_id", "delegation_token", "user")
 Principal = Annotated[

@@ -1,4 +1,4 @@
-"""`penstock configs`: look at, change and compare configs of topics, brokers and groups."""
+"""`penstock configs`: look at, change and compare configs of topics, brokers, groups and clients' metrics."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Kind = Annotated[Literal["topic", "broker", "group"], typer.Argument(metavar="topic|broker|group", help="Of what.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A topic's or group's name, a broker's id.")]
+Kind = Annotated[
+    Literal["topic", "broker", "group", "client-metrics"],
+    typer.Argument(metavar="topic|broker|group|client-metrics", help="Of what."),
+]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A topic's, group's or subscription's name, or a broker's id.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key. May be given repeatedly.")
 ]
@@ -137,7 +142,7 @@ def change(
 
 
 def _check_there(session: Session, kind: ConfigKind, name: str) -> None:
-    """DescribeConfigs names no error that the client passes on, so ask first."""
+    """Refuse a topic or broker that is not there in words that help on; groups may have configs before they are."""
     if kind == "topic":
         session.cluster.topics([name])
     elif kind == "broker" and name not in {str(one.id) for one in session.cluster.info().brokers}:
