@@ -26,9 +26,9 @@ ROWS_MAX: Final = 10_000
 
 
 class Advance(Protocol):
-    """Tell of work done."""
+    """Tell of work done, and of how much there is in all where that is known only now."""
 
-    def __call__(self, done: int, /) -> None: ...
+    def __call__(self, done: int, total: int | None = None, /) -> None: ...
 
 
 class Output:
@@ -91,13 +91,13 @@ class Output:
         `shown`: false where something else is written to the terminal meanwhile, which the bar would garble.
         """
         if not (shown and sys.stderr.isatty()):
-            yield lambda done, /: None
+            yield lambda done, total=None, /: None
             return
         from rich.progress import Progress
 
         with Progress(console=_errors(), transient=True) as bars:
             task = bars.add_task(title, total=total)
-            yield lambda done, /: bars.advance(task, done)
+            yield lambda done, total=None, /: bars.update(task, advance=done, total=total)
 
 
 class Size:

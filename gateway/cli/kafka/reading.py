@@ -88,6 +88,9 @@ class Newest:
         self._count = count
         self._kept: list[Record] = []
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def add(self, records: Iterable[Record]) -> None:
         self._kept.extend(records)
         if len(self._kept) > 2 * self._count:

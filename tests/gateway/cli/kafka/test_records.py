@@ -162,6 +162,18 @@ def test_follow(tools: Tools) -> None:
         assert following.wait(END_WITHIN_S) == 0
 
 
+def test_follow_in_order_of_time(tools: Tools) -> None:
+    """Records of several partitions come as they were written, not one partition after the other."""
+    tools.say("topics", "create", "follow-all", "-p", "3", "--set", "retention.ms=-1")  # the records are of 2023
+    for partition in range(3):
+        numbers = range(partition, 30, 3)
+        stamped = [json.dumps({"value": str(n), "timestamp": 1_700_000_000_000 + n}) for n in numbers]
+        tools.say("produce", "follow-all", "--records", "--partition", str(partition), given="\n".join(stamped))
+
+    shown = tools.say("consume", "follow-all", "--follow", "--from", "start", "-n", "30").split()
+    assert shown == [str(n) for n in range(30)]
+
+
 def test_closed_pipe(tools: Tools) -> None:
     """A reader that has had enough ends the command without a complaint."""
     tools.say("topics", "create", "pipe", "-p", "1")
@@ -197,9 +209,34 @@ def test_group(tools: Tools) -> None:
         (("--follow", "--until", "end"), "leave out --until"),
         (("--group", "g", "--tail", "3"), "leave out --until and --tail"),
         (("--group", "g", "--partition", "0"), "leave out --partition"),
+        (("--group", "g", "--from", "-5"), "--from start or --from end"),
+        (("--tail", "3", "--from", "end"), "leave out --from, --until and --count"),
+        (("--tail", "3", "--until", "5"), "leave out --from, --until and --count"),
+        (("--tail", "3", "-n", "2"), "leave out --from, --until and --count"),
+        (("--newest", "-n", "2"), "leave out --count"),
         (("--format", "{nonsense}"), "{nonsense} is no field"),
     ],
 )
 def test_contradictions(tools: Tools, flags: tuple[str, ...], why: str) -> None:
     """Flags that contradict one another are refused."""
     assert why in tools.refuse("consume", "any", *flags, code=2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (("--template", "x", "--tombstone", "-k", "a"), "give one"),
+        (("--records", "--whole", "/dev/null"), "give one"),
+        (("/dev/null", "--template", "x"), "read no file"),
+        (("--whole",), "name files"),
+        (("--template", "x", "--key-separator", ":"), "divides lines"),
+        (("--key-template", "x"), "belongs to --template"),
+        (("--seed", "1"), "belongs to --template"),
+        (("--template", "x", "--key-template", "y", "-k", "z"), "two keys"),
+        (("--key-separator", ":", "-k", "z"), "two keys"),
+        (("--tombstone",), "name it with --with-key"),
+    ],
+)
+def test_contradictions_of_a_producer(tools: Tools, flags: tuple[str, ...], why: str) -> None:
+    """Nothing is written where a flag would be ignored."""
+    assert why in tools.refuse("produce", "any", *flags, code=2, bootstrap=False)

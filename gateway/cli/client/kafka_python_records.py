@@ -1,0 +1,94 @@
+"""Records through kafka-python: writing and reading them.
+
+Keeps: a writer waits for no more than PENDING_MAX acknowledgements; an error of any of them is raised by a later call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
+from kafka.structs import OffsetAndMetadata
+
+from gateway.cli.client.cluster import NewRecord, PartitionId, Record
+from gateway.cli.client.kafka_python_errors import refusing
+
+ACKNOWLEDGED_S: Final = 30.0
+"""Longest wait for one acknowledgement."""
+PENDING_MAX: Final = 10_000
+"""Records whose acknowledgement a writer waits for at a time."""
+
+
+class KafkaPythonWriter:
+    """Satisfies `Writer`."""
+
+    def __init__(self, producer: KafkaProducer, topic: str) -> None:
+        self._producer = producer
+        self._topic = topic
+        self._pending: list[Any] = []
+
+    @refusing
+    def write(self, record: NewRecord) -> None:
+        if len(self._pending) >= PENDING_MAX:
+            self._settle()
+        self._pending.append(
+            self._producer.send(
+                self._topic,
+                key=record.key,
+                value=record.value,
+                headers=list(record.headers),
+                partition=record.partition,
+                timestamp_ms=record.timestamp_ms,
+            )
+        )
+
+    @refusing
+    def flush(self) -> None:
+        self._settle()
+
+    def _settle(self) -> None:
+        self._producer.flush()
+        pending, self._pending = self._pending, []
+        for one in pending:
+            one.get(timeout=ACKNOWLEDGED_S)
+
+    def close(self) -> None:
+        with contextlib.suppress(KafkaError):
+            self._producer.close(timeout=1)
+
+
+class KafkaPythonReader:
+    """Satisfies `Reader`."""
+
+    def __init__(self, consumer: KafkaConsumer) -> None:
+        self._consumer = consumer
+
+    @refusing
+    def poll(self, timeout_ms: int) -> list[Record]:
+        found = self._consumer.poll(timeout_ms=timeout_ms)
+        return [
+            Record(one.topic, one.partition, one.offset, one.timestamp, one.key, one.value, one.headers)
+            for records in found.values()
+            for one in records
+        ]
+
+    @refusing
+    def position(self, partition: PartitionId) -> int:
+        return int(self._consumer.position(TopicPartition(*partition)))
+
+    @refusing
+    def pause(self, partition: PartitionId) -> None:
+        self._consumer.pause(TopicPartition(*partition))
+
+    @refusing
+    def commit(self, offsets: Mapping[PartitionId, int]) -> None:
+        self._consumer.commit(
+            {TopicPartition(*one): OffsetAndMetadata(offset, "", -1) for one, offset in offsets.items()}
+        )
+
+    def close(self) -> None:
+        with contextlib.suppress(KafkaError):
+            self._consumer.close(autocommit=False, timeout_ms=3_000)
