@@ -78,15 +78,16 @@ class Rest:
 
     @property
     def _named(self) -> str:
-        return _named(self._url)
+        return _named(self.place)
 
     @cached_property
-    def _url(self) -> str:
+    def place(self) -> str:
+        """The address that is asked."""
         return self._given or self._settings.url or URL
 
     @cached_property
     def _parts(self) -> SplitResult:
-        return parts_of(self._url)
+        return parts_of(self.place)
 
     def _connection(self) -> http.client.HTTPConnection:
         host, port = self._parts.hostname or "", self._parts.port
