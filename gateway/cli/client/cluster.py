@@ -221,6 +221,10 @@ class Cluster(Protocol):
 
     def configs(self, kind: ConfigKind, name: str) -> list[ConfigEntry]: ...
 
+    def configs_of(self, kind: ConfigKind, names: Sequence[str]) -> dict[str, list[ConfigEntry]]:
+        """Of several, by name; brokers are asked one by one."""
+        ...
+
     def alter_configs(self, kind: ConfigKind, name: str, changes: Mapping[str, str | None], *, dry_run: bool) -> None:
         """Set keys; those with None go back to their default."""
         ...

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 REQUEST_MS: Final = 30_000
 FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
+RESOURCES_AT_ONCE: Final = 200
+"""Topics whose configs one request asks for."""
 UNKNOWN_TOPIC: Final = 3
 _ERROR_HEAD: Final = re.compile(r"^\[Error -?\d+\] \w+: ")
 """Before a broker's words, where kafka-python gives an error as text."""
@@ -160,15 +162,20 @@ class KafkaPythonCluster:
 
     @refusing
     def configs(self, kind: ConfigKind, name: str) -> list[ConfigEntry]:
+        return self.configs_of(kind, [name])[name]
+
+    @refusing
+    def configs_of(self, kind: ConfigKind, names: Sequence[str]) -> dict[str, list[ConfigEntry]]:
         # kafka-python's own method leaves out errors: whoever may not look would see a resource without configs.
-        request = DescribeConfigsRequest(resources=[(_RESOURCES[kind], name, None)], min_version=1)
-        (told,) = self._send(request, int(name) if kind == "broker" else None)["results"]
-        check(told["error_code"], told["error_message"], f"{kind} {name!r}")
-        entries = [
-            ConfigEntry(one["name"], one["value"], _source(one["config_source"]), one["read_only"], one["is_sensitive"])
-            for one in told["configs"]
-        ]
-        return sorted(entries, key=lambda entry: entry.key)
+        found: dict[str, list[ConfigEntry]] = {}
+        at_once = 1 if kind == "broker" else RESOURCES_AT_ONCE
+        for some in (names[at : at + at_once] for at in range(0, len(names), at_once)):
+            resources = [(_RESOURCES[kind], name, None) for name in some]
+            request = DescribeConfigsRequest(resources=resources, min_version=1)
+            for told in self._send(request, int(some[0]) if kind == "broker" else None)["results"]:
+                check(told["error_code"], told["error_message"], f"{kind} {told['resource_name']!r}")
+                found[told["resource_name"]] = sorted(map(_entry, told["configs"]), key=lambda entry: entry.key)
+        return found
 
     @refusing
     def alter_configs(self, kind: ConfigKind, name: str, changes: Mapping[str, str | None], *, dry_run: bool) -> None:
@@ -438,6 +445,11 @@ def _quiet() -> None:
     log = logging.getLogger("kafka")
     log.addHandler(logging.NullHandler())
     log.propagate = False
+
+
+def _entry(told: Mapping[str, Any]) -> ConfigEntry:
+    source = _source(told["config_source"])
+    return ConfigEntry(told["name"], told["value"], source, told["read_only"], told["is_sensitive"])
 
 
 def _source(number: int) -> str:
