@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 REQUEST_MS: Final = 30_000
 FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
+TOPIC_MS: Final = 15_000
+"""How long a writer waits for its topic, which the cluster may have to make."""
 RESOURCES_AT_ONCE: Final = 200
 """Topics whose configs one request asks for."""
 UNKNOWN_TOPIC: Final = 3
@@ -362,6 +364,7 @@ class KafkaPythonCluster:
             acks=acks if acks == "all" else int(acks),
             compression_type=compression,
             linger_ms=5,
+            max_block_ms=TOPIC_MS,
             client_id="penstock",
         )
         return KafkaPythonWriter(producer, topic)

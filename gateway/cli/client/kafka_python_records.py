@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.structs import OffsetAndMetadata
 
 from gateway.cli.client.cluster import NewRecord, PartitionId, Record
 from gateway.cli.client.kafka_python_errors import refusing
+from gateway.cli.refused import Refused
 
+ROOM_MS: Final = 60_000
+"""Longest wait for room among the records that are on their way."""
 ACKNOWLEDGED_S: Final = 30.0
 """Longest wait for one acknowledgement."""
 PENDING_MAX: Final = 10_000
@@ -26,9 +29,25 @@ class KafkaPythonWriter:
     """Satisfies `Writer`."""
 
     def __init__(self, producer: KafkaProducer, topic: str) -> None:
+        """Raises Refused if the topic is not there, before there is anything to lose."""
         self._producer = producer
         self._topic = topic
         self._pending: list[Any] = []
+        self._check_topic()
+        producer.config["max_block_ms"] = ROOM_MS
+
+    @refusing
+    def _check_topic(self) -> None:
+        """A cluster that makes topics by itself has now made it."""
+        try:
+            self._producer.partitions_for(self._topic)
+        except KafkaTimeoutError as error:
+            self.close()
+            why = "is not there, and the cluster does not make it by itself: `penstock topics create` does"
+            raise Refused(f"topic {self._topic!r} {why}") from error
+        except KafkaError:
+            self.close()
+            raise
 
     @refusing
     def write(self, record: NewRecord) -> None:

@@ -88,6 +88,13 @@ def test_without_rights(tools: Tools, ann: Tools) -> None:
     tools.say("acls", "delete", "--principal", "User:ann", "--yes")
 
 
+def test_a_topic_that_nobody_makes(tools: Tools, ann: Tools) -> None:
+    """It is refused before anything is read, by name; where topics are made by themselves, this one is made."""
+    assert "AUTHORIZATION" in _named(ann.refuse("produce", "nowhere", given="lost\n"))
+    tools.say("produce", "made-by-itself", given="kept\n")
+    assert tools.say("consume", "made-by-itself") == "kept\n"
+
+
 def test_quotas(tools: Tools) -> None:
     """Of a user, of the default, with units; one is deleted, and then the rest."""
     tools.say("quotas", "set", "user=ann", "client-id=app", "--set", "producer_byte_rate=1MiB")

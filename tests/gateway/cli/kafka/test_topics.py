@@ -134,10 +134,14 @@ def test_configs(tools: Tools) -> None:
 def test_two_clusters(tools: Tools, tmp_path: Path) -> None:
     """All topics at once: those that only one has, those whose configs differ, and no word of the others; or brokers."""
     tools.say("topics", "create", "both", "differs", "here-only", "-p", "1")
-    with serving(tmp_path / "other", "--set", "num.partitions=7") as gateway:
+    settings = ("--set", "num.partitions=7", "--set", "auto.create.topics.enable=false")
+    with serving(tmp_path / "other", *settings) as gateway:
         there = Tools(gateway.ready()["kafka"][0], tmp_path)
         there.say("topics", "create", "both", "differs", "there-only", "-p", "1")
         there.say("topics", "alter", "differs", "--set", "retention.ms=1d")
+
+        refused = there.refuse("produce", "typo", given="lost\n")
+        assert refused == "topic 'typo' is not there, and the cluster does not make it by itself: `penstock topics create` does"
 
         topics = tools.run("configs", "diff", "topic", "--with", there.address, "--json")
         rows = [one for one in json.loads(topics.stdout) if one["name"] in ("both", "differs", "here-only", "there-only")]
