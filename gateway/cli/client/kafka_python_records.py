@@ -13,8 +13,8 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.structs import OffsetAndMetadata
 
-from gateway.cli.client.cluster import NewRecord, PartitionId, Record
-from gateway.cli.client.kafka_python_errors import refusing
+from gateway.cli.client.cluster import NewRecord, PartitionId, Record, counted
+from gateway.cli.client.kafka_python_errors import refusing, words_of
 from gateway.cli.refused import Refused
 
 ROOM_MS: Final = 60_000
@@ -33,6 +33,7 @@ class KafkaPythonWriter:
         self._producer = producer
         self._topic = topic
         self._pending: list[Any] = []
+        self._written = 0
         self._check_topic()
         producer.config["max_block_ms"] = ROOM_MS
 
@@ -53,8 +54,8 @@ class KafkaPythonWriter:
     def write(self, record: NewRecord) -> None:
         if len(self._pending) >= PENDING_MAX:
             self._settle()
-        self._pending.append(
-            self._producer.send(
+        try:
+            sent = self._producer.send(
                 self._topic,
                 key=record.key,
                 value=record.value,
@@ -62,7 +63,10 @@ class KafkaPythonWriter:
                 partition=record.partition,
                 timestamp_ms=record.timestamp_ms,
             )
-        )
+        except KafkaError as error:
+            self._settle()
+            raise self._refused(error) from error
+        self._pending.append(sent)
 
     @refusing
     def flush(self) -> None:
@@ -72,7 +76,16 @@ class KafkaPythonWriter:
         self._producer.flush()
         pending, self._pending = self._pending, []
         for one in pending:
-            one.get(timeout=ACKNOWLEDGED_S)
+            try:
+                one.get(timeout=ACKNOWLEDGED_S)
+            except KafkaError as error:
+                raise self._refused(error) from error
+            self._written += 1
+
+    def _refused(self, error: KafkaError) -> Refused:
+        """Of the record after those that are written."""
+        before = f"; {counted(self._written, 'record')} before it written" if self._written else ""
+        return Refused(f"record {self._written + 1}: {words_of(error)}{before}")
 
     def close(self) -> None:
         with contextlib.suppress(KafkaError):

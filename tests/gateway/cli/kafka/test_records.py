@@ -148,6 +148,18 @@ def test_end_of_a_transaction(tools: Tools) -> None:
     assert tools.say("consume", "transaction", "--committed").split() == ["kept"]
 
 
+def test_a_record_that_is_refused(tools: Tools) -> None:
+    """It is told which one it was, and what of the input is written."""
+    tools.say("topics", "create", "narrow", "-p", "1", "--set", "max.message.bytes=300")
+    lines = "\n".join(["1", "2", "x" * 1000, "4"])
+
+    refused = tools.refuse("produce", "narrow", "--rate", "20", given=lines)
+
+    assert refused.startswith("record 3: ")
+    assert refused.endswith("; 2 records before it written")
+    assert tools.say("consume", "narrow").split()[:2] == ["1", "2"]
+
+
 def test_follow(tools: Tools) -> None:
     """--follow prints what comes later, and Ctrl-C is an orderly end."""
     tools.say("topics", "create", "follow", "-p", "1")
