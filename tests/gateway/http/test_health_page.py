@@ -27,8 +27,10 @@ MARKUP = "<b>taken</b>"
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_how_it_is(tmp_path: Path, browser: Chrome) -> None:
-    """Fill, storage, snapshots, failures, disk, scales; when nobody answers, no number stays as if it were of now."""
-    with serving(tmp_path, "--http", "127.0.0.1:0") as running:
+    """Fill, storage, snapshots, failures, disk, scales, warnings; when nobody answers, no number stays as if it were of
+    now."""
+    for_all = ("--listen", "127.0.0.1:0", "--listen", "0.0.0.0:0=127.0.0.1")  # which a start warns of
+    with serving(tmp_path, "--http", "127.0.0.1:0", *for_all) as running:
         kafka, http = running.ready()["kafka"][0], running.ready()["http"]
         create_topic(kafka, "orders", 4)
         produce(kafka, "orders", 0, 100)
@@ -37,6 +39,8 @@ def test_how_it_is(tmp_path: Path, browser: Chrome) -> None:
         until_text(browser, "log", " %")
         until_text(browser, "disk-note", "free of ")
         until_text(browser, "events", "split by hand")
+        until_text(browser, "warnings", "it asks nobody who they are")
+        assert row(browser, "warnings")[1] == "warning"
         assert browser.find_element(By.ID, "failed").text == "0"
         assert browser.find_element(By.ID, "no-concerns").is_displayed()
         assert (complaints(browser), violations(browser)) == ([], [])
