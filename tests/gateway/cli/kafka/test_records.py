@@ -244,8 +244,10 @@ def test_contradictions(tools: Tools, flags: tuple[str, ...], why: str) -> None:
         (("--template", "x", "--key-separator", ":"), "divides lines"),
         (("--key-template", "x"), "belongs to --template"),
         (("--seed", "1"), "belongs to --template"),
-        (("--template", "x", "--key-template", "y", "-k", "z"), "two keys"),
-        (("--key-separator", ":", "-k", "z"), "two keys"),
+        (("--template", "x", "--key-template", "y", "-k", "z"), "a record's key: give one"),
+        (("--key-separator", ":", "-k", "z"), "a record's key: give one"),
+        (("/nowhere",), "/nowhere: cannot be read: there is no such file"),
+        (("--template", "{{nope}}"), "allowed in double braces"),
         (("--tombstone",), "name it with --with-key"),
     ],
 )
