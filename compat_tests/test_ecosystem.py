@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from compat_tests.ecosystem.__main__ import PAGE, TOOLS
+from compat_tests.ecosystem.__main__ import PAGE, TOOLS, page, remembered
 
 SHORT: Final = ("mirrormaker",)
 
@@ -17,3 +17,9 @@ SHORT: Final = ("mirrormaker",)
 def test_runs_beside_penstock(tool: str, tmp_path: Path) -> None:
     finding = TOOLS[tool](tmp_path)
     assert f"| {finding.tool} | {finding.version} | {finding.what} |" in PAGE.read_text(), "make ecosystem writes it"
+
+
+def test_the_page_is_of_the_runs() -> None:
+    """Each tool has a run that went well, and the page is what those runs showed."""
+    assert list(remembered()) == list(TOOLS)
+    assert PAGE.read_text() == page(remembered())

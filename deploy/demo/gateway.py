@@ -37,7 +37,8 @@ class Gateway(Server):
     def __init__(self, ends: contextlib.ExitStack, directory: Path, minio: Minio, workers: int, doors: Doors) -> None:
         ready_file = directory / "ready.json"
         command = [PENSTOCK, "serve"]
-        command += ["--set", f"listeners={doors.protocol}://127.0.0.1:{port_near(9092, workers)}"]
+        first = port_near(9092, workers + 1)  # one more than workers: the port of HTTP may lie among theirs
+        command += ["--set", f"listeners={doors.protocol}://127.0.0.1:{first}"]
         command += ["--http", f"127.0.0.1:{port_near(9094)}"]
         command += ["--data-dir", str(directory / "penstock"), "--ready-file", str(ready_file)]
         command += ["--tier2", f"s3://{BUCKET}/{PREFIX}", "--tier2-endpoint", minio.endpoint]

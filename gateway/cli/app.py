@@ -16,7 +16,7 @@ from typing import Annotated, Final, cast
 import typer
 
 from gateway import __version__
-from gateway.cli.options import SERVING, Settings, TakeOver, configured
+from gateway.cli.options import SERVING, AsJson, Settings, TakeOver, configured
 from gateway.exits import ExitCode
 
 app = typer.Typer(
@@ -164,8 +164,11 @@ def show_config(
 
 
 @app.command()
-def version() -> None:
+def version(as_json: AsJson = False) -> None:
     """Show the version."""
+    if as_json:
+        typer.echo(f'{{"version": "{__version__}"}}')
+        return
     _print_version(True)
 
 

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from gateway.cli.options import Settings, configured
+from gateway.cli import refused
+from gateway.cli.client.cluster import counted
+from gateway.cli.options import AsJson, Settings, Yes, configured
+from gateway.cli.output import Output
 
 if TYPE_CHECKING:
     from core.cluster.etcd_coordination import EtcdCoordination
@@ -39,34 +42,38 @@ def move(
     container: Annotated[int, typer.Argument(metavar="CONTAINER", min=0, help="The container's number.")],
     node: Annotated[int, typer.Argument(metavar="NODE", min=0, help="The id of the node that is to serve it.")],
     timeout: Timeout = 60.0,
+    as_json: AsJson = False,
 ) -> None:
     """Have a container served by another node, which reads ahead before its owner lets go.
 
     Producers and consumers of its partitions are told of the new leader; groups and transactions go on.
     """
-    _run(settings, lambda cluster: _move(cluster, container, node, timeout))
+    _run(settings, Output(as_json=as_json), lambda cluster, told: _move(cluster, container, node, timeout, told))
 
 
 def drain(
     settings: Settings,
     node: Annotated[int, typer.Argument(metavar="NODE", min=0, help="The id of the node.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     timeout: Timeout = 300.0,
+    as_json: AsJson = False,
 ) -> None:
     """Have all containers of a node handed over to others. It gets none until it is started again."""
-    if not yes:
-        typer.confirm(f"Hand over all containers of node {node}?", abort=True)
-    _run(settings, lambda cluster: _drain(cluster, node, timeout))
+    output = Output(as_json=as_json)
+    if code := refused.run(lambda: output.confirm(f"all containers of node {node} go to others", yes=yes)):
+        sys.exit(code)
+    _run(settings, output, lambda cluster, told: _drain(cluster, node, timeout, told))
 
 
-def _run(settings: Settings, do: Callable[[EtcdCoordination], Awaitable[ExitCode]]) -> None:
+def _run(settings: Settings, told: Output, do: Callable[[EtcdCoordination, Output], Awaitable[ExitCode]]) -> None:
     from gateway.cli.cluster_commands import run
-    from gateway.cli.output import Output
 
-    sys.exit(run(settings, Output(as_json=False), lambda seen, _: do(seen.coordination)))
+    sys.exit(run(settings, told, lambda seen, output: do(seen.coordination, output)))
 
 
-async def _move(cluster: EtcdCoordination, container: int, node: int, timeout_s: float) -> ExitCode:
+async def _move(
+    cluster: EtcdCoordination, container: int, node: int, timeout_s: float, told: Output
+) -> ExitCode:
     from core.cluster.coordination import Stage
     from gateway.exits import ExitCode
 
@@ -78,13 +85,18 @@ async def _move(cluster: EtcdCoordination, container: int, node: int, timeout_s:
         return _refused(f"node {node} drains: start it again before it is given anything")
     before, began, asked_at = cluster.owners().get(container), time.monotonic(), -ASK_AGAIN_S
     if before is not None and before.node == node:
-        typer.echo(f"container {container} is with node {node}")
+        moved = {"container": container, "from": node, "to": node, "seconds": 0.0}
+        told.result(moved) if told.as_json else told.line(f"container {container} is with node {node}")
         return ExitCode.CLEAN
     while (spent := time.monotonic() - began) < timeout_s:
         owner = cluster.owners().get(container)
         if owner is not None and owner.node == node and owner.stage is Stage.SERVING:
-            former = "nobody" if before is None else f"node {before.node}"
-            typer.echo(f"container {container}: {former} -> node {node}, {spent:.1f} s")
+            former = None if before is None else before.node
+            if told.as_json:
+                told.result({"container": container, "from": former, "to": node, "seconds": round(spent, 3)})
+            else:
+                source = "nobody" if former is None else f"node {former}"
+                told.line(f"container {container}: {source} -> node {node}, {spent:.1f} s")
             return ExitCode.CLEAN
         if container not in cluster.wishes() and time.monotonic() > asked_at + ASK_AGAIN_S:
             asked_at = time.monotonic()
@@ -93,7 +105,7 @@ async def _move(cluster: EtcdCoordination, container: int, node: int, timeout_s:
     return _late(f"container {container} is not with node {node} after {timeout_s:g} s: it may come there yet")
 
 
-async def _drain(cluster: EtcdCoordination, node: int, timeout_s: float) -> ExitCode:
+async def _drain(cluster: EtcdCoordination, node: int, timeout_s: float, told: Output) -> ExitCode:
     from gateway.exits import ExitCode
 
     life, began = cluster.lives().get(node), time.monotonic()
@@ -106,10 +118,13 @@ async def _drain(cluster: EtcdCoordination, node: int, timeout_s: float) -> Exit
     while (spent := time.monotonic() - began) < timeout_s:
         now = {container for container, owner in cluster.owners().items() if owner.life == life.life}
         if now != left:
-            typer.echo(f"node {node} has {len(now)} containers")
+            told.note(f"node {node} has {counted(len(now), 'container')}")
             left = now
         if not now:
-            typer.echo(f"node {node} is empty after {spent:.1f} s, and gets nothing until it is started again")
+            if told.as_json:
+                told.result({"node": node, "containers": 0, "seconds": round(spent, 3)})
+            else:
+                told.line(f"node {node} is empty after {spent:.1f} s, and gets nothing until it is started again")
             return ExitCode.CLEAN
         await asyncio.sleep(LOOK_S)
     return _late(f"node {node} has {len(left or ())} containers after {timeout_s:g} s: it goes on handing them over")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.cli import doctor_addresses as addresses
+from gateway.cli import doctor_cluster as cluster
 from gateway.cli import doctor_disk as disk
 from gateway.cli import doctor_judgements as judgements
 from gateway.cli import doctor_long_term as long_term
@@ -40,6 +41,7 @@ def examine(config: Config) -> list[Finding]:
         found += judgements.of_directory(facts)
     found.append(judgements.of_limits(machine.limits(config)))
     found.append(judgements.of_memory(machine.memory(config)))
+    found += judgements.of_etcd(asyncio.run(cluster.members(config)), config.cluster)
     found += _safely("long-term storage", lambda: judgements.of_storage(asyncio.run(long_term.tried(config))))
     clock = watch.facts(directories)
     found += (judgements.of_certificate(one, clock.now_s) for one in certificates(config))

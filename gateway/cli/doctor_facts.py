@@ -142,6 +142,17 @@ class StorageFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberFacts:
+    """A member of etcd that was asked for the cluster. `error`: why it did not answer, or what it refused."""
+
+    address: str
+    took_ms: float = 0.0
+    error: str = ""
+    is_begun: bool = False
+    """Whether the cluster is there."""
+
+
+@dataclass(frozen=True, slots=True)
 class CertificateFacts:
     """The certificate of a TLS listener; times are seconds since 1970."""
 

@@ -16,6 +16,7 @@ from gateway.cli.doctor_facts import (
     DirectoryFacts,
     Finding,
     LimitFacts,
+    MemberFacts,
     MemoryFacts,
     PortFacts,
     StorageFacts,
@@ -37,6 +38,8 @@ OLDEST_NOW_S: Final = 1_735_689_600.0
 DAY_S: Final = 86_400.0
 ENDS_SOON_DAYS: Final = 30
 STORAGE_WARN_MS: Final = 1000.0
+ETCD_WARN_MS: Final = 500.0
+"""A lease has two seconds or more, and is renewed several times in that."""
 REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "afs"})
 PASSING: Final = frozenset({"tmpfs", "ramfs"})
 
@@ -211,10 +214,33 @@ def _latency(check: str, facts: StorageFacts) -> Iterator[Finding]:
         yield ok(f"{check} latency", what)
 
 
+def of_etcd(members: Sequence[MemberFacts], cluster: str) -> Iterator[Finding]:
+    """Of each member, and of the cluster; nothing where there is none."""
+    answering = [one for one in members if not one.error]
+    enough = len(answering) > len(members) // 2
+    for one in members:
+        check = f"etcd {one.address}"
+        if one.error:
+            kind = warning if enough else failure
+            yield kind(check, one.error, "bring it back, or correct --cluster, the etcd. keys and its users' rights")
+        elif one.took_ms >= ETCD_WARN_MS:
+            late = f"answers after {one.took_ms:.0f} ms"
+            yield warning(check, late, "see its disk and network: leases end, and containers move, where it is slow")
+        else:
+            yield ok(check, f"answers after {one.took_ms:.0f} ms")
+    if members and not enough:
+        why = f"{len(answering)} of {len(members)} members answer"
+        yield failure("cluster", why, "without most of etcd no node serves anything for longer than its lease")
+    elif members:
+        there = "is in etcd" if any(one.is_begun for one in answering) else "is not there yet, made by the first node"
+        yield ok("cluster", f"{cluster} {there}")
+
+
 def of_certificate(facts: CertificateFacts, now_s: float) -> Finding:
     check = f"certificate {facts.listener}"
     if facts.error:
-        return failure(check, facts.error, "correct the ssl. keys of this listener; the files must be PEM")
+        keys = "etcd." if facts.listener == "etcd" else "ssl."
+        return failure(check, facts.error, f"correct the {keys} keys of {facts.listener}; the files must be PEM")
     days = (facts.ends_s - now_s) / DAY_S
     if days <= 0:
         return failure(check, f"it ended {-days:.0f} days ago: clients refuse it", "renew it")
@@ -222,4 +248,4 @@ def of_certificate(facts: CertificateFacts, now_s: float) -> Finding:
         return failure(check, f"it begins in {(facts.begins_s - now_s) / DAY_S:.1f} days", "see the clock, or renew it")
     if days < ENDS_SOON_DAYS:
         return warning(check, f"it ends in {days:.0f} days", "renew it; a running gateway takes up changed files")
-    return ok(check, f"key and certificate match; it ends in {days:.0f} days")
+    return ok(check, f"it ends in {days:.0f} days")

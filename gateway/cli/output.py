@@ -26,9 +26,9 @@ ROWS_MAX: Final = 10_000
 
 
 class Advance(Protocol):
-    """Tell of work done."""
+    """Tell of work done, and of how much there is in all where that is known only now."""
 
-    def __call__(self, done: int, /) -> None: ...
+    def __call__(self, done: int, total: int | None = None, /) -> None: ...
 
 
 class Output:
@@ -39,7 +39,7 @@ class Output:
 
     def result(self, value: Any) -> None:
         """The whole answer, with `--json`."""
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        print(json_text(value, indent=2))
 
     def line(self, text: str) -> None:
         """One line of the answer."""
@@ -85,16 +85,19 @@ class Output:
             raise Refused("nothing was changed")
 
     @contextlib.contextmanager
-    def progress(self, title: str, total: int | None = None) -> Iterator[Advance]:
-        """A bar on standard error while something takes long; none without a terminal."""
-        if not sys.stderr.isatty():
-            yield lambda done, /: None
+    def progress(self, title: str, total: int | None = None, *, shown: bool = True) -> Iterator[Advance]:
+        """A bar on standard error while something takes long; none without a terminal.
+
+        `shown`: false where something else is written to the terminal meanwhile, which the bar would garble.
+        """
+        if not (shown and sys.stderr.isatty()):
+            yield lambda done, total=None, /: None
             return
         from rich.progress import Progress
 
         with Progress(console=_errors(), transient=True) as bars:
             task = bars.add_task(title, total=total)
-            yield lambda done, /: bars.advance(task, done)
+            yield lambda done, total=None, /: bars.update(task, advance=done, total=total)
 
 
 class Size:
@@ -127,6 +130,14 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in text)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON in which characters that could act on a terminal are escaped: another text of the same value."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 
 def _width(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:

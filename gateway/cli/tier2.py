@@ -11,7 +11,8 @@ import typer
 
 from gateway.cli.client.asking import User
 from gateway.cli.client.session import PasswordFile, ProfileName
-from gateway.cli.options import STORAGE, AsJson, Settings, TakeOver, configured
+from gateway.cli.options import STORAGE, AsJson, Settings, TakeOver, Yes, configured
+from gateway.cli.output import Output
 
 if TYPE_CHECKING:
     from gateway.config.model import Config
@@ -74,9 +75,9 @@ def _proof(
     """Who asks a running gateway: as flags say, else by its own http.token, else as the profile says."""
 
     def proof() -> str | None:
-        from gateway.cli.client.asking import URL, token_in
+        from gateway.cli.client.asking import token_in
         from gateway.cli.client.connection import Connection
-        from gateway.cli.client.rest import Rest
+        from gateway.cli.client.rest import URL, Rest
         from gateway.cli.refused import Refused
         from gateway.long_term.knowledge import CannotAsk
 
@@ -94,7 +95,7 @@ def _proof(
 
 @app.command()
 @configured(*STORAGE)
-def init(settings: Settings, take_over: TakeOver = False) -> None:
+def init(settings: Settings, take_over: TakeOver = False, yes: Yes = False, as_json: AsJson = False) -> None:
     """Make a prefix this data directory's own: an empty one, or one that another copy of its data has taken.
 
     The previous data below the prefix, or the other copy's changes to it, are lost.
@@ -103,4 +104,4 @@ def init(settings: Settings, take_over: TakeOver = False) -> None:
 
     from gateway.cli import tier2_commands
 
-    sys.exit(tier2_commands.run_init(loaded, take_over=take_over))
+    sys.exit(tier2_commands.run_init(loaded, Output(as_json=as_json), take_over=take_over, yes=yes))

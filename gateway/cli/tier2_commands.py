@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway import __version__, logs
+from gateway.cli.output import Output
+from gateway.cli.refused import run as run_refused
 from gateway.config.model import Config
 from gateway.data_directory import (
     REPAIRED_FILE,
@@ -48,9 +49,15 @@ def run_verify(config: Config, proof: Proof, *, as_json: bool) -> ExitCode:
     return _run(config, lambda: _verify(config, proof, as_json=as_json))
 
 
-def run_init(config: Config, *, take_over: bool) -> ExitCode:
-    """Make the prefix this data directory's own."""
-    return _run(config, lambda: _init(config, take_over=take_over))
+def run_init(config: Config, told: Output, *, take_over: bool, yes: bool) -> ExitCode:
+    """Make the prefix this data directory's own, with a yes."""
+
+    def init() -> ExitCode:
+        lost = "what lay there before, or another copy of its data has put there since, is lost"
+        told.confirm(f"{place_of(config)} becomes that of {config.data_dir.absolute()}: {lost}", yes=yes)
+        return _run(config, lambda: _init(config, told, take_over=take_over))
+
+    return run_refused(init)
 
 
 def _run(config: Config, command: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
@@ -147,7 +154,8 @@ async def _verify(config: Config, proof: Proof, *, as_json: bool) -> ExitCode:
     try:
         identity = await read_identity(storage, place_of(config))
         async with knowledge_of(config, proof) as knowledge:
-            findings = await Verification(storage, knowledge).run()
+            with Output(as_json=as_json).progress("chunks") as advance:
+                findings = await Verification(storage, knowledge, advance).run()
     finally:
         await storage.close()
     if identity is None and findings.chunks:
@@ -180,7 +188,7 @@ def _show_findings(console: Console, place: str, findings: Findings) -> None:
 # init
 
 
-async def _init(config: Config, *, take_over: bool) -> ExitCode:
+async def _init(config: Config, told: Output, *, take_over: bool) -> ExitCode:
     if not (config.data_dir / "store").is_dir():
         raise LongTermUnusable(f"{config.data_dir.absolute()} holds no store: name the data directory with --data-dir")
     if is_drill(config.data_dir):
@@ -203,5 +211,8 @@ async def _init(config: Config, *, take_over: bool) -> ExitCode:
         data.release()
     if found.cluster_id != data.cluster_id:
         raise IdentityRefused(f"{place_of(config)} belongs to cluster {found.cluster_id}: nothing there was changed")
-    print(f"{place_of(config)} belongs to cluster {found.cluster_id}", file=sys.stdout)
+    if told.as_json:
+        told.result({"place": place_of(config), "cluster_id": found.cluster_id})
+    else:
+        told.line(f"{place_of(config)} belongs to cluster {found.cluster_id}")
     return ExitCode.CLEAN

@@ -8,7 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
-from gateway.cli.options import AsJson, Settings, configured
+from gateway.cli.options import AsJson, Settings, Yes, configured
+from gateway.cli.output import Output
 
 app = typer.Typer(
     name="users",
@@ -42,24 +43,26 @@ def add(
     password_file: PasswordFile = None,
     mechanism: Mechanism = "SCRAM-SHA-512",
     iterations: Iterations = 4096,
+    as_json: AsJson = False,
 ) -> None:
     """Add a user, or give one a new password. It counts from the next start on."""
     loaded = settings.load()
 
     from gateway.cli import users_commands
 
-    sys.exit(users_commands.run_add(loaded, name, password_file, mechanism.upper(), iterations))
+    told = Output(as_json=as_json)
+    sys.exit(users_commands.run_add(loaded, name, password_file, mechanism.upper(), iterations, told))
 
 
 @app.command()
 @configured(*DATA)
-def delete(settings: Settings, name: Name) -> None:
+def delete(settings: Settings, name: Name, yes: Yes = False, as_json: AsJson = False) -> None:
     """Delete a user's credentials, of every mechanism. It counts from the next start on."""
     loaded = settings.load()
 
     from gateway.cli import users_commands
 
-    sys.exit(users_commands.run_delete(loaded, name))
+    sys.exit(users_commands.run_delete(loaded, name, Output(as_json=as_json), yes=yes))
 
 
 @app.command("list")
@@ -74,8 +77,10 @@ def list_users(settings: Settings, as_json: AsJson = False) -> None:
 
 
 @app.command("hash")
-def hash_password(name: Name, password_file: PasswordFile = None, iterations: Iterations = 4096) -> None:
+def hash_password(
+    name: Name, password_file: PasswordFile = None, iterations: Iterations = 4096, as_json: AsJson = False
+) -> None:
     """Print a line for sasl.plain.users.file."""
     from gateway.cli import users_commands
 
-    sys.exit(users_commands.run_hash(name, password_file, iterations))
+    sys.exit(users_commands.run_hash(name, password_file, iterations, Output(as_json=as_json)))

@@ -19,6 +19,9 @@ from typing import Final
 from core.cluster.sqlite_registry import SqliteRegistry
 from core.offline import looked_at
 from gateway import __version__, logs
+from gateway.cli.output import Output
+from gateway.cli.refused import Refused
+from gateway.cli.refused import run as run_refused
 from gateway.config.layers import ConfigError
 from gateway.config.loading import Config
 from gateway.config.places import STORE_DIRECTORY
@@ -38,7 +41,11 @@ Known = dict[tuple[str, str], ScramCredential]
 """By user and mechanism."""
 
 
-def run_add(config: Config, name: str, password_file: Path | None, mechanism: str, iterations: int) -> ExitCode:
+def run_add(
+    config: Config, name: str, password_file: Path | None, mechanism: str, iterations: int, told: Output
+) -> ExitCode:
+    """Add a user, or give one another password."""
+
     def add() -> ExitCode:
         if mechanism not in HASHES:
             raise ConfigError([f"--mechanism {mechanism}: allowed: {', '.join(HASHES)}"])
@@ -46,20 +53,24 @@ def run_add(config: Config, name: str, password_file: Path | None, mechanism: st
         made = credential(mechanism, _password(password_file), iterations)
         with _owned(config) as data:
             _change(data, [(name, mechanism, made)])
-        print(f"{name} can log in by {mechanism} from the next start on")
+        _tell(told, {"user": name, "mechanism": mechanism}, f"{name} can log in by {mechanism} from the next start on")
         return ExitCode.CLEAN
 
     return _run(add)
 
 
-def run_delete(config: Config, name: str) -> ExitCode:
+def run_delete(config: Config, name: str, told: Output, *, yes: bool) -> ExitCode:
+    """Delete all credentials of a user."""
+
     def delete() -> ExitCode:
         with _owned(config) as data:
             mechanisms = [mechanism for user, mechanism in _known(config, data) if user == name]
             if not mechanisms:
                 raise ConfigError([f"there is no user {name!r}; `penstock users list` shows them"])
+            told.confirm(f"{name} can no longer log in by {', '.join(mechanisms)}", yes=yes)
             _change(data, [(name, mechanism, None) for mechanism in mechanisms])
-        print(f"{name} cannot log in by {', '.join(mechanisms)} from the next start on")
+        gone = f"{name} cannot log in by {', '.join(mechanisms)} from the next start on"
+        _tell(told, {"deleted": name, "mechanisms": mechanisms}, gone)
         return ExitCode.CLEAN
 
     return _run(delete)
@@ -83,20 +94,43 @@ def run_list(config: Config, *, as_json: bool) -> ExitCode:
     return _run(show)
 
 
-def run_hash(name: str, password_file: Path | None, iterations: int) -> ExitCode:
+def run_hash(name: str, password_file: Path | None, iterations: int, told: Output) -> ExitCode:
+    """Print the line of a file of users."""
+
     def print_hash() -> ExitCode:
         _check_name(name)
-        print(f"{name}:{credential('SCRAM-SHA-256', _password(password_file), iterations).to_text()}")
+        line = f"{name}:{credential('SCRAM-SHA-256', _password(password_file), iterations).to_text()}"
+        _tell(told, {"user": name, "line": line}, line)
         return ExitCode.CLEAN
 
     return _run(print_hash)
 
 
 def _run(command: Callable[[], ExitCode]) -> ExitCode:
+    """A refusal passes by the log: it is said as every tool says one."""
     logs.setup("text", "warning")
-    code = outcome(command)
+    refusals: list[Refused] = []
+
+    def refusable() -> ExitCode:
+        try:
+            return command()
+        except Refused as refused:
+            refusals.append(refused)
+            return refused.code
+
+    def ended() -> ExitCode:
+        code = outcome(refusable)
+        if refusals:
+            raise refusals[0]
+        return code
+
+    code = run_refused(ended)
     logs.flush()
     return code
+
+
+def _tell(told: Output, value: dict[str, object], line: str) -> None:
+    told.result(value) if told.as_json else told.line(line)
 
 
 @contextmanager

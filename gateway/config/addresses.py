@@ -64,6 +64,20 @@ class ListenAddress:
         """The same listener, whose clients are told that address."""
         return replace(self, advertised_host=told.host, advertised_port=told.port)
 
+    def of_worker(self, worker: int, http: ListenAddress | None) -> ListenAddress:
+        """The same listener of a worker: its ports are counted from those that are configured, 0 is the first worker's.
+
+        A port that the HTTP server has at the same address is left out, and then the advertised one of its place is too.
+        """
+        step = worker
+        if http is not None and self.port < http.port <= self.port + worker and overlap(self.host, http.host):
+            step += 1
+
+        def counted(port: int | None) -> int | None:
+            return port + step if port else port
+
+        return replace(self, port=counted(self.port) or 0, advertised_port=counted(self.advertised_port))
+
     @property
     def wildcard(self) -> bool:
         """The address binds every interface, so it names none that a client could dial."""
@@ -115,6 +129,25 @@ def bracketed(host: str) -> str:
 def host_port(host: str, port: int) -> str:
     """`HOST:PORT`, or `[HOST]:PORT` for an IPv6 address."""
     return f"{bracketed(host)}:{port}"
+
+
+def overlap(one: str, other: str) -> bool:
+    """Do two hosts share an address, as far as their text shows?"""
+    both = _is_wildcard(one) or _is_wildcard(other)
+    return bool(_families(one) & _families(other)) and bool(places(one) & places(other) or both)
+
+
+def places(host: str) -> set[str]:
+    """The addresses that a host's text names."""
+    return {"127.0.0.1", "::1"} if host.lower() == "localhost" else {host.lower()}
+
+
+def _families(host: str) -> set[int]:
+    if host in ("0.0.0.0", "0"):
+        return {4}
+    if ":" in host:
+        return {4, 6} if _is_wildcard(host) else {6}
+    return {4} if host.replace(".", "").isdigit() else {4, 6}
 
 
 def _host(match: re.Match[str], text: str) -> str:

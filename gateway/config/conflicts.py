@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
-from gateway.config.addresses import UNNAMED, ListenAddress, check_dialable, host_port
+from gateway.config.addresses import PORT_MAX, UNNAMED, ListenAddress, check_dialable, host_port, overlap, places
 from gateway.config.cluster import parse_cluster
 from gateway.config.fields import allowed
 from gateway.config.groups import BOUNDED_GROUP_KEYS
@@ -28,6 +28,8 @@ LOG_FILES_MIN: Final = 4
 """Fewest files in `log.max.bytes`: one is being written, one is prepared, and the log is cut by whole files."""
 RETENTION_KEYS: Final = ("log.retention.ms", "log.retention.minutes", "log.retention.hours")
 """The first of these keys that has a value decides."""
+Key = TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,7 @@ def _connections(config: Config, origins: Origins) -> Iterator[str]:
 def _addresses(config: Config, origins: Origins) -> Iterator[str]:
     """Two servers on one port: the kernel may let both bind, and one of them is never reached."""
     yield from _named(config, origins)
-    named = [("listeners", address) for address in config.listeners]
+    named = [_Bound("listeners", worker, address) for worker, address in _of_workers(config)]
     for key, other in (
         ("http.listen", config.http_listen),
         ("cluster.listen", config.cluster_listen),
@@ -194,15 +196,50 @@ def _addresses(config: Config, origins: Origins) -> Iterator[str]:
         ("cluster.pulse.listen", config.cluster_pulse_listen),
     ):
         if other is not None:
-            named.append((key, other))
-    for (key, one), (other_key, other) in itertools.combinations(named, 2):
-        if one.port and one.port == other.port and overlap(one.host, other.host):
-            both = f"{host_port(one.host, one.port)} and {host_port(other.host, other.port)}"
-            where = f"{key} ({origins.source(key)})"
-            if other_key != key:
-                where += f" and {other_key} ({origins.source(other_key)})"
-            yield f"{where}: {both} are one port of this machine: allowed: a port of its own for each"
+            named.append(_Bound(key, 0, other))
+    for bound in named:
+        if bound.address.port > PORT_MAX:
+            yield f"{bound.beside(bound, origins)}: {bound}: ports end at {PORT_MAX}"
+    for port, several in _grouped((bound.address.port, bound) for bound in named):
+        for one, another in itertools.combinations(several, 2) if port else ():
+            if overlap(one.address.host, another.address.host):
+                where, both = one.beside(another, origins), f"{one} and {another}"
+                yield f"{where}: {both} are one port of this machine: allowed: a port of its own for each"
     yield from _advertised(config, origins)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """An address that a key says, of a worker if it is a listener."""
+
+    key: str
+    worker: int
+    address: ListenAddress
+
+    def beside(self, other: _Bound, origins: Origins) -> str:
+        """Where both come from, for the beginning of a message."""
+        keys = dict.fromkeys((self.key, other.key))
+        counted = [bound.worker for bound in (self, other) if bound.worker]
+        workers = f", with the ports of worker {counted[-1]} of {origins.said('workers')}" if counted else ""
+        return " and ".join(f"{key} ({origins.source(key)})" for key in keys) + workers
+
+    def __str__(self) -> str:
+        return host_port(self.address.host, self.address.port)
+
+
+def _of_workers(config: Config) -> Iterator[tuple[int, ListenAddress]]:
+    """The listeners of each worker; those of the first one, if their number is known at the start only."""
+    for worker in range(max(1, config.workers)):
+        for address in config.listeners_of(worker):
+            yield worker, address
+
+
+def _grouped(keyed: Iterable[tuple[Key, Item]]) -> Iterator[tuple[Key, list[Item]]]:
+    """The items of each key, in their order."""
+    groups: dict[Key, list[Item]] = {}
+    for key, item in keyed:
+        groups.setdefault(key, []).append(item)
+    yield from groups.items()
 
 
 def _named(config: Config, origins: Origins) -> Iterator[str]:
@@ -258,19 +295,19 @@ def _secured(config: Config, name: str) -> Iterator[str]:
 
 def _advertised(config: Config, origins: Origins) -> Iterator[str]:
     key = "listeners"
-    for one, other in itertools.combinations(config.kafka_listeners, 2):
-        told = _told(one)
-        if told is not None and told == _told(other):
+    told_by = ((_told(address), address) for _, address in _of_workers(config))
+    for place, addresses in _grouped((place, address) for place, address in told_by if place is not None):
+        for one, other in itertools.combinations(addresses, 2):
             yield (
                 f"{key} ({origins.source(key)}): clients of {host_port(one.host, one.port)} and of "
-                f"{host_port(other.host, other.port)} are told the same address, {host_port(*told)}: allowed: an "
+                f"{host_port(other.host, other.port)} are told the same address, {host_port(*place)}: allowed: an "
                 "advertised address of its own for each"
             )
     http = config.http_listen
     for one in config.kafka_listeners:
         told = _told(one)
         # A wildcard is never advertised: outside of a container its ports may differ.
-        if http and told and one.advertised_host and told[1] == http.port and _places(told[0]) & _places(http.host):
+        if http and told and one.advertised_host and told[1] == http.port and places(told[0]) & places(http.host):
             yield (
                 f"{key} ({origins.source(key)}): clients of {host_port(one.host, one.port)} are told to connect to "
                 f"{origins.said('http.listen')}: allowed: an address at which this listener is reached"
@@ -281,27 +318,6 @@ def _told(address: ListenAddress) -> tuple[str, int] | None:
     """The address that a listener gives to its clients; None while the kernel has not chosen the port."""
     port = address.advertised_port or address.port
     return ((address.advertised_host or address.host).lower(), port) if port else None
-
-
-def overlap(one: str, other: str) -> bool:
-    """Do two hosts share an address, as far as their text shows?"""
-    return bool(_families(one) & _families(other)) and bool(_places(one) & _places(other) or _any(one) or _any(other))
-
-
-def _any(host: str) -> bool:
-    return ListenAddress(host, 0).wildcard
-
-
-def _families(host: str) -> set[int]:
-    if host in ("0.0.0.0", "0"):
-        return {4}
-    if ":" in host:
-        return {4, 6} if _any(host) else {6}
-    return {4} if host.replace(".", "").isdigit() else {4, 6}
-
-
-def _places(host: str) -> set[str]:
-    return {"127.0.0.1", "::1"} if host.lower() == "localhost" else {host.lower()}
 
 
 # Long-term storage

@@ -80,6 +80,10 @@ class Config(
         told = {address.name: address for address in self.advertised_listeners}
         return tuple(one.advertising(told[one.name]) if one.name in told else one for one in self.listeners)
 
+    def listeners_of(self, worker: int) -> tuple[ListenAddress, ...]:
+        """The listeners of one of several workers; 0 is the first."""
+        return tuple(one.of_worker(worker, self.http_listen) for one in self.kafka_listeners)
+
     def protocol_of(self, listener: str) -> SecurityProtocol | None:
         """What a listener's name means; None if nothing says it."""
         named = parse_protocols(self.listener_security_protocol_map).get(listener)

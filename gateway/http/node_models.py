@@ -13,6 +13,8 @@ from gateway.http.models import ApiModel
 
 State = Literal["serving", "not ready", "draining", "silent", "gone"]
 
+Stage = Literal["serving", "opening", "nobody"]
+
 
 class NodeView(ApiModel):
     """A node, or a worker."""
@@ -30,7 +32,7 @@ class ContainerView(ApiModel):
     id: int
     node: int = Field(description="-1: nobody")
     epoch: int = Field(description="The leader epoch of its partitions; -1: nobody has it")
-    stage: Literal["serving", "opening", "nobody"]
+    stage: Stage
     going_to: int = Field(description="The node that it is to go to; -1: it stays")
 
 

@@ -8,7 +8,7 @@ for each chunk that is being read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -62,9 +62,14 @@ class Findings:
 class Verification:
     """One pass over everything."""
 
-    def __init__(self, storage: Storage, knowledge: Knowledge) -> None:
+    def __init__(
+        self, storage: Storage, knowledge: Knowledge, advance: Callable[[int, int], object] = lambda done, chunks: None
+    ) -> None:
+        """`advance` is told of each chunk that has been read, and how many there are, as far as is known."""
         self._storage = storage
         self._knowledge = knowledge
+        self._advance = advance
+        self._chunks = 0
         self._slots = asyncio.Semaphore(CHUNKS_AT_ONCE)
         self.findings = Findings()
 
@@ -72,6 +77,7 @@ class Verification:
         """Raises StorageError when the storage cannot be reached."""
         # Objects first: the store knows of a later upload before its object exists.
         unknown = {info.key async for info in self._storage.list("chunks/")}
+        self._chunks = len(unknown)
         async with asyncio.TaskGroup() as checks:
             async for record in self._knowledge.records():
                 if "topic" in record:
@@ -108,6 +114,7 @@ class Verification:
                 else:
                     self._damaged(key, f"at byte {error.position}: {error.why}")
         finally:
+            self._advance(1, self._chunks)
             self._slots.release()
 
     async def _read(self, record: Record) -> None:

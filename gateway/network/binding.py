@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
-from gateway.config.addresses import UNNAMED, ListenAddress, host_port
+from gateway.config.addresses import PORT_MAX, UNNAMED, ListenAddress, host_port
 from gateway.network.port_owner import owner_of
 
 BACKLOG: Final = 1024
@@ -73,6 +73,9 @@ class Binding:
 
 def bind(address: ListenAddress, *, inner: bool = False) -> Binding:
     """Bind every family of one address; `inner`: for nodes on other machines. Raises CannotListen."""
+    if address.port > PORT_MAX:  # of a worker, whose port is counted from that of a listener
+        beyond = OSError(errno.EINVAL, f"ports end at {PORT_MAX}")
+        raise CannotListen(host_port(address.host, address.port), beyond)
     try:
         sockets = _bind_families(_targets(address.host), address.port)
     except OSError as exc:

@@ -26,6 +26,12 @@ def owner_of(port: int) -> str | None:
     return None
 
 
+def is_held_by(port: int, pid: str) -> bool:
+    """Whether this process has a socket that listens on a port, perhaps with others that inherited it from each other."""
+    sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+    return bool(sockets) and pid.isdecimal() and _holds(Path("/proc") / pid / "fd", sockets)
+
+
 def _listening(port: int) -> Iterator[str]:
     """The inodes of the sockets that listen on a port."""
     for table in TABLES:

@@ -44,10 +44,8 @@ class Assignment:
         return cls(**fields)
 
     def bindings(self, listeners: Sequence[ListenAddress]) -> list[Binding]:
-        """The listeners for clients, bound by the supervisor."""
-        return [
-            _inherited(shifted(address, self.worker), fds) for address, fds in zip(listeners, self.kafka, strict=True)
-        ]
+        """This worker's listeners for clients, bound by the supervisor."""
+        return [_inherited(address, fds) for address, fds in zip(listeners, self.kafka, strict=True)]
 
     def inner_binding(self) -> Binding:
         """The socket file for the other workers."""
@@ -60,21 +58,6 @@ class Assignment:
     def directories(self) -> tuple[Path, ...]:
         """The further directories of the store."""
         return tuple(map(Path, self.further))
-
-
-def shifted(address: ListenAddress, worker: int) -> ListenAddress:
-    """A listener of a worker: its ports are counted from those that are configured."""
-
-    def moved(port: int | None) -> int | None:
-        return port + worker if port else port
-
-    return ListenAddress(
-        address.host,
-        moved(address.port) or 0,
-        address.advertised_host,
-        moved(address.advertised_port),
-        address.name,
-    )
 
 
 def _inherited(address: ListenAddress, fds: Sequence[int]) -> Binding:

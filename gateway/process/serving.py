@@ -36,6 +36,7 @@ from gateway.exits import ExitCode
 from gateway.long_term import opening as long_term
 from gateway.long_term.ownership import Owner
 from gateway.network.binding import Binding, bind_all, check_apart
+from gateway.process import banner
 from gateway.process.gc_passes import ShortPasses
 from gateway.process.outcome import outcome
 from gateway.records.walking import IS_NATIVE, validates_fully
@@ -245,13 +246,10 @@ def _announce(
     config: Config, broker: Broker, place: Place, ready_file: Path | None, readable: int, seconds: float
 ) -> None:
     """Announce that clients are served: in the ready file, in the log and on the terminal."""
-    kafka = [str(binding) for binding in place.kafka]
-    http = str(place.http) if place.http else None
-    scheme = "http" if broker.config.http_tls_keystore_location is None else "https"
     state = {
         "pid": os.getpid(),
-        "kafka": kafka,
-        "http": http,
+        "kafka": [str(binding) for binding in place.kafka],
+        "http": str(place.http) if place.http else None,
         "data_dir": str(place.data.path),
         "cluster_id": broker.cluster_id,
         "replayed_bytes": broker.store.replayed_bytes,
@@ -262,14 +260,4 @@ def _announce(
     if ready_file is not None:
         write_atomically(ready_file.absolute(), told, readable)
     logger.info("serving", extra=state | {"start_seconds": round(seconds, 3)})
-    to_dial = place.kafka[0].advertised
-    lines = [
-        f"Penstock {__version__} is ready.",
-        f"  Kafka clients  {', '.join(kafka)}",
-        f"  Console        {f'{scheme}://{http}/' if http else 'off'}",
-        f"  Data           {place.data.path}",
-        f"  Long term      {long_term.place_of(config)}",
-        f"  Try it         echo hello | kcat -P -b {to_dial} -t greetings && kcat -C -e -q -b {to_dial} -t greetings",
-    ]
-    with contextlib.suppress(OSError):
-        print("\n".join(lines), flush=True)
+    banner.show(config, place.kafka, place.http, place.data.path)

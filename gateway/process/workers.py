@@ -43,9 +43,10 @@ from gateway.http.server import HttpServer
 from gateway.long_term import opening as long_term
 from gateway.long_term.identity import Admission
 from gateway.long_term.ownership import BEAT_S
-from gateway.network.binding import BACKLOG, Binding, bind_all, bind_inner
+from gateway.network.binding import BACKLOG, Binding, bind_all, bind_inner, check_apart
+from gateway.process import banner
 from gateway.process.adoption import adopt
-from gateway.process.assignment import Assignment, shifted
+from gateway.process.assignment import Assignment
 from gateway.process.control import Control
 from gateway.process.outcome import outcome
 from gateway.process.serving import (
@@ -133,7 +134,7 @@ async def _serve_part(config: Config, assignment: Assignment) -> ExitCode:
     http.setblocking(False)
     place = Place(
         data,
-        assignment.bindings(config.kafka_listeners),
+        assignment.bindings(config.listeners_of(assignment.worker)),
         Binding((http,), "localhost", 0, "localhost", 0, loopback=True),
     )
     part = Part(
@@ -199,6 +200,7 @@ async def _supervise(
         if http is not None:
             undo.callback(http.close)
         kafka = [binding for each in sockets for binding in each.kafka]
+        check_apart(kafka if http is None else [*kafka, http])
         logger.info(
             "starting",
             extra={"version": __version__, "data_dir": str(data.path), "workers": count},
@@ -220,12 +222,13 @@ async def _supervise(
         running = asyncio.create_task(supervisor.run(stopping), name="workers")
         serving = asyncio.create_task(supervisor.serving(), name="serving")
         await asyncio.wait({running, serving}, return_when=asyncio.FIRST_COMPLETED)
+        front = await _show(config, http, sockets, supervisor)  # before anybody is told of it
         if serving.done() and not stopping.done():
             state = _told(data, kafka, http, workers)
-            _announce(config, data, state, ready_file, readable, time.monotonic() - started)
+            _announce(data, state, ready_file, readable, time.monotonic() - started)
+            banner.show(config, kafka, http, data.path, len(state["workers"]))
         serving.cancel()
         watching = asyncio.create_task(_until_taken(admission), name="taken-over")
-        front = await _show(config, http, sockets, supervisor)
         await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
         if watching.done() and not stopping.done():
             logger.critical("taken over: another copy of this data directory owns long-term storage now")
@@ -243,7 +246,7 @@ async def _supervise(
 def _bound(config: Config, number: int, runtime: Path) -> _Sockets:
     """Bind the ports of a worker, and the socket files by which others reach it. Raises CannotListen."""
     return _Sockets(
-        tuple(bind_all([shifted(address, number) for address in config.kafka_listeners])),
+        tuple(bind_all(config.listeners_of(number))),
         bind_inner(str(runtime / f"{number}.sock")),
         bind_inner(str(runtime / f"{number}.http")),
     )
@@ -365,7 +368,7 @@ def _told(
 
 
 def _announce(
-    config: Config, data: DataDirectory, state: Mapping[str, Any], ready_file: Path | None, readable: int, took_s: float
+    data: DataDirectory, state: Mapping[str, Any], ready_file: Path | None, readable: int, took_s: float
 ) -> None:
     told = json.dumps(state).encode() + b"\n"
     with contextlib.suppress(OSError):  # a full disk: commands then need the address as a flag
@@ -373,14 +376,3 @@ def _announce(
     if ready_file is not None:
         write_atomically(ready_file.absolute(), told, readable)
     logger.info("serving", extra={**state, "start_seconds": round(took_s, 3)})
-    to_dial = state["kafka"][0]
-    console = f"http://{state['http']}/" if state["http"] else "off"
-    lines = [
-        f"Penstock {__version__} is ready, with {len(state['workers'])} workers.",
-        f"  Kafka clients  {', '.join(state['kafka'])}: any of them leads a client to the others",
-        f"  Console        {console}",
-        f"  Data           {data.path}",
-        f"  Try it         echo hello | kcat -P -b {to_dial} -t greetings && kcat -C -e -q -b {to_dial} -t greetings",
-    ]
-    with contextlib.suppress(OSError):
-        print("\n".join(lines), flush=True)

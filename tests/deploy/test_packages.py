@@ -178,9 +178,12 @@ def test_serves(python: Path, tmp_path: Path) -> None:
             done = run([penstock, *words, *at])
             assert done.returncode == 0, done.stderr
         read = run([penstock, "consume", "greetings", "--from", "start", "--count", "1", *at])
+        measured = run([penstock, "bench", *at, "--records", "100", "--warmup", "0", "--json", str(tmp_path / "total")])
         status, page = http_get(ready["http"], "/")
         assert gateway.terminate() == 0
 
     assert "hello" in read.stdout, read.stderr
+    assert measured.returncode == 0, measured.stderr
+    assert json.loads((tmp_path / "total").read_text())
     assert status == 200
     assert "<html" in page

@@ -13,16 +13,15 @@ from typing import Annotated, Any, Final
 import typer
 
 from gateway.cli.client.connection import Connection
-from gateway.cli.client.rest import Rest
+from gateway.cli.client.rest import URL, Rest
 from gateway.cli.client.session import Key, PasswordFile, ProfileName, with_flags
 from gateway.cli.refused import Refused, run
 from gateway.exits import ExitCode
 
-URL: Final = "http://localhost:9094"
 Url = Annotated[
     str | None,
     typer.Option(
-        "--url", metavar="URL", help=f"Address of the gateway's HTTP server. Default: {URL}.", show_default=False
+        "--url", metavar="URL", help=f"Address of the gateway's HTTP server. Default: the profile's, or {URL}."
     ),
 ]
 Token = Annotated[
@@ -77,7 +76,7 @@ def asking(command: Callable[..., None]) -> Callable[..., None]:
                 told = "every user of this machine reads --token: use --token-file or PENSTOCK_HTTP_TOKEN"
                 print(f"penstock: {told}", file=sys.stderr)
             shown = token if token is not None or file is None else token_in(file)
-            command(Rest(url or URL, settings, profile, shown), **given)
+            command(Rest(url, settings, profile, shown), **given)
             return None
 
         sys.exit(run(do))

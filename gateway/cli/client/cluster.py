@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 Edge = Literal["start", "end"]
-ConfigKind = Literal["topic", "broker", "group"]
+ConfigKind = Literal["topic", "broker", "group", "client-metrics"]
 
 
 class PartitionId(NamedTuple):
@@ -220,6 +220,10 @@ class Cluster(Protocol):
     def grow_topic(self, name: str, partitions: int) -> None: ...
 
     def configs(self, kind: ConfigKind, name: str) -> list[ConfigEntry]: ...
+
+    def configs_of(self, kind: ConfigKind, names: Sequence[str]) -> dict[str, list[ConfigEntry]]:
+        """Of several, by name; brokers are asked one by one."""
+        ...
 
     def alter_configs(self, kind: ConfigKind, name: str, changes: Mapping[str, str | None], *, dry_run: bool) -> None:
         """Set keys; those with None go back to their default."""

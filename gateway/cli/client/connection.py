@@ -32,6 +32,8 @@ class Connection:
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
+    url: str | None = None
+    """Of the gateway's HTTP server, for the tools that ask it."""
 
     def over(self, weaker: Connection) -> Connection:
         """These settings, and the weaker ones where nothing is given here."""

@@ -89,7 +89,11 @@ def check_name(name: str) -> None:
 
 def _path() -> Path:
     base = os.environ.get("XDG_CONFIG_HOME", "")
-    return (Path(base) if base.startswith("/") else Path.home() / ".config") / "penstock" / "profiles.toml"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container's user whom nobody knows; Docker gives such a one the root
+        home = Path("/")
+    return (Path(base) if base.startswith("/") else home / ".config") / "penstock" / "profiles.toml"
 
 
 def _connection(path: Path, name: str, given: object) -> Connection:

@@ -1,7 +1,7 @@
 """A gateway's REST API, as tools ask it: where it is, who asks, and what it says.
 
 Who asks is proved as `http.auth` has it: by a token, a user's password, or a certificate. The settings are those of the
-tools over Kafka's protocol, flags over a profile.
+tools over Kafka's protocol, and the address, flags over a profile.
 
 Keeps: a password leaves over TLS, or to this machine, and else not at all; no message has a secret.
 """
@@ -23,6 +23,7 @@ from gateway.cli.client.connection import Connection
 from gateway.cli.refused import Refused
 from gateway.exits import ExitCode
 
+URL: Final = "http://localhost:9094"
 TIMEOUT_S: Final = 60.0
 _URL_CREDENTIALS: Final = re.compile(r"(^|//)[^/?#]*@")
 
@@ -30,9 +31,9 @@ _URL_CREDENTIALS: Final = re.compile(r"(^|//)[^/?#]*@")
 class Rest:
     """One gateway's API for one user."""
 
-    def __init__(self, url: str, flags: Connection, profile: str | None, token: str | None) -> None:
-        """`token` is stronger than a user, a flag stronger than the profile."""
-        self._url = url
+    def __init__(self, url: str | None, flags: Connection, profile: str | None, token: str | None) -> None:
+        """`token` is stronger than a user, a flag stronger than the profile; without either it is asked at URL."""
+        self._given = url
         self._flags = flags
         self._profile = profile
         self._token = (token or "").strip()
@@ -77,19 +78,16 @@ class Rest:
 
     @property
     def _named(self) -> str:
-        """The address for a message, without the credentials before an @."""
-        return _URL_CREDENTIALS.sub(r"\1[hidden]@", self._url)
+        return _named(self.place)
+
+    @cached_property
+    def place(self) -> str:
+        """The address that is asked."""
+        return self._given or self._settings.url or URL
 
     @cached_property
     def _parts(self) -> SplitResult:
-        try:
-            parts = urlsplit(self._url if "//" in self._url else f"http://{self._url}")
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError("no address")
-            _ = parts.port  # only who reads it hears that it is none
-        except ValueError as error:
-            raise Refused(f"--url {self._named}: allowed: http(s)://HOST[:PORT]", ExitCode.CONFIGURATION) from error
-        return parts
+        return parts_of(self.place)
 
     def _connection(self) -> http.client.HTTPConnection:
         host, port = self._parts.hostname or "", self._parts.port
@@ -146,3 +144,20 @@ class Rest:
             return ipaddress.ip_address(host).is_loopback
         except ValueError:
             return False
+
+
+def parts_of(url: str) -> SplitResult:
+    """The parts of an address. Raises Refused if it is none."""
+    try:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("no address")
+        _ = parts.port  # only who reads it hears that it is none
+    except ValueError as error:
+        raise Refused(f"--url {_named(url)}: allowed: http(s)://HOST[:PORT]", ExitCode.CONFIGURATION) from error
+    return parts
+
+
+def _named(url: str) -> str:
+    """The address for a message, without the credentials before an @."""
+    return _URL_CREDENTIALS.sub(r"\1[hidden]@", url)

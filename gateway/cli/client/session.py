@@ -78,7 +78,6 @@ _FLAGS: Final = {
     "key": Key,
 }
 """The flags of a connection by the name of their parameter."""
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed without a terminal.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")]
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from gateway.cli.client.cluster import Acl, counted
-from gateway.cli.client.session import Session, Yes, connected
+from gateway.cli.client.session import Session, connected
+from gateway.cli.options import Yes
 from gateway.cli.refused import Refused
 from gateway.exits import ExitCode
 
@@ -15,6 +16,7 @@ app = typer.Typer(name="acls", help="List, add and delete rights (ACLs).", no_ar
 _OPERATIONS = (
     *("any", "all", "read", "write", "create", "delete", "alter", "describe", "cluster_action"),
     *("describe_configs", "alter_configs", "idempotent_write", "create_tokens", "describe_tokens"),
+    "two_phase_commit",
 )
 _RESOURCES = ("any", "topic", "group", "cluster", "transactional_id", "delegation_token", "user")
 Principal = Annotated[

@@ -1,12 +1,14 @@
-"""`penstock configs`: look at, change and compare configs of topics, brokers and groups."""
+"""`penstock configs`: look at, change and compare configs of topics, brokers, groups and clients' metrics."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import typer
 
-from gateway.cli.client.cluster import ConfigKind
+from gateway.cli.client.cluster import Cluster, ConfigEntry, ConfigKind, counted
 from gateway.cli.client.session import DryRun, Session, connected
 from gateway.cli.refused import Refused
 from gateway.exits import ExitCode
@@ -17,8 +19,13 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Kind = Annotated[Literal["topic", "broker", "group"], typer.Argument(metavar="topic|broker|group", help="Of what.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A topic's or group's name, a broker's id.")]
+Kind = Annotated[
+    Literal["topic", "broker", "group", "client-metrics"],
+    typer.Argument(metavar="topic|broker|group|client-metrics", help="Of what."),
+]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A topic's, group's or subscription's name, or a broker's id.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key. May be given repeatedly.")
 ]
@@ -71,7 +78,11 @@ def alter(
 def diff(
     session: Session,
     kind: Kind,
-    name: Name,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Its name; without it all topics, or a broker of each.", show_default=False),
+    ] = None,
+    *,
     other: Annotated[
         str, typer.Option("--with", metavar="PROFILE|HOST:PORT", help="The other cluster: a profile, or an address.")
     ],
@@ -83,29 +94,59 @@ def diff(
     from gateway.cli.client.connection import Connection
     from gateway.cli.client.profiles import Profiles
 
+    if name is None and (other_name is not None or kind not in ("topic", "broker")):
+        raise Refused(f"name the {kind} to compare", ExitCode.CONFIGURATION)
     profiles = Profiles.read()
     there = profiles.of(other) if other in profiles.named else Connection(bootstrap=other)
-    _check_there(session, kind, name)
-    here = {one.key: one.value for one in session.cluster.configs(kind, name)}
-    second = session.open(there.checked())
-    try:
-        found = {one.key: one.value for one in second.configs(kind, other_name or name)}
-    finally:
-        second.close()
-    if not found:
-        raise Refused(f"{other}: there is no {kind} {other_name or name!r}")
-    rows = [
-        (key, here.get(key), found.get(key))
-        for key in sorted(here.keys() | found.keys())
-        if here.get(key) != found.get(key)
-    ]
-    if session.output.as_json:
-        session.output.result([{"key": key, "here": one, "there": two} for key, one, two in rows])
-    elif rows:
-        session.output.table(("config", session.connection.bootstrap or "", other), rows)
+    if name is not None:
+        _check_there(session, kind, name)
+    with contextlib.closing(session.open(there.checked())) as second:
+        names = _names(session.cluster, kind) if name is None else [name]
+        here = session.cluster.configs_of(kind, names)
+        try:
+            far = second.configs_of(kind, _names(second, kind) if name is None else [other_name or name])
+        except Refused as refused:
+            raise Refused(f"{other}: {refused}", refused.code) from None
+    if name is None and kind == "topic":
+        rows = _missing(here, far)
+        for one in sorted(here.keys() & far.keys()):
+            rows += _differences(one, here[one], far[one])
     else:
-        session.output.line(f"{kind} {name}: no difference")
+        rows = _differences(names[0], *here.values(), *far.values())
+    if session.output.as_json:
+        session.output.result(
+            [{"name": one, "key": key, "here": here, "there": far} for one, key, here, far in rows]
+        )
+    elif rows:
+        session.output.table((kind, "config", session.connection.bootstrap or "", other), rows)
+    else:
+        compared = f"{kind} {name}" if name is not None else counted(len(names), kind)
+        session.output.line(f"{compared}: no difference")
     return ExitCode.UNEXPECTED if rows else ExitCode.CLEAN
+
+
+Row = tuple[str, str, str | None, str | None]
+"""Whose config, which one, its value here and there."""
+
+
+def _names(cluster: Cluster, kind: ConfigKind) -> list[str]:
+    """All topics, or one broker."""
+    if kind == "broker":
+        return [str(one.id) for one in cluster.info().brokers[:1]]
+    return [one.name for one in cluster.topics() if not one.internal]
+
+
+def _missing(here: Mapping[str, object], there: Mapping[str, object]) -> list[Row]:
+    return [
+        (name, "(exists)", "yes" if name in here else None, "yes" if name in there else None)
+        for name in sorted(here.keys() ^ there.keys())
+    ]
+
+
+def _differences(name: str, here: Sequence[ConfigEntry], there: Sequence[ConfigEntry]) -> list[Row]:
+    ours, theirs = ({entry.key: entry.value for entry in entries} for entries in (here, there))
+    keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    return [(name, key, ours.get(key), theirs.get(key)) for key in keys]
 
 
 def change(
@@ -137,7 +178,7 @@ def change(
 
 
 def _check_there(session: Session, kind: ConfigKind, name: str) -> None:
-    """DescribeConfigs names no error that the client passes on, so ask first."""
+    """Refuse a topic or broker that is not there in words that help on; groups may have configs before they are."""
     if kind == "topic":
         session.cluster.topics([name])
     elif kind == "broker" and name not in {str(one.id) for one in session.cluster.info().brokers}:

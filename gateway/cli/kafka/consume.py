@@ -38,7 +38,7 @@ def consume(
     tail: Annotated[
         int | None,
         typer.Option(
-            "--tail", metavar="N", min=1, max=10_000, help="The newest N records of all partitions, in order of time."
+            "--tail", metavar="N", min=1, max=10_000, help="The newest N records of all partitions, in order of time; with --follow what comes then, too."
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new records until Ctrl-C.")] = False,
@@ -79,7 +79,7 @@ def consume(
         write = formats.formatter(form, safe=sys.stdout.isatty())
     wanted = Wanted(
         topics=tuple(topics),
-        begin=begin or ("end" if follow and group is None else "start"),
+        begin=begin,
         until=until,
         count=count,
         tail=tail,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from gateway.cli.client.cluster import Record
-from gateway.cli.output import time_of, visible
+from gateway.cli.output import json_text, time_of, visible
 from gateway.cli.refused import Refused
 from gateway.exits import ExitCode
 
@@ -62,12 +62,12 @@ def pretty(record: Record) -> bytes:
             told[name] = json.loads(told[name])
         except (KeyError, TypeError, ValueError, RecursionError):
             continue
-    return json.dumps(told, indent=2, ensure_ascii=False).encode(errors="replace") + b"\n"
+    return json_text(told, indent=2).encode() + b"\n"
 
 
 def line(record: Record) -> bytes:
     """One line of JSON."""
-    return json.dumps(as_json(record), ensure_ascii=False).encode() + b"\n"
+    return json_text(as_json(record)).encode() + b"\n"
 
 
 def _bytes(name: str, value: bytes | None) -> dict[str, str | None]:

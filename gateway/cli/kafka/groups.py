@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from gateway.cli.client.cluster import GroupSummary, Member, PartitionId, counted
-from gateway.cli.client.session import DryRun, Session, Yes, connected
+from gateway.cli.client.session import DryRun, Session, connected
+from gateway.cli.options import Yes
 from gateway.cli.refused import Refused
 from gateway.exits import ExitCode
 
@@ -40,7 +41,7 @@ def show(session: Session, name: Name) -> None:
     """Show a group's members, their partitions or tasks, and its lag."""
     summary = _summary(session, name)
     members = session.cluster.members(summary)
-    lags = _lags(session, summary)
+    lags = _lags(session, summary, _known(session))
     if session.output.as_json:
         listed = [
             {
@@ -74,14 +75,14 @@ def lag(
     """Show how far groups are behind, the one with the largest lag first."""
     if name is not None:
         summary = _summary(session, name)
-        lags = _lags(session, summary)
+        lags = _lags(session, summary, _known(session))
         session.output.result(lags) if session.output.as_json else _table(session, summary, lags)
         return
-    groups = session.cluster.groups()
+    groups, known = session.cluster.groups(), _known(session)
     rows: list[dict[str, Any]] = []
     with session.output.progress("groups", len(groups)) as advance:
         for one in groups:
-            rows.append({"group": one.name, "state": one.state, "lag": _sum(_lags(session, one))})
+            rows.append({"group": one.name, "state": one.state, "lag": _sum(_lags(session, one, known))})
             advance(1)
     rows.sort(key=lambda row: -row["lag"])
     if session.output.as_json:
@@ -173,9 +174,14 @@ def _holdings(member: Member) -> str:
     )
 
 
-def _lags(session: Session, group: GroupSummary) -> list[dict[str, Any]]:
+def _known(session: Session) -> Mapping[str, int]:
+    """How many partitions each topic has, asked once for all groups."""
+    return {topic.name: len(topic.partitions) for topic in session.cluster.topics()}
+
+
+def _lags(session: Session, group: GroupSummary, known: Mapping[str, int]) -> list[dict[str, Any]]:
     """Each partition that the group has begun, the farthest behind first."""
-    rows = _share_rows(session, group) if group.is_share else _committed_rows(session, group)
+    rows = _share_rows(session, group) if group.is_share else _committed_rows(session, group, known)
     return sorted(rows, key=lambda row: -(row["lag"] or 0))
 
 
@@ -187,11 +193,10 @@ def _share_rows(session: Session, group: GroupSummary) -> list[dict[str, Any]]:
     ]
 
 
-def _committed_rows(session: Session, group: GroupSummary) -> list[dict[str, Any]]:
+def _committed_rows(session: Session, group: GroupSummary, known: Mapping[str, int]) -> list[dict[str, Any]]:
     offsets = session.cluster.group_offsets(group.name)
-    there = {topic.name: topic for topic in session.cluster.topics()}
-    known = [one for one in offsets if one.topic in there and one.partition < len(there[one.topic].partitions)]
-    ends = session.cluster.offsets(known, "end")
+    there = [one for one in offsets if one.partition < known.get(one.topic, 0)]
+    ends = session.cluster.offsets(there, "end")
     return [
         {
             "topic": one.topic,

@@ -2,20 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
 
 import typer
 
-from gateway.cli.client.cluster import NewRecord, counted
+from gateway.cli.client.cluster import NewRecord, Writer, counted
 from gateway.cli.client.session import Session, connected
 from gateway.cli.refused import Refused
 from gateway.exits import ExitCode
 
 app = typer.Typer(rich_markup_mode=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ways:
+    """How a command comes by its records, as its flags say."""
+
+    files: Sequence[Path]
+    is_json: bool
+    is_whole: bool
+    is_tombstone: bool
+    template: str | None
+    key_template: str | None
+    seed: int | None
+    key: str | None
+    separator: str | None
+
+    def check(self) -> None:
+        """Raises Refused for flags that contradict one another, or would be ignored, and for a file that is not there.
+
+        So nothing is asked of a cluster, which may make the topic, before it is clear what to write.
+        """
+        made = self.is_tombstone or self.template is not None
+        keys = [one for one in (self.key, self.key_template, self.separator) if one is not None]
+        for wrong, why in (
+            (
+                self.is_tombstone + (self.template is not None) + self.is_whole + self.is_json > 1,
+                "--template, --tombstone, --whole and --records are ways to come by records: give one",
+            ),
+            (bool(self.files) and made, "--tombstone and --template read no file: leave it out"),
+            (self.is_whole and not self.files, "--whole makes a record of each file: name files"),
+            (
+                self.separator is not None and (made or self.is_whole or self.is_json),
+                "--key-separator divides lines: leave it out",
+            ),
+            (self.template is None and self.key_template is not None, "--key-template belongs to --template"),
+            (self.template is None and self.seed is not None, "--seed belongs to --template"),
+            (len(keys) > 1, "--with-key, --key-template and --key-separator say a record's key: give one"),
+            (self.is_tombstone and self.key is None, "--tombstone deletes a key: name it with --with-key"),
+        ):
+            if wrong:
+                raise Refused(why, ExitCode.CONFIGURATION)
+        for path in self.files:
+            if not path.exists():
+                raise Refused(f"{path}: cannot be read: there is no such file", ExitCode.CONFIGURATION)
 
 
 @app.command("produce", short_help="Write records: lines, files, JSON, or generated ones.")
@@ -76,26 +122,40 @@ def produce(
     from gateway.cli.kafka import sources
     from gateway.cli.kafka.templates import Template
 
+    ways = _Ways(
+        files=tuple(files or ()),
+        is_json=records,
+        is_whole=whole,
+        is_tombstone=tombstone,
+        template=template,
+        key_template=key_template,
+        seed=seed,
+        key=record_key,
+        separator=separator,
+    )
+    ways.check()
     common = sources.Common(None if record_key is None else record_key.encode(), sources.headers_of(headers), partition)
+    values = None if template is None else Template(template, seed)
+    keys = None if key_template is None else Template(key_template, seed)
 
     def given() -> Iterator[NewRecord]:
         if tombstone:
             yield common.record(None)
-        elif template is not None:
-            keys = None if key_template is None else Template(key_template, seed)
-            yield from sources.from_template(Template(template, seed), keys, common, count)
+        elif values is not None:
+            yield from sources.from_template(values, keys, common, count)
         elif whole:
-            yield from sources.from_files(files or (), common)
+            yield from sources.from_files(ways.files, common)
         else:
-            for file in _opened(files):
+            for file in _opened(ways.files):
                 yield from sources.from_json(file, common) if records else sources.from_lines(file, common, separator)
 
-    if template is None and key_template is not None:
-        raise Refused("--key-template belongs to --template", ExitCode.CONFIGURATION)
-    if tombstone and record_key is None:
-        raise Refused("--tombstone deletes a key: name it with --with-key", ExitCode.CONFIGURATION)
+    is_typed = not (files or tombstone or template is not None) and sys.stdin.isatty()
+    if is_typed:
+        session.output.note("a line is a record; Ctrl-D ends")
     wanted = sources.paced(itertools.islice(given(), count), rate)
-    written = _write(session, topic, wanted, None if compression == "none" else compression, acks, count)
+    codec = None if compression == "none" else compression
+    with contextlib.closing(session.cluster.writer(topic, compression=codec, acks=acks)) as writer:
+        written = _write(session, writer, wanted, count, is_typed=is_typed)
     if session.output.as_json:
         session.output.result({"topic": topic, "records": written})
     else:
@@ -103,25 +163,25 @@ def produce(
 
 
 def _write(
-    session: Session, topic: str, records: Iterator[NewRecord], compression: str | None, acks: str, count: int | None
+    session: Session, writer: Writer, records: Iterator[NewRecord], count: int | None, *, is_typed: bool
 ) -> int:
-    writer = session.cluster.writer(topic, compression=compression, acks=acks)
+    """How many were written. What is typed is acknowledged line by line, so that a refusal comes at once."""
     written = 0
     try:
-        with session.output.progress("records", count) as advance:
+        with session.output.progress("records", count, shown=not is_typed) as advance:
             for record in records:
                 writer.write(record)
                 written += 1
                 advance(1)
+                if is_typed:
+                    writer.flush()
             writer.flush()
     except KeyboardInterrupt:  # what was taken is written; the rest of the input is left
         writer.flush()
-    finally:
-        writer.close()
     return written
 
 
-def _opened(files: list[Path] | None) -> Iterator[BinaryIO]:
+def _opened(files: Sequence[Path]) -> Iterator[BinaryIO]:
     if not files:
         yield sys.stdin.buffer
         return

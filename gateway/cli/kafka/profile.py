@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli.client.asking import Url
 from gateway.cli.client.session import (
     Bootstrap,
     Ca,
@@ -18,9 +19,8 @@ from gateway.cli.client.session import (
     SaslMechanism,
     SecurityProtocol,
     User,
-    Yes,
 )
-from gateway.cli.options import AsJson
+from gateway.cli.options import AsJson, Yes
 from gateway.cli.output import Output
 from gateway.cli.refused import Refused, run
 from gateway.exits import ExitCode
@@ -49,20 +49,24 @@ def create(
     ca: Ca = None,
     cert: Cert = None,
     key: Key = None,
+    url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Keep these flags under a name, and use it from now on."""
     from gateway.cli.client.connection import Connection
     from gateway.cli.client.profiles import check_name
+    from gateway.cli.client.rest import parts_of
 
     files = [None if one is None else _absolute(one) for one in (password_file, ca, cert, key)]
-    given = Connection(bootstrap, security_protocol, sasl_mechanism, user, *files)
+    given = Connection(bootstrap, security_protocol, sasl_mechanism, user, *files, url)
 
     def make(profiles: Profiles) -> None:
         check_name(name)
         if name in profiles.named:
             raise Refused(f"there is a profile {name!r} already: delete it first", ExitCode.CONFIGURATION)
         given.checked()
+        if url is not None:
+            parts_of(url)
         profiles.named[name] = given
         profiles.current = name
         profiles.write()
@@ -94,9 +98,10 @@ def list_profiles(as_json: AsJson = False) -> None:
             output.result([_told(name, one) | {"current": name == profiles.current} for name, one in _all(profiles)])
             return
         rows = [
-            ("*" if name == profiles.current else "", name, one.bootstrap, one.user) for name, one in _all(profiles)
+            ("*" if name == profiles.current else "", name, one.bootstrap, one.user, one.url)
+            for name, one in _all(profiles)
         ]
-        output.table(("", "profile", "bootstrap", "user"), rows)
+        output.table(("", "profile", "bootstrap", "user", "url"), rows)
 
     _do(show_all)
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.client.session import Session, Yes, connected
+from gateway.cli.client.session import Session, connected
+from gateway.cli.options import Yes
 from gateway.cli.refused import Refused
 from gateway.exits import ExitCode
 

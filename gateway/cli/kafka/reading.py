@@ -1,13 +1,16 @@
 """The way from a command's wish to records.
 
 Keeps: the end is taken when the command starts, so a busy topic does not keep it; a partition's records come in its
-order. With a group, offsets are committed only behind records that were printed.
+order. With `--tail` and `--follow` those of several partitions come in the order of their times, as far as they are
+there together. With a group, offsets are committed only behind records that were printed.
 """
 
 from __future__ import annotations
 
+import heapq
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +25,10 @@ IDLE_S: Final = 10.0
 """Longest wait of a group's member for its first records, and for more, without --follow."""
 STUCK_S: Final = 30.0
 """Longest time without progress before the promised end."""
+TOGETHER_S: Final = 0.2
+"""How long `--follow` waits for records of other partitions, to put them in order with those that have come."""
+TOGETHER_MAX: Final = 10_000
+"""Records that it puts in order at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,7 @@ class Wanted:
 
     topics: tuple[str, ...]
     begin: str
+    """A place; empty: not given."""
     until: str | None
     count: int | None
     tail: int | None
@@ -49,10 +57,60 @@ class Wanted:
         for wrong, flags in apart:
             if wrong:
                 raise Refused(f"--group: a group's members share partitions: leave out {flags}", ExitCode.CONFIGURATION)
+        if self.group is not None and positions.parse(self.place, "--from", 0).kind not in ("start", "end"):
+            where = "a group goes on where it stopped, and begins at --from start or --from end"
+            raise Refused(f"--group: {where}; `penstock groups reset` moves it", ExitCode.CONFIGURATION)
+        if self.tail is not None and (self.begin or self.until is not None or self.count is not None):
+            why = "--tail says where to begin and how much to read: leave out --from, --until and --count"
+            raise Refused(why, ExitCode.CONFIGURATION)
+        if self.newest and self.count is not None:
+            raise Refused("--newest is one record: leave out --count", ExitCode.CONFIGURATION)
         if self.newest and self.follow:
             raise Refused("--newest looks at what is there: leave out --follow", ExitCode.CONFIGURATION)
         if self.follow and self.until is not None:
             raise Refused("--follow has no end: leave out --until", ExitCode.CONFIGURATION)
+
+    @property
+    def place(self) -> str:
+        """Where to begin."""
+        return self.begin or ("end" if self.follow and self.group is None else "start")
+
+    @property
+    def is_silent(self) -> bool:
+        """Nothing is printed while partitions are read, but afterwards."""
+        return self.newest or self.tail is not None
+
+
+class Newest:
+    """The newest records of many, by their times; at most twice as many are kept."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._kept: list[Record] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, records: Iterable[Record]) -> None:
+        self._kept.extend(records)
+        if len(self._kept) > 2 * self._count:
+            self._kept = self.in_order()
+
+    def in_order(self) -> list[Record]:
+        """The oldest of them first."""
+        return sorted(self._kept, key=_moment)[-self._count :]
+
+
+def _moment(record: Record) -> tuple[int, str, int, int]:
+    return record.timestamp_ms, record.topic, record.partition, record.offset
+
+
+def in_order_of_time(records: Iterable[Record]) -> list[Record]:
+    """Those of several partitions merged by their times; each partition keeps its own order, whatever its times say."""
+    apart: dict[tuple[str, int], list[Record]] = {}
+    for record in records:
+        apart.setdefault((record.topic, record.partition), []).append(record)
+    return list(heapq.merge(*apart.values(), key=lambda record: record.timestamp_ms))
 
 
 class Reading:
@@ -88,13 +146,12 @@ class Reading:
         ends = self._session.cluster.offsets(partitions, "end")
         if self._wanted.tail is not None:
             begin = {one: max(starts[one], ends[one] - self._wanted.tail) for one in partitions}
-            last: list[Record] = []
-            self._read(begin, ends, last.extend)
-            last.sort(key=lambda record: (record.timestamp_ms, record.topic, record.partition, record.offset))
-            self._take([record for record in last if self._fits(record)][-self._wanted.tail :])
+            last = Newest(self._wanted.tail)
+            self._read(begin, ends, lambda records: last.add(filter(self._fits, records)))
+            self._take(last.in_order())
             begin = ends
         else:
-            begin = self._places(self._wanted.begin, "--from", partitions, starts, ends)
+            begin = self._places(self._wanted.place, "--from", partitions, starts, ends)
             if not self._wanted.follow:
                 until = self._wanted.until
                 until_at = ends if until is None else self._places(until, "--until", partitions, starts, ends)
@@ -114,7 +171,8 @@ class Reading:
         progressed = time.monotonic()
         places = {one: begin[one] for one in open_ones}
         try:
-            with self._session.output.progress("offsets", total) as advance:
+            garbles = sys.stdout.isatty() and not self._wanted.is_silent
+            with self._session.output.progress("offsets", total, shown=not garbles) as advance:
                 while open_ones and self._left != 0:
                     records = reader.poll(POLL_MS)
                     take([one for one in records if one.offset < ends[PartitionId(one.topic, one.partition)]])
@@ -137,9 +195,17 @@ class Reading:
     def _follow(self, reader: Reader) -> None:
         try:
             while self._left != 0:
-                self._take_fitting(reader.poll(POLL_MS))
+                self._take_fitting(in_order_of_time(self._arrived(reader)))
         finally:
             reader.close()
+
+    def _arrived(self, reader: Reader) -> list[Record]:
+        """The next records, with those of other partitions that come soon after them."""
+        records = reader.poll(POLL_MS)
+        end = time.monotonic() + TOGETHER_S
+        while records and len(records) < TOGETHER_MAX and (left := end - time.monotonic()) > 0:
+            records += reader.poll(int(left * 1000) + 1)
+        return records
 
     def _partitions(self) -> list[PartitionId]:
         found = [one for topic in self._session.cluster.topics(self._wanted.topics) for one in topic.ids]
@@ -166,7 +232,7 @@ class Reading:
 
     def _read_group(self, group: str) -> None:
         self._session.cluster.topics(self._wanted.topics)
-        from_start = positions.parse(self._wanted.begin, "--from", 0).kind == "start"
+        from_start = positions.parse(self._wanted.place, "--from", 0).kind == "start"
         reader = self._session.cluster.group_reader(
             self._wanted.topics, group, committed=self._wanted.committed, from_start=from_start
         )

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.client.cluster import PartitionId, Topic, counted
-from gateway.cli.client.session import DryRun, Session, Yes, connected
+from gateway.cli.client.session import DryRun, Session, connected
+from gateway.cli.options import Yes
 from gateway.cli.output import Size
 from gateway.cli.refused import Refused
 from gateway.exits import ExitCode

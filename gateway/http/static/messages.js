@@ -133,6 +133,8 @@ async function once() {
 // Showing
 
 function table() {
+  // A step is from one partition's offsets to the next ones.
+  for (const which of ["older", "newer"]) $(which).disabled = edge(which) === null;
   const body = $("messages");
   const rows = shown.map((one) => {
     const known = one.row;

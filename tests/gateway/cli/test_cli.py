@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
+import subprocess
 import time
 import tomllib
 from pathlib import Path
@@ -221,15 +223,20 @@ class TestServing:
                 socket.create_connection((host, int(port)), timeout=5).close()
 
     def test_what_it_prints(self, tmp_path: Path) -> None:
-        """A starting gateway prints where it listens, where data lies, and one line to try it."""
+        """A starting gateway prints where it listens, where data lies, and a line to try it, which works as it stands."""
         with serving(tmp_path) as gateway:
             address = gateway.ready()["kafka"][0]
-            gateway.terminate()
             printed = gateway.out.read_text()
+            line = next(line for line in printed.splitlines() if "Try it" in line).partition("Try it")[2]
+            environ = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
+            tried = subprocess.run(
+                ["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False, env=environ
+            )
 
-            assert address in printed
-            assert str(tmp_path / "data") in printed
-            assert f"kcat -C -e -q -b {address}" in printed
+        assert f"Kafka clients  {address}\n" in printed
+        assert f"Data           {tmp_path / 'data'}\n" in printed
+        assert f"Long term      {tmp_path / 'data' / 'tier2'}\n" in printed
+        assert (tried.returncode, tried.stdout) == (0, "hello\n"), tried.stderr
 
     def test_several_listeners(self, tmp_path: Path) -> None:
         """A client gets the address that belongs to the listener it used."""

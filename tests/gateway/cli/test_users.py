@@ -39,7 +39,11 @@ def test_life_of_a_user(tmp_path: Path) -> None:
         assert not pending.exists()
         assert gateway.terminate() == 0
     assert users(data) == known
-    assert run("users", "delete", "alice", "--data-dir", str(data)).returncode == 0
+    unasked = run("users", "delete", "alice", "--data-dir", str(data))
+    assert (unasked.returncode, users(data)) == (2, known)
+    assert unasked.stderr.endswith("say --yes where there is no terminal to ask at\n")
+    assert unasked.stderr.startswith("penstock: alice can no longer log in by SCRAM-SHA-256, SCRAM-SHA-512: ")
+    assert run("users", "delete", "alice", "--yes", "--data-dir", str(data)).returncode == 0
     assert users(data) == known[2:]
     with serving(tmp_path) as gateway:
         gateway.ready()

@@ -80,6 +80,27 @@ class TestAddresses:
         """Kafka clients are not sent to the HTTP server."""
         assert "are told to connect to http.listen = localhost:9094" in refusal(f"listeners={listener}")
 
+    @pytest.mark.parametrize(
+        ("assignments", "said"),
+        [
+            (
+                ("listeners=127.0.0.1:9092,127.0.0.1:9093", "http.listen=off"),
+                ("listeners (", "with the ports of worker 1 of workers = 2"),
+            ),
+            (("listeners=127.0.0.1:65535",), ("127.0.0.1:65536: ports end at 65535",)),
+            (("listeners=0.0.0.0:1=h:5,0.0.0.0:9=h:6",), ("h:6", "are told the same address")),
+        ],
+    )
+    def test_ports_of_workers(self, assignments: tuple[str, ...], said: tuple[str, ...]) -> None:
+        """The ports of all workers are judged, not of the first one alone."""
+        load(None, {}, assignments)
+        told = refusal("workers=2", *assignments)
+        assert [text for text in said if text not in told] == []
+
+    def test_defaults_of_workers(self) -> None:
+        """As many workers as a machine may have start with what a new user has."""
+        load(None, {}, ("workers=16",))
+
     def test_names_of_one_address(self) -> None:
         """The addresses of two names are known when they are bound; equal ones are refused then."""
         port = bind_all([ListenAddress("127.0.0.1", 0)])[0]

@@ -73,7 +73,7 @@ LIVES: Final[Sequence[tuple[float, float, float, float | None, float, float]]] =
 CONTAINERS: Final = (0, 0, 1, 2, 2, 1, 1, 2)
 
 
-def answers() -> Mapping[str, Iterator[str]]:
+def answers() -> dict[str, Iterator[str]]:
     """The answers by path, each one after another: the overview's second is a second later, and then time stands."""
     once: dict[str, BaseModel] = {
         "streams": StreamList(streams=[_summary()], total=1),
@@ -92,11 +92,12 @@ def answers() -> Mapping[str, Iterator[str]]:
         "nodes": _nodes(),
         "warnings": _warnings(),
     }
-    told = {path: _for_ever(model) for path, model in once.items()}
+    told = {path: for_ever(model) for path, model in once.items()}
     return told | {"overview": (_overview(min(n, 1)).model_dump_json() for n in count())}
 
 
-def _for_ever(model: BaseModel) -> Iterator[str]:
+def for_ever(model: BaseModel) -> Iterator[str]:
+    """The same answer, however often it is asked for."""
     text = model.model_dump_json()
     while True:
         yield text

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
+from pydantic import BaseModel
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -26,7 +27,7 @@ from starlette.routing import Route
 
 from gateway.http.console import Console
 from tests.gateway.http.browser import chromium, complaints, fresh, look
-from tests.gateway.http.picture_data import GROUP, NOW_MS, TOPIC, answers
+from tests.gateway.http.picture_data import GROUP, NOW_MS, TOPIC, answers, for_ever
 
 PICTURES: Final = Path(__file__).resolve().parents[3] / "docs" / "pictures"
 BYTES_MAX: Final = 150_000
@@ -111,9 +112,9 @@ ALL: Final = (
 
 
 @contextlib.contextmanager
-def served() -> Iterator[str]:
-    """The address of a server of the console's real files, with the fixed answers."""
-    console, told = Console(), answers()
+def served(**instead: BaseModel) -> Iterator[str]:
+    """The address of a server of the console's real files, with the fixed answers; `instead` has others, by path."""
+    console, told = Console(), answers() | {path: for_ever(model) for path, model in instead.items()}
 
     async def answer(request: Request) -> Response:
         found = told.get(request.path_params["path"])

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
 from starlette.types import ASGIApp, Message
 
 from gateway.cluster.authority import Authority
@@ -23,6 +25,7 @@ from gateway.http.exchange import Asked, Silent, ask
 from gateway.http.front import front
 from gateway.http.guard import Guard
 from tests.core.cluster.etcd.servers import EtcdServer
+from tests.gateway.http.browser import violations
 from tests.gateway.http.calls import call, create_topic, produce
 from tests.gateway.launching import Running, http_get
 
@@ -97,9 +100,10 @@ def test_a_node_that_is_not_reached_holds_up_nobody(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_any_node_answers_for_all(tmp_path: Path) -> None:
+@pytest.mark.timeout(240)
+def test_any_node_answers_for_all(tmp_path: Path, browser: Chrome) -> None:
     """Topics with the bytes of all nodes, the logs of all, who has which container. A node that sleeps is silent, and
-    holds nobody up for long; one that has ended is told of as gone."""
+    holds nobody up for long; one that has ended is told of as gone. The console's page of health shows it."""
     etcd = EtcdServer(tmp_path / "etcd")
     etcd.start()
     with ExitStack() as undo:
@@ -140,12 +144,26 @@ def test_any_node_answers_for_all(tmp_path: Path) -> None:
             assert {one["path"].partition(":")[0] for one in health["disks"]} == {"node 1", "node 2"}
             assert told(number, "overview")["topics"] == 1
 
+        browser.get(f"http://{http[1]}/console/health.html")
+
+        def shown() -> list[list[str]]:
+            """State and containers of each node on the page."""
+            rows: list[list[str]] = browser.execute_script(
+                "return [...document.querySelectorAll('#nodes tr')].map((row) => [...row.children].map((c) => c.textContent))"
+            )
+            return [[one[1], one[2]] for one in rows]
+
+        until(lambda: [one[0] for one in shown()] == ["serving", "serving"], shown)
+        assert sorted(", ".join(one[1] for one in shown()).split(", ")) == [str(n) for n in range(CONTAINERS)]
+        assert browser.find_element(By.ID, "nodes-note").text == "each container is served"
+
         nodes[2].process.send_signal(signal.SIGSTOP)
         began_s = time.monotonic()
         found = until(lambda: told(1, "nodes"))
         assert time.monotonic() - began_s < 8
         assert [one["state"] for one in found["nodes"]] == ["serving", "silent"]
         assert found["nodes"][1]["connections"] is None
+        until(lambda: [one[0] for one in shown()] == ["serving", "silent"], shown)
         assert any("node 2 does not answer" in line for line in told(1, "health")["concerns"])
         assert http_get(http[1], "/readyz")[0] == 200, "it is ready itself"
         nodes[2].process.send_signal(signal.SIGCONT)
@@ -161,5 +179,8 @@ def test_any_node_answers_for_all(tmp_path: Path) -> None:
             )
 
         until(has_gone, lambda: told(1, "nodes"))
+        everything = ", ".join(str(n) for n in range(CONTAINERS))
+        until(lambda: shown() == [["serving", everything], ["gone", "\N{EN DASH}"]], shown)
+        assert violations(browser) == []
         status, _, body = call(http[1], "GET", "/api/v1/topics/t/records?partition=0&offset=0")
         assert status == 200, body

@@ -138,6 +138,39 @@ def test_browsing(gateway: tuple[str, str], browser: Chrome) -> None:
     assert (complaints(browser), violations(browser)) == ([], [])
 
 
+def test_browsing_by_time(gateway: tuple[str, str], browser: Chrome) -> None:
+    """From a moment on, of one partition and of all together; a time after all of them finds none; steps are of one."""
+    kafka, http = gateway
+    create_topic(kafka, "dated", 2, retention_ms="-1")
+    producer = Producer({"bootstrap.servers": kafka})
+    noon_ms = 1_767_268_800_000  # 2026-01-01T12:00:00Z
+    for n in range(10):
+        producer.produce("dated", f"value {n}", partition=n % 2, timestamp=noon_ms + n * 60_000)
+    assert producer.flush(WITHIN_S) == 0
+
+    def shown_from(time: str) -> list[str]:
+        Select(browser.find_element(By.ID, "from")).select_by_value("time")
+        browser.execute_script("document.getElementById('time').value = arguments[0]", time)
+        browser.find_element(By.CSS_SELECTOR, "#ask button[type=submit]").click()
+        WebDriverWait(browser, WITHIN_S, 0.05).until(lambda b: "Looking" not in b.find_element(By.ID, "count").text)
+        return [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "#messages td:last-child")]
+
+    browser.get(f"http://{http}/console/messages.html?topic=dated")
+    until_text(browser, "count", "10 messages")
+    older = browser.find_element(By.ID, "older")
+    assert not older.is_enabled()
+    assert shown_from("2026-01-01T12:06:30") == ["value 9", "value 8", "value 7"]
+    assert shown_from("2026-01-01T12:30:00") == []
+    until_text(browser, "count", "There are no messages here")
+
+    Select(browser.find_element(By.ID, "partition")).select_by_value("1")
+    assert shown_from("2026-01-01T12:05:00") == ["value 9", "value 7", "value 5"]
+    assert older.is_enabled()
+    older.click()
+    WebDriverWait(browser, WITHIN_S, 0.05).until(lambda b: row(b, "messages")[4] == "value 3")
+    assert (complaints(browser), violations(browser)) == ([], [])
+
+
 def test_downloads(gateway: tuple[str, str], tmp_path: Path, browser: Chrome) -> None:
     """All that is shown as lines of JSON; one message's value as its bytes."""
     _, http = gateway

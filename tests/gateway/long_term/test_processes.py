@@ -202,7 +202,7 @@ class TestIdentity:
         assert "`penstock tier2 init`" in refused(tmp_path, *flags)
         assert objects(minio, bucket) == {}
         data = ("--data-dir", str(tmp_path / "data"))
-        assert run("tier2", "init", *data, *flags).returncode == 0
+        assert run("tier2", "init", "--yes", *data, *flags).returncode == 0
         verified = run("tier2", "verify", "--json", *data, *flags)
         assert verified.returncode == 1
         assert json.loads(verified.stdout)["missing"]
@@ -296,7 +296,7 @@ class TestRecover:
                 assert "was taken by process" in refused(tmp_path / "one", *flags)
                 assert len(consume(address, 40)) == 40
                 first_data = ("--data-dir", str(tmp_path / "one" / "data"), *place(minio, bucket))
-                ended = run("tier2", "init", *first_data)
+                ended = run("tier2", "init", "--yes", *first_data)
                 assert (ended.returncode, "is alive" in ended.stderr) == (3, True)
 
     def test_a_copied_directory(self, tmp_path: Path, minio: MinioServer, bucket: str) -> None:
@@ -351,7 +351,7 @@ class TestRecover:
                     await_tiered(drill, count)
                     assert drill.terminate() == 0
             assert [key for key in objects(minio, bucket) if "/000003e" in key or "-000003e" in key] == []
-            assert run("tier2", "init", *drilled).returncode == 2
+            assert run("tier2", "init", "--yes", *drilled).returncode == 2
             assert run("tier2", "verify", *drilled).returncode == 0
             produce(address, 4, first=40)
             await_tiered(live, 44)

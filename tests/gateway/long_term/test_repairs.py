@@ -87,7 +87,7 @@ def test_going_on_after_a_drill_took_over(tmp_path: Path, minio: MinioServer, bu
             assert first.end() == 3
             assert second.terminate() == 0
     assert "`penstock tier2 init`" in refused(tmp_path / "one", *flags)
-    assert run("tier2", "init", *one).returncode == 0
+    assert run("tier2", "init", "--yes", *one).returncode == 0
     with serving(tmp_path / "one", *flags) as again:
         address = again.ready()["kafka"][0]
         assert "the epoch rises" in again.err.read_text()
@@ -148,7 +148,7 @@ def test_an_emptied_prefix_and_then_the_disk(tmp_path: Path, minio: MinioServer,
         gateway.terminate()
     for name in objects(minio, bucket):
         client_of(minio).remove_object(bucket, name)
-    assert run("tier2", "init", *data).returncode == 0
+    assert run("tier2", "init", "--yes", *data).returncode == 0
     with serving(tmp_path, *where, *QUICK) as gateway:
         produce(gateway.ready()["kafka"][0], 4, first=40)
         await_tiered(gateway, 44)

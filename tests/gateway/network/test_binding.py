@@ -17,6 +17,12 @@ def listening(binding: Binding) -> Binding:
     return binding
 
 
+def test_ports_end() -> None:
+    """A port that is counted beyond the last one is refused as every other that cannot be bound."""
+    with pytest.raises(CannotListen, match="127.0.0.1:65536: ports end at 65535"):
+        bind(ListenAddress("127.0.0.1", 65_536))
+
+
 def test_localhost_is_both_families_on_one_port() -> None:
     """A client that resolves localhost to either address finds us, on a free port that we chose."""
     binding = listening(bind(ListenAddress("localhost", 0)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 
-from gateway.network.port_owner import owner_of
+from gateway.network.port_owner import is_held_by, owner_of
 
 
 def test_our_own_port() -> None:
@@ -15,6 +16,21 @@ def test_our_own_port() -> None:
 
     assert owner is not None
     assert owner.startswith(f"pid {os.getpid()} (")
+
+
+def test_whoever_holds_it() -> None:
+    """A socket that several processes have inherited is of each of them, not of the first one alone."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with subprocess.Popen(["sleep", "60"], pass_fds=[server.fileno()]) as heir:
+            try:
+                assert is_held_by(port, str(heir.pid))
+                assert is_held_by(port, str(os.getpid()))
+            finally:
+                heir.kill()
+        assert not is_held_by(port, str(os.getppid()))
+        assert not is_held_by(port, "another process")
+        assert not is_held_by(port, "")
 
 
 def test_nobody() -> None:

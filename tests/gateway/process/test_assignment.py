@@ -5,24 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from gateway.config.addresses import ListenAddress
 from gateway.network.binding import bind, bind_inner
-from gateway.process.assignment import Assignment, shifted
-
-
-@pytest.mark.parametrize(
-    ("given", "third"),
-    [
-        ("localhost:9092", "localhost:9094"),
-        ("0.0.0.0:9092=broker", "0.0.0.0:9094=broker"),
-        ("SSL://0.0.0.0:9092=broker:19092", "SSL://0.0.0.0:9094=broker:19094"),
-        ("127.0.0.1:0", "127.0.0.1:0"),
-    ],
-)
-def test_ports_are_counted(given: str, third: str) -> None:
-    """The third worker listens two ports further, and is advertised so; a free port stays any free port."""
-    assert str(shifted(ListenAddress.parse(given), 2)) == third
+from gateway.process.assignment import Assignment
+from tests.gateway.launching import free_ports, serving
 
 
 def test_a_worker_takes_what_it_is_given(tmp_path: Path) -> None:
@@ -50,3 +38,20 @@ def test_a_worker_takes_what_it_is_given(tmp_path: Path) -> None:
     for bound in (*taken.sockets, *inner.sockets):
         bound.detach()
     kafka.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["3", "auto"])
+def test_the_port_of_http_is_left_out(tmp_path: Path, workers: str) -> None:
+    """HTTP keeps its port between those of the workers, however their number is found, and clients are told the rest."""
+    first = free_ports(5)
+    flags = ("--listen", f"127.0.0.1:{first}", "--http", f"127.0.0.1:{first + 1}", "--workers", workers)
+    with serving(tmp_path, *flags, "--set", "containers=3") as gateway:
+        ready = gateway.ready()
+        broker = AdminClient({"bootstrap.servers": ready["kafka"][-1]}).list_topics(timeout=20).brokers.values()
+        assert gateway.terminate() == 0
+    count = len(ready["workers"])
+    expected = [first, *range(first + 2, first + 1 + count)]
+    assert ready["kafka"] == [f"127.0.0.1:{port}" for port in expected]
+    assert sorted(one.port for one in broker) == expected
+    assert ready["http"] == f"127.0.0.1:{first + 1}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.client.connection import Connection
-from gateway.cli.client.rest import Rest
+from gateway.cli.client.rest import Rest, parts_of
 from gateway.cli.refused import Refused
 
 FAR = "http://10.0.0.1:9094"
@@ -45,6 +45,25 @@ def test_a_password_goes_nowhere_else() -> None:
     assert proof(FAR) is None
     with pytest.raises(Refused, match="give https://"):
         proof(FAR, user="ann")
+
+
+def test_a_profile_says_where(tmp_path: Path) -> None:
+    """The address is a flag's, else the profile's, else this machine's: whoever uses a profile asks that gateway."""
+    file = tmp_path / "penstock" / "profiles.toml"
+    file.write_text(f'{file.read_text()}url = "http://10.0.0.1:9094"\n[profile.bare]\nbootstrap = "h:1"\n')
+
+    assert Rest(None, Connection(), None, None).place == FAR
+    assert Rest("https://far.example", Connection(), None, None).place == "https://far.example"
+    assert Rest(None, Connection(), "bare", None).place == "http://localhost:9094"
+    assert Rest(None, Connection(), None, None).authorization() is None, "the user of the profile stays at home"
+
+
+@pytest.mark.parametrize("url", ["ftp://h", "http://", "http://h:port", "user:secret@"])
+def test_addresses_that_are_none(url: str) -> None:
+    """They are refused by name, and nothing before an @ is shown."""
+    with pytest.raises(Refused, match="allowed: http") as refused:
+        parts_of(url)
+    assert "secret" not in str(refused.value)
 
 
 def test_a_token_is_stronger() -> None:

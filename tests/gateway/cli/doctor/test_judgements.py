@@ -17,6 +17,7 @@ from gateway.cli.doctor_facts import (
     Finding,
     Level,
     LimitFacts,
+    MemberFacts,
     MemoryFacts,
     PortFacts,
     StorageFacts,
@@ -175,6 +176,24 @@ def test_storage(change: dict[str, object], level: Level, check: str) -> None:
     found = worst(list(judgements.of_storage(replace(STORAGE, **change))))  # type: ignore[arg-type]
     assert found.level is level
     assert check in found.check
+
+
+@pytest.mark.parametrize(
+    ("members", "levels"),
+    [
+        ([], []),
+        ([MemberFacts("a", 3.0, is_begun=True)], ["ok", "ok"]),
+        ([MemberFacts("a", 500.0)], ["warning", "ok"]),
+        ([MemberFacts("a", 3.0), MemberFacts("b", 3.0), MemberFacts("c", error="away")], ["ok", "ok", "warning", "ok"]),
+        ([MemberFacts("a", 3.0), MemberFacts("b", error="away")], ["ok", "failure", "failure"]),
+        ([MemberFacts("a", error="permission denied")], ["failure", "failure"]),
+    ],
+)
+def test_etcd(members: Sequence[MemberFacts], levels: Sequence[str]) -> None:
+    """A member that is away is a warning while most of them answer; without most of them nothing goes on."""
+    found = list(judgements.of_etcd(members, "etcd://a,b,c/orders"))
+    worst(found or [ok("none", "none")])
+    assert [one.level.value for one in found] == levels
 
 
 @pytest.mark.parametrize(

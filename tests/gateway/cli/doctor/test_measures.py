@@ -10,7 +10,11 @@ from unittest.mock import ANY
 
 import pytest
 
+from core.cluster import etcd_keys
+from core.cluster.etcd.client import EtcdClient
+from core.cluster.etcd.wire import Put, Range
 from gateway.cli import doctor_addresses as addresses
+from gateway.cli import doctor_cluster as cluster
 from gateway.cli import doctor_disk as disk
 from gateway.cli import doctor_long_term as long_term
 from gateway.cli import doctor_machine as machine
@@ -19,6 +23,9 @@ from gateway.cli.doctor_examination import wanted_bytes
 from gateway.config.loading import load
 from gateway.config.model import Config
 from gateway.data_directory import DataDirectory
+from gateway.disks import processors
+from tests.core.cluster.etcd.servers import EtcdServer
+from tests.gateway.launching import free_ports
 from tests.gateway.security.certificates import Authority, make
 from tests.tier2.loops import in_loop
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
@@ -120,6 +127,31 @@ class TestPorts:
         assert facts.error
         assert not facts.taken
 
+    def test_of_workers(self, tmp_path: Path) -> None:
+        """The ports of all workers are looked at; where their number follows the machine, it follows the store too."""
+        first = free_ports(4)
+        where = (f"listeners=127.0.0.1:{first}", f"http.listen=127.0.0.1:{first + 1}", f"data.dir={tmp_path}")
+        with socket.create_server(("127.0.0.1", first + 3)):
+            facts = list(addresses.ports(config_of("workers=3", *where), ""))
+        assert [(one.name, one.taken) for one in facts] == [
+            ("PLAINTEXT", False),
+            ("PLAINTEXT of worker 1", False),
+            ("PLAINTEXT of worker 2", True),
+            ("HTTP", False),
+        ]
+        assert addresses.workers_of(config_of("workers=auto", *where)) == processors()
+        assert addresses.workers_of(config_of("workers=auto", "containers=1", *where)) == 1
+        (tmp_path / "penstock.json").write_text('{"containers": 1, "directories": 1}')
+        assert addresses.workers_of(config_of("workers=auto", *where)) == 1
+
+    def test_of_a_cluster(self) -> None:
+        """The ports for other nodes are looked at where they are configured, that of HTTP only with HTTP."""
+        ports = (f"cluster.{name}=127.0.0.1:0" for name in ("listen", "http.listen", "pulse.listen"))
+        settings = ("cluster=etcd://127.0.0.1:1/c", "tier2=s3://b", "listeners=127.0.0.1:0", *ports)
+        for http, more in (("off", []), ("127.0.0.1:0", ["HTTP", "HTTP for nodes"])):
+            names = {one.name for one in addresses.ports(config_of(*settings, f"http.listen={http}"), "")}
+            assert names == {"PLAINTEXT", "for nodes", "pulse", *more}
+
     def test_advertised(self) -> None:
         """A name that does not resolve is told, one that does is shown with its addresses."""
         config = config_of("listeners=127.0.0.1:9092=localhost,127.0.0.1:9093=nowhere.invalid")
@@ -151,6 +183,44 @@ class TestCertificates:
         """The HTTP server's, too; a plain listener has none."""
         (found,) = certificates(config_of(f"http.tls.keystore.location={make(tmp_path).keystore}"))
         assert (found.listener, found.error) == ("HTTP", "")
+
+
+    def test_of_etcd(self, tmp_path: Path) -> None:
+        """The one by which etcd knows this node ends as well; a file that is none is named."""
+        authority = Authority()
+        (tmp_path / "node.pem").write_text(authority.issue().pem)
+        (tmp_path / "none.pem").write_text("none")
+        settings = ("cluster=etcds://127.0.0.1:1/c", "tier2=s3://b", f"etcd.key.file={tmp_path}/node.pem")
+        (found,) = certificates(config_of(*settings, f"etcd.cert.file={tmp_path}/node.pem"))
+        assert (found.listener, found.error) == ("etcd", "")
+        assert found.begins_s < datetime.datetime.now(datetime.UTC).timestamp() < found.ends_s
+        (found,) = certificates(config_of(*settings, f"etcd.cert.file={tmp_path}/none.pem"))
+        assert found.error == f"{tmp_path}/none.pem: it is no certificate"
+
+
+@pytest.mark.slow
+@in_loop
+async def test_members_of_etcd(tmp_path: Path) -> None:
+    """Each is asked by itself, and nothing is written; a cluster is seen once it is there."""
+    server = EtcdServer(tmp_path)
+    server.start()
+    try:
+        config = config_of(f"cluster=etcd://{server.endpoint},127.0.0.1:1/orders", "tier2=s3://b")
+        there, away = await cluster.members(config)
+        assert (there.address, there.error, there.is_begun) == (str(server.endpoint), "", False)
+        assert there.took_ms > 0
+        assert "127.0.0.1:1" in away.error
+        client = EtcdClient(server.settings())
+        try:
+            assert (await client.read(Range(b"penstock/", b"penstock0"))).keys == ()
+            meta = Put(b"penstock/orders/meta", etcd_keys.Meta("c" * 22, 4).encode())
+            assert (await client.decide((), (meta,))).succeeded
+        finally:
+            await client.close()
+        assert (await cluster.members(config))[0].is_begun
+    finally:
+        server.stop()
+    assert await cluster.members(config_of()) == []
 
 
 class Careless(FilesystemStorage):

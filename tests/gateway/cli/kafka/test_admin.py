@@ -63,6 +63,8 @@ def test_profiles(tools: Tools, tmp_path: Path) -> None:
     file = tmp_path / "penstock" / "profiles.toml"
     assert "open-sesame" not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    far = ("profile", "create", "farther", "--url", "ftp://h")
+    assert "allowed: http(s)://HOST[:PORT]" in tools.refuse(*far, code=2, bootstrap=False)
     assert "there is a profile 'here' already" in tools.refuse("profile", "create", "here", code=2, bootstrap=False)
     assert "say --yes" in tools.refuse("profile", "delete", "here", code=2, bootstrap=False)
     tools.say("profile", "delete", "here", "--yes", bootstrap=False)

@@ -6,16 +6,18 @@ import contextlib
 import io
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.cli.client.cluster import NewRecord, Record
 from gateway.cli.client.connection import Connection, split_address
 from gateway.cli.kafka import formats, positions, sources
+from gateway.cli.kafka.reading import Newest, in_order_of_time
 from gateway.cli.kafka.templates import Template
-from gateway.cli.output import visible
+from gateway.cli.output import json_text, visible
 from gateway.cli.refused import Refused
 from gateway.config.quantities import in_unit_of, size_of, time_ms_of
 
@@ -103,6 +105,43 @@ class TestTemplates:
         """A hole that nothing can fill is refused before anything is written."""
         with pytest.raises(Refused, match="double braces"):
             Template(hole)
+
+
+class TestOrder:
+    @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 50)), max_size=60))
+    def test_merged(self, pairs: list[tuple[int, int]]) -> None:
+        """Nothing is lost, a partition keeps its order, and times do not go back but within one partition."""
+        records = [Record("t", partition, at, stamp, None, b"", ()) for at, (partition, stamp) in enumerate(pairs)]
+        merged = in_order_of_time(records)
+        assert sorted(one.offset for one in merged) == list(range(len(records)))
+        for partition in range(4):
+            offsets = [one.offset for one in merged if one.partition == partition]
+            assert offsets == sorted(offsets)
+        by_partition = [[stamp for one, stamp in pairs if one == partition] for partition in range(4)]
+        if all(stamps == sorted(stamps) for stamps in by_partition):
+            assert [one.timestamp_ms for one in merged] == sorted(stamp for _, stamp in pairs)
+
+    @given(st.lists(st.lists(st.integers(0, 30), max_size=10), max_size=8), st.integers(1, 12))
+    def test_newest(self, batches: list[list[int]], count: int) -> None:
+        """The newest of all, however they came; never more than twice as many are kept, and one batch."""
+        newest, every = Newest(count), []
+        for batch in batches:
+            records = [Record("t", 0, len(every) + at, stamp, None, b"", ()) for at, stamp in enumerate(batch)]
+            every += records
+            newest.add(iter(records))
+            assert len(newest) <= 2 * count
+        wanted = sorted(every, key=lambda one: (one.timestamp_ms, one.offset))[-count:]
+        assert newest.in_order() == wanted
+
+
+@given(st.recursive(st.text() | st.integers(), st.lists))
+@example("\x9b31m \x07 \u202e \ud800 \U000e0001")
+def test_json_for_a_terminal(value: Any) -> None:
+    """JSON has no character that could act on a terminal, and still the same value."""
+    for indent in (None, 2):
+        text = json_text(value, indent)
+        assert text.replace("\n", "").isprintable()
+        assert json.loads(text) == value
 
 
 def test_rate() -> None:

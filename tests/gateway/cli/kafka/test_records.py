@@ -148,6 +148,18 @@ def test_end_of_a_transaction(tools: Tools) -> None:
     assert tools.say("consume", "transaction", "--committed").split() == ["kept"]
 
 
+def test_a_record_that_is_refused(tools: Tools) -> None:
+    """It is told which one it was, and what of the input is written."""
+    tools.say("topics", "create", "narrow", "-p", "1", "--set", "max.message.bytes=300")
+    lines = "\n".join(["1", "2", "x" * 1000, "4"])
+
+    refused = tools.refuse("produce", "narrow", "--rate", "20", given=lines)
+
+    assert refused.startswith("record 3: ")
+    assert refused.endswith("; 2 records before it written")
+    assert tools.say("consume", "narrow").split()[:2] == ["1", "2"]
+
+
 def test_follow(tools: Tools) -> None:
     """--follow prints what comes later, and Ctrl-C is an orderly end."""
     tools.say("topics", "create", "follow", "-p", "1")
@@ -160,6 +172,18 @@ def test_follow(tools: Tools) -> None:
         assert following.stdout.readline() == "after\n"
         following.send_signal(signal.SIGINT)
         assert following.wait(END_WITHIN_S) == 0
+
+
+def test_follow_in_order_of_time(tools: Tools) -> None:
+    """Records of several partitions come as they were written, not one partition after the other."""
+    tools.say("topics", "create", "follow-all", "-p", "3", "--set", "retention.ms=-1")  # the records are of 2023
+    for partition in range(3):
+        numbers = range(partition, 30, 3)
+        stamped = [json.dumps({"value": str(n), "timestamp": 1_700_000_000_000 + n}) for n in numbers]
+        tools.say("produce", "follow-all", "--records", "--partition", str(partition), given="\n".join(stamped))
+
+    shown = tools.say("consume", "follow-all", "--follow", "--from", "start", "-n", "30").split()
+    assert shown == [str(n) for n in range(30)]
 
 
 def test_closed_pipe(tools: Tools) -> None:
@@ -197,9 +221,36 @@ def test_group(tools: Tools) -> None:
         (("--follow", "--until", "end"), "leave out --until"),
         (("--group", "g", "--tail", "3"), "leave out --until and --tail"),
         (("--group", "g", "--partition", "0"), "leave out --partition"),
+        (("--group", "g", "--from", "-5"), "--from start or --from end"),
+        (("--tail", "3", "--from", "end"), "leave out --from, --until and --count"),
+        (("--tail", "3", "--until", "5"), "leave out --from, --until and --count"),
+        (("--tail", "3", "-n", "2"), "leave out --from, --until and --count"),
+        (("--newest", "-n", "2"), "leave out --count"),
         (("--format", "{nonsense}"), "{nonsense} is no field"),
     ],
 )
 def test_contradictions(tools: Tools, flags: tuple[str, ...], why: str) -> None:
     """Flags that contradict one another are refused."""
     assert why in tools.refuse("consume", "any", *flags, code=2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (("--template", "x", "--tombstone", "-k", "a"), "give one"),
+        (("--records", "--whole", "/dev/null"), "give one"),
+        (("/dev/null", "--template", "x"), "read no file"),
+        (("--whole",), "name files"),
+        (("--template", "x", "--key-separator", ":"), "divides lines"),
+        (("--key-template", "x"), "belongs to --template"),
+        (("--seed", "1"), "belongs to --template"),
+        (("--template", "x", "--key-template", "y", "-k", "z"), "a record's key: give one"),
+        (("--key-separator", ":", "-k", "z"), "a record's key: give one"),
+        (("/nowhere",), "/nowhere: cannot be read: there is no such file"),
+        (("--template", "{{nope}}"), "allowed in double braces"),
+        (("--tombstone",), "name it with --with-key"),
+    ],
+)
+def test_contradictions_of_a_producer(tools: Tools, flags: tuple[str, ...], why: str) -> None:
+    """Nothing is written where a flag would be ignored."""
+    assert why in tools.refuse("produce", "any", *flags, code=2, bootstrap=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.gateway.cli.kafka.tools import Tools
+from tests.gateway.launching import serving
 
 pytestmark = pytest.mark.slow
 
@@ -124,4 +126,34 @@ def test_configs(tools: Tools) -> None:
     assert compared.returncode == 1
     assert '"here": "86400000"' in compared.stdout
     assert "no difference" in tools.say("configs", "diff", "topic", "conf-a", "--with", tools.address)
+    gone = ("configs", "diff", "topic", "conf-a", "--with", tools.address, "--with-name", "none")
+    assert tools.refuse(*gone).startswith(f"{tools.address}: topic 'none': ")
     assert "there is no broker '7'" in tools.refuse("configs", "show", "broker", "7", code=2)
+
+
+def test_two_clusters(tools: Tools, tmp_path: Path) -> None:
+    """All topics at once: those that only one has, those whose configs differ, and no word of the others; or brokers."""
+    tools.say("topics", "create", "both", "differs", "here-only", "-p", "1")
+    settings = ("--set", "num.partitions=7", "--set", "auto.create.topics.enable=false")
+    with serving(tmp_path / "other", *settings) as gateway:
+        there = Tools(gateway.ready()["kafka"][0], tmp_path)
+        there.say("topics", "create", "both", "differs", "there-only", "-p", "1")
+        there.say("topics", "alter", "differs", "--set", "retention.ms=1d")
+
+        refused = there.refuse("produce", "typo", given="lost\n")
+        assert refused == "topic 'typo' is not there, and the cluster does not make it by itself: `penstock topics create` does"
+
+        topics = tools.run("configs", "diff", "topic", "--with", there.address, "--json")
+        rows = [one for one in json.loads(topics.stdout) if one["name"] in ("both", "differs", "here-only", "there-only")]
+        brokers = tools.run("configs", "diff", "broker", "--with", there.address)
+
+    assert topics.returncode == brokers.returncode == 1
+    assert rows == [
+        {"name": "here-only", "key": "(exists)", "here": "yes", "there": None},
+        {"name": "there-only", "key": "(exists)", "here": None, "there": "yes"},
+        {"name": "differs", "key": "retention.ms", "here": "604800000", "there": "86400000"},
+    ]
+    (line,) = [line.split() for line in brokers.stdout.splitlines() if "num.partitions" in line]
+    assert line[1:] == ["num.partitions", "16", "7"]
+    assert "no difference" in tools.say("configs", "diff", "topic", "--with", tools.address)
+    assert "name the group to compare" in tools.refuse("configs", "diff", "group", "--with", tools.address, code=2)
