@@ -8,7 +8,8 @@ they behave as clients must: they give up at once what they are told to, and bea
 - A group of 100 members, one of which leaves: seconds until the others have its partitions, and how many of the others'
   own partitions moved.
 - The same with records: each member reads its partition, to which a record comes 20 times a second. The longest time in
-  which a member that stays got none, while one leaves and its partition goes to another.
+  which a member that stays got none, while one leaves and its partition goes to another. `--leaving` measures the latter
+  two alone.
 - `--topics N`: one member subscribes to N topics of one partition each. The figure is the longest answer to another
   group's heartbeat meanwhile.
 
@@ -236,7 +237,15 @@ async def measured(results: Results, server: Server, bootstrap: str, members: in
     results.add(server.name, f"{title}: CPU at rest", "% of a core", used)
     results.add(server.name, f"{title}: CPU at rest, beyond that without members", "% of a core", used - idle)
     await crowd.end()
+    await _one_leaves(results, server, bootstrap, partitions)
 
+
+async def _one_leaves(results: Results, server: Server, bootstrap: str, partitions: int) -> None:
+    """What the others have of it when one of a hundred members leaves."""
+    topic = f"few-{partitions}"
+    server.create_topic(topic, partitions)
+    await asyncio.to_thread(_find_coordinators, bootstrap, topic)
+    await asyncio.sleep(SETTLE_S)
     few = Crowd(bootstrap, "few", topic)
     await few.join(FEW)
     await few.until_shared(partitions)
@@ -432,6 +441,7 @@ def main() -> int:
     parser.add_argument("--members", type=int, default=1_000)
     parser.add_argument("--partitions", type=int, default=10_000)
     parser.add_argument("--topics", type=int, default=0, help="measure only a member of so many topics")
+    parser.add_argument("--leaving", action="store_true", help="measure only what others have of a member that leaves")
     parser.add_argument("--kafka", action="store_true", help="measure Apache Kafka, too")
     options = parser.parse_args()
     scratch = Path(os.environ.get("BENCH_DIR", loadgen.BUILD / "scratch")).resolve() / "consumer-groups"
@@ -439,6 +449,8 @@ def main() -> int:
     scratch.mkdir(parents=True)
     disk.require_disk(scratch)
     results = Results(ratio_to="kafka")
+    if options.leaving and RESULT.exists():
+        results.keep(RESULT, (f"one of {FEW} leaves",))
     for kind in (Penstock, Kafka) if options.kafka else (Penstock,):
         print(f"measuring {kind.name}", file=sys.stderr, flush=True)
         with ExitStack() as cleanup:
@@ -446,6 +458,8 @@ def main() -> int:
             cleanup.callback(server.stop)
             if options.topics:
                 asyncio.run(_held_up(results, server, server.bootstrap, options.topics))
+            elif options.leaving:
+                asyncio.run(_one_leaves(results, server, server.bootstrap, options.partitions))
             else:
                 asyncio.run(measured(results, server, server.bootstrap, options.members, options.partitions))
     results.show()

@@ -1,11 +1,13 @@
 """How fast members of a share group take records: `python -m bench.share_groups`.
 
 Four members of a consumer group read a topic to its end, then four of a share group (KIP-932) read the same records.
-Each is a process with librdkafka, and accepts what a poll gave it with the next poll. `--kafka` measures Kafka as well.
-Beside the speed it tells where the time goes: the processor time of the server, and that of the members.
+Each is a process with librdkafka, and accepts what a poll gave it with the next poll. `--kafka` measures Kafka as well,
+`--against` another checkout of Penstock. Beside the speed it tells where the time goes: the processor time of the
+server, and that of the members.
 
 Keeps: time is taken from the first record that any member gets to the last one. A run ends when as many records have
-come as were written; if records come twice, it ends too early, and says so.
+come as were written; if records come twice, it ends too early, and says so. All servers are up, and are measured in
+turn: what else the machine does meets each of them.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ WITHIN_S: Final = 120.0
 STARTS_WITHIN_S: Final = 30.0
 ALTER_CONFIGS: Final = (44, 1)
 GROUP: Final = 32
+BEFORE: Final = "before"
+"""The name of the other checkout."""
 _LENGTH: Final = struct.Struct(">i")
 
 
@@ -172,22 +176,20 @@ def _read(server: Server, bootstrap: str, group: str, topic: str, wanted: int, *
     return Rate(megabytes / seconds, used_s * 1e3 / megabytes, counts.cpu_ns.value / 1e6 / megabytes)
 
 
-def measured(results: Results, server: Server, bootstrap: str, records: int, rounds: int) -> None:
-    """One server's figures."""
-    server.create_topic("shared", PARTITIONS)
-    _write(bootstrap, "shared", records)
-    for number in range(rounds):
-        _begin_early(bootstrap, f"share-{number}")
-        rates = {
-            "consumer": _read(server, bootstrap, f"consumer-{number}", "shared", records, shares=False),
-            "share": _read(server, bootstrap, f"share-{number}", "shared", records, shares=True),
-        }
-        for kind, rate in rates.items():
-            results.add(server.name, f"{MEMBERS} members of a {kind} group, 1 KB", "MB/s", rate.mb_per_s)
-            results.add(server.name, f"{kind} group: the server's processor time", "ms/MB", rate.server_ms_per_mb)
-            results.add(server.name, f"{kind} group: the members' processor time", "ms/MB", rate.members_ms_per_mb)
-        share = rates["share"].mb_per_s / rates["consumer"].mb_per_s * 100
-        results.add(server.name, "a share group's speed", "% of a consumer group's", share)
+def measured(results: Results, server: Server, records: int, number: int) -> None:
+    """One server's figures in one round."""
+    bootstrap = server.bootstrap
+    _begin_early(bootstrap, f"share-{number}")
+    rates = {
+        "consumer": _read(server, bootstrap, f"consumer-{number}", "shared", records, shares=False),
+        "share": _read(server, bootstrap, f"share-{number}", "shared", records, shares=True),
+    }
+    for kind, rate in rates.items():
+        results.add(server.name, f"{MEMBERS} members of a {kind} group, 1 KB", "MB/s", rate.mb_per_s)
+        results.add(server.name, f"{kind} group: the server's processor time", "ms/MB", rate.server_ms_per_mb)
+        results.add(server.name, f"{kind} group: the members' processor time", "ms/MB", rate.members_ms_per_mb)
+    share = rates["share"].mb_per_s / rates["consumer"].mb_per_s * 100
+    results.add(server.name, "a share group's speed", "% of a consumer group's", share)
 
 
 def main() -> int:
@@ -195,20 +197,33 @@ def main() -> int:
     parser.add_argument("--records", type=int, default=400_000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--kafka", action="store_true", help="measure Apache Kafka, too")
+    parser.add_argument("--against", type=Path, help="measure another checkout, too, which has its own .venv")
     options = parser.parse_args()
     scratch = Path(os.environ.get("BENCH_DIR", loadgen.BUILD / "scratch")).resolve() / "share-groups"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     disk.require_disk(scratch)
-    results = Results(ratio_to="kafka")
-    for kind in (Penstock, SharingKafka) if options.kafka else (Penstock,):
-        print(f"measuring {kind.name}", file=sys.stderr, flush=True)
-        with ExitStack() as cleanup:
-            server = kind(scratch / kind.name)
-            cleanup.callback(server.stop)
-            measured(results, server, server.bootstrap, options.records, options.rounds)
+    results = Results(ratio_to=BEFORE if options.against else "kafka")
+    with ExitStack() as cleanup:
+        servers: list[Server] = [Penstock(scratch / "penstock")]
+        cleanup.callback(servers[-1].stop)
+        if options.against:
+            servers.append(Penstock(scratch / BEFORE, program=options.against / ".venv" / "bin" / "penstock"))
+            servers[-1].name = BEFORE
+            cleanup.callback(servers[-1].stop)
+        if options.kafka:
+            servers.append(SharingKafka(scratch / "kafka"))
+            cleanup.callback(servers[-1].stop)
+        for server in servers:
+            server.create_topic("shared", PARTITIONS)
+            _write(server.bootstrap, "shared", options.records)
+        for number in range(options.rounds):
+            for server in servers if number % 2 == 0 else reversed(servers):
+                print(f"measuring {server.name}", file=sys.stderr, flush=True)
+                measured(results, server, options.records, number)
     results.show()
-    results.write(RESULT)
+    if not options.against:
+        results.write(RESULT)
     return 0
 
 

@@ -5,7 +5,7 @@ and the choice of how records are counted: the batch in which a fetch has enough
 
 Keeps: a record is in an answer only when its member holds it, and only as long as the client may read it. As in Kafka,
 a partition that a session has newly is in the answer though it has no records, and a member that asks for no records
-gets none.
+gets none. Records are read when all else is done, and sent from the memory in which they were found.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from core.streams.live import Slot
 from gateway.apis.shared.new_groups import NOT_SERVED, refused
-from gateway.apis.shared.sharing import Settled, by_topic, check_member, place, serves_share_groups, settle
+from gateway.apis.shared.sharing import by_topic, check_member, place, serves_share_groups, settle
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.share.delivery import NOTHING, Delivery, Wanted, deliver
@@ -31,6 +31,7 @@ from gateway.refusals import Asked, Refusal, code_of, invalid_request
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.errors import InvalidBatch
 from gateway.wire.message import Message
+from gateway.wire.primitives import Parts
 
 MAX_WAIT_MS: Final = 60_000
 """Longest wait for records, whatever a client asks for."""
@@ -53,7 +54,8 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
     except Refusal as refusal:
         return refused(refusal)
     settled = await settle(ctx, group_id, member_id, request.topics)
-    outcome, answers = await asyncio.gather(settled.stored(), _fetched(ctx, request, session, settled))
+    outcome = await settled.stored()
+    answers = await _fetched(ctx, request, session, is_urgent=bool(outcome))
     for key, why in outcome.items():
         answer = answers.setdefault(key, {"records": b""})
         if why is not None:
@@ -68,15 +70,15 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
 
 
 async def _fetched(
-    ctx: RequestContext, request: Message, session: ShareSession, settled: Settled
+    ctx: RequestContext, request: Message, session: ShareSession, *, is_urgent: bool
 ) -> dict[PlaceKey, dict[str, Any]]:
-    """Records for the member, while what it has settled is being stored; a last request or a renewal asks for none."""
+    """Records for the member; a last request or a renewal asks for none. `is_urgent`: see `_Fetch.run`."""
     if request.share_session_epoch == FINAL_EPOCH:
         ctx.services.share.sessions.end(session)
         return {}
     if request.is_renew_ack:
         return {}
-    return await _Fetch(ctx, request, session).run(is_urgent=bool(settled.outcome) or request.max_records <= 0)
+    return await _Fetch(ctx, request, session).run(is_urgent=is_urgent or request.max_records <= 0)
 
 
 def _counted(ctx: RequestContext, size: int) -> int:
@@ -126,6 +128,7 @@ class _Fetch:
         self._wait_s = min(max(request.max_wait, 0), MAX_WAIT_MS) / 1_000
         self._news = asyncio.Event()
         self._watched: list[tuple[LivePartition, Slot]] = []
+        self._answers: dict[PlaceKey, dict[str, Any]] = {}
 
     async def run(self, *, is_urgent: bool) -> dict[PlaceKey, dict[str, Any]]:
         """Answers of the partitions that have records or errors. `is_urgent`: there is something to tell already."""
@@ -151,6 +154,7 @@ class _Fetch:
 
     async def _look(self) -> dict[PlaceKey, dict[str, Any]]:
         answers: dict[PlaceKey, dict[str, Any]] = {}
+        self._answers = answers
         bytes_left, records_left = self._max_bytes, self._max_records
         self._unwatch()
         async for key in self._ctx.paced(list(self._session.places)):
@@ -167,7 +171,7 @@ class _Fetch:
                 continue
             if got.acquired:
                 self._session.asked(key)
-                bytes_left -= len(got.records)
+                bytes_left -= got.records.size
                 records_left -= sum(one.last - one.first + 1 for one in got.acquired)
                 answers[key] = _told(got)
         return answers
@@ -175,7 +179,7 @@ class _Fetch:
     async def _deliver(self, live: LivePartition, slot: Slot, bytes_left: int, records_left: int) -> Delivery:
         services = self._ctx.services
         member_id = self._session.member_id
-        wanted = Wanted(member_id, bytes_left, records_left, self._whole)
+        wanted = Wanted(member_id, bytes_left, records_left, self._whole, self._keep_copies)
         try:
             got = await deliver(services.store, services.clock, services.openers, live, slot, wanted)
         except StoreError as error:
@@ -186,6 +190,12 @@ class _Fetch:
             live.take_back(member_id, got.acquired)
             return NOTHING
         return got
+
+    def _keep_copies(self) -> None:
+        """A disk is waited for: a view of what was found until now would keep the log from using its memory again."""
+        for answer in self._answers.values():
+            if isinstance(answer["records"], Parts):
+                answer["records"] = answer["records"].copied()
 
     # News: of new records, of records that are available again
 

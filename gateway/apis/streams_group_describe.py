@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
 from gateway.apis.shared.administration import NOT_ASKED
 from gateway.apis.shared.new_groups import NOT_SERVED, in_every_group, none_described, serves_streams_groups
-from gateway.apis.streams_group_heartbeat import task_ids
+from gateway.apis.streams_group_heartbeat import TASKS_AT_ONCE, task_ids
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.streams.group import StreamsGroup
-from gateway.groups.streams.member import Member
-from gateway.groups.streams.messages import Tasks
+from gateway.groups.streams.messages import Holdings, MemberRecord, Tasks
 from gateway.groups.streams.topology import Subtopology, TopicInfo
 from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
@@ -70,7 +70,12 @@ async def _described(ctx: RequestContext, group: StreamsGroup) -> dict[str, Any]
     if topology is not None:
         parts = [_subtopology(part, group) async for part in ctx.paced(topology.subtopologies)]
         shown["topology"] = {"epoch": topology.epoch, "subtopologies": parts}
-    shown["members"] = [_member(group, member) async for member in ctx.paced(list(group.members.values()))]
+    members = shown["members"] = []
+    async for member in ctx.paced(list(group.members.values())):
+        assigned, target = member.current.assigned, group.target_of(member.member_id)
+        tell = partial(_member, member.record, member.epoch, assigned, target)
+        size = sum(map(len, (*assigned, *target)))
+        members.append(tell() if size <= TASKS_AT_ONCE else await ctx.connection.aside(tell))
     return shown
 
 
@@ -97,11 +102,11 @@ def _topics(topics: Iterable[TopicInfo], decided: Mapping[str, int]) -> list[dic
     ]
 
 
-def _member(group: StreamsGroup, member: Member) -> dict[str, Any]:
-    record, endpoint = member.record, member.record.endpoint
+def _member(record: MemberRecord, epoch: int, assigned: Holdings, target: Tasks) -> dict[str, Any]:
+    endpoint = record.endpoint
     return {
-        "member_id": member.member_id,
-        "member_epoch": member.epoch,
+        "member_id": record.member_id,
+        "member_epoch": epoch,
         "instance_id": None,
         "rack_id": record.rack_id,
         "client_id": record.client_id,
@@ -112,8 +117,8 @@ def _member(group: StreamsGroup, member: Member) -> dict[str, Any]:
         "client_tags": [{"key": key, "value": value} for key, value in record.tags],
         "task_offsets": [],
         "task_end_offsets": [],
-        "assignment": _assignment(member.current.assigned.tasks()),
-        "target_assignment": _assignment(group.target_of(member.member_id)),
+        "assignment": _assignment(assigned.tasks()),
+        "target_assignment": _assignment(target),
         "is_classic": False,
     }
 

@@ -41,6 +41,8 @@ STRICT_FROM: Final = 0
 """First version whose clients know that they are refused for their quota (KIP-599)."""
 NAMES_SHOWN_MAX: Final = 10
 """Topics that a message names."""
+TASKS_AT_ONCE: Final = 2_000
+"""Tasks that are told on the event loop, in some 3 ms; more of them in a thread."""
 ID_CHARS_MAX: Final = 256
 """Characters of a member's or a process's id, which are texts of UUIDs, and of a rack or a host."""
 
@@ -63,7 +65,11 @@ async def streams_group_heartbeat(ctx: RequestContext, request: Message) -> Mapp
         failed = await _make(ctx, answer.missing)
     except Refusal as refusal:
         return {**refused(refusal), "status": []}
-    return _response(answer, failed)
+    size = 0 if answer.tasks is None else len(answer.tasks.active) + len(answer.tasks.standby)
+    size += 0 if answer.endpoints is None else answer.endpoints.size
+    if size <= TASKS_AT_ONCE:
+        return _response(answer, failed)
+    return await ctx.connection.aside(_response, answer, failed)
 
 
 # What a member says
@@ -94,7 +100,11 @@ async def _heartbeat(ctx: RequestContext, request: Message, topology: Topology |
     endpoint = request.user_endpoint
     owned = None
     if request.active_tasks is not None:
-        owned = Tasks(await _tasks(ctx, request.active_tasks), await _tasks(ctx, request.standby_tasks or ()))
+        told = request.active_tasks, request.standby_tasks or ()
+        if sum(len(one.partitions) for tasks in told for one in tasks) <= TASKS_AT_ONCE:
+            owned = _owned(*told)
+        else:
+            owned = await ctx.connection.aside(_owned, *told)
     return Heartbeat(
         member_id=request.member_id,
         epoch=request.member_epoch,
@@ -112,10 +122,12 @@ async def _heartbeat(ctx: RequestContext, request: Message, topology: Topology |
     )
 
 
-async def _tasks(ctx: RequestContext, told: Sequence[Message]) -> frozenset[Task]:
-    return frozenset(
-        [Task(one.subtopology_id, partition) async for one in ctx.paced(told) for partition in one.partitions]
-    )
+def _owned(active: Sequence[Message], standby: Sequence[Message]) -> Tasks:
+    return Tasks(_tasks(active), _tasks(standby))
+
+
+def _tasks(told: Sequence[Message]) -> frozenset[Task]:
+    return frozenset(Task(one.subtopology_id, partition) for one in told for partition in one.partitions)
 
 
 async def _topology(ctx: RequestContext, told: Message) -> Topology:
@@ -231,7 +243,7 @@ def _response(answer: HeartbeatAnswer, failed: str) -> Mapping[str, Any]:
         "warmup_tasks": None if tasks is None else [],
         "endpoint_information_epoch": answer.endpoint_epoch,
         "partitions_by_user_endpoint": (
-            None if answer.endpoints is None else [_endpoint(one) for one in answer.endpoints]
+            None if answer.endpoints is None else [_endpoint(one) for one in answer.endpoints.parts()]
         ),
     }
 

@@ -21,7 +21,7 @@ from gateway.dispatch.registry import LongHandler, Registry
 from gateway.dispatch.route import ASIDE_BYTES_MIN, Route, took
 from gateway.dispatch.time_quota import time_pause_ms
 from gateway.metrics.counters import Metrics
-from gateway.network.response_slot import Answerable, BareSlot, ResponseSlot
+from gateway.network.response_slot import Answerable, BareSlot, Part, ResponseSlot
 from gateway.network.turns import is_out_of_turn
 from gateway.refusals import Asked, Refusal, code_of
 from gateway.security import sasl
@@ -162,16 +162,16 @@ class RequestTasks:
         assert handle is not None
         try:
             held = [_with_pause(context.connection, await handle(context, request))]
-            answer = await self._encoded(route, held)
+            parts = await self._encoded(route, held)
         except Refusal as refused:
             await self._send_error(route, request, slot, refused.code)
         except Exception as error:
             report_failure(self._metrics, context.connection, route, repr(request))
             await self._send_error(route, request, slot, _code(error))
         else:
-            slot.send((answer,))
+            slot.send(parts)
 
-    async def _encoded(self, route: Route, held: list[Mapping[str, Any]]) -> bytearray:
+    async def _encoded(self, route: Route, held: list[Mapping[str, Any]]) -> list[Part]:
         """The answer's bytes; a large one's are made in the thread."""
         if _is_large(held[0]):
             return await asyncio.get_running_loop().run_in_executor(self._aside, _encoded, route, held)
@@ -184,12 +184,12 @@ class RequestTasks:
             slot.close("the handler failed")
             return
         try:
-            body = await self._encoded(route, [respond(request, route.version, code)])
+            parts = await self._encoded(route, [respond(request, route.version, code)])
         except Exception:
             logger.exception("%s v%d: no error response", route.name, route.version)
             slot.close("the handler failed")
             return
-        slot.send((body,))
+        slot.send(parts)
 
     async def _handle_long(
         self, handle: LongHandler, context: RequestContext, route: Route, request: Message, slot: ResponseSlot
@@ -270,10 +270,10 @@ def _with_pause(connection: "Connection", answer: Mapping[str, Any]) -> Mapping[
     return {**answer, "throttle_time": pause_ms} if pause_ms > answer.get("throttle_time", 0) else answer
 
 
-def _encoded(route: Route, held: list[Mapping[str, Any]]) -> bytearray:
+def _encoded(route: Route, held: list[Mapping[str, Any]]) -> list[Part]:
     """The answer's bytes. Its parts are freed here, in the thread: freeing a million objects takes time too."""
     values = held.pop()
-    return route.answers.encode(values)
+    return route.answers.encode_parts(values)
 
 
 def _is_large(values: Mapping[str, Any]) -> bool:

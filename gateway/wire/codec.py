@@ -64,6 +64,12 @@ class Codec:
         self._encoder(out, values)
         return out
 
+    def encode_parts(self, values: Mapping[str, Any]) -> list[Buffer]:
+        """The bytes of the message, in parts: `Parts` among the values are taken as they are, not copied."""
+        out = primitives.Spliced()
+        self._encoder(out, values)
+        return out.cut()
+
     @cached_property
     def _decoder(self) -> Decoder:
         source = _Source()

@@ -280,8 +280,69 @@ def write_compact_bytes(out: bytearray, value: Any, nullable: bool) -> None:
     out += value
 
 
-write_records = write_bytes
-write_compact_records = write_compact_bytes
+class Parts:
+    """Records as parts that stay the caller's own: an answer made by `Codec.encode_parts` has them as they are."""
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self, parts: Sequence[bytes | bytearray | memoryview]) -> None:
+        self.parts = parts
+        self.size = sum(map(len, parts))
+
+    def __repr__(self) -> str:
+        return f"<Parts {self.size} bytes in {len(self.parts)}>"
+
+    def __len__(self) -> int:
+        return self.size
+
+    def copied(self) -> "Parts":
+        """The same bytes, which are nobody else's."""
+        return Parts([b"".join(self.parts)])
+
+
+class Spliced(bytearray):
+    """A message that is being written, and what of it is not copied: where that belongs, and its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.splices: list[tuple[int, Parts]] = []
+
+    def cut(self) -> list[bytes | bytearray | memoryview]:
+        """The whole message, in parts."""
+        if not self.splices:
+            return [self]
+        found: list[bytes | bytearray | memoryview] = []
+        position = 0
+        for place, spliced in self.splices:
+            found.append(bytes(self[position:place]))
+            found += spliced.parts
+            position = place
+        found.append(bytes(self[position:]))
+        return found
+
+
+def write_records(out: bytearray, value: Any, nullable: bool) -> None:
+    if isinstance(value, Parts):
+        out += _I32.pack(value.size)
+        _splice(out, value)
+    else:
+        write_bytes(out, value, nullable)
+
+
+def write_compact_records(out: bytearray, value: Any, nullable: bool) -> None:
+    if isinstance(value, Parts):
+        write_uvarint(out, value.size + 1)
+        _splice(out, value)
+    else:
+        write_compact_bytes(out, value, nullable)
+
+
+def _splice(out: bytearray, value: Parts) -> None:
+    if isinstance(out, Spliced):
+        out.splices.append((len(out), value))
+    else:
+        for part in value.parts:
+            out += part
 
 
 class EncodedItems:

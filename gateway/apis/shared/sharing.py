@@ -16,7 +16,7 @@ from core.streams.live import Slot
 from gateway.apis.shared.administration import slot_of
 from gateway.dispatch.context import RequestContext
 from gateway.groups.share.format import PlaceKey
-from gateway.groups.share.partition import Judgement, Verdict
+from gateway.groups.share.partition import Judgement, Verdict, judged
 from gateway.groups.share.partitions import LivePartition
 from gateway.refusals import Asked, Refusal, code_of, invalid_request
 from gateway.security.acls import Operation, ResourceType
@@ -79,7 +79,10 @@ class Settled(NamedTuple):
 
     async def stored(self) -> dict[PlaceKey, Refusal | None]:
         """The outcome, when it will survive."""
-        errors = await asyncio.gather(*(live.stored() for live in self.landing.values()))
+        if len(self.landing) == 1:  # the usual case: a task for it would cost as much as all else
+            errors = [await live.stored() for live in self.landing.values()]
+        else:
+            errors = await asyncio.gather(*(live.stored() for live in self.landing.values()))
         failed = {key: Refusal(error) for key, error in zip(self.landing, errors, strict=True) if error}
         return self.outcome | failed
 
@@ -103,7 +106,7 @@ async def settle(ctx: RequestContext, group_id: str, member_id: str, topics: Ite
 
 
 def _judgements(ctx: RequestContext, live: LivePartition, batches: Sequence[Message]) -> list[Judgement]:
-    judgements = [Judgement(one.first_offset, one.last_offset, one.acknowledge_types) for one in batches]
+    judgements = [judged(one.first_offset, one.last_offset, one.acknowledge_types) for one in batches]
     renews = any(Verdict.RENEW in one.verdicts for one in judgements)
     if renews and (ctx.version < RENEW_SINCE or not live.settings().may_renew):
         raise invalid_request("Renewing acquisition locks is not possible here.")

@@ -1,27 +1,30 @@
 """Records of a share-partition for a member: read, judged by their batches' headers, and given to it.
 
 Keeps: a member gets no control batch, and of an aborted transaction nothing if its group reads what is committed: such
-batches are settled when they are met. The first batch is given whole, whatever the limit of bytes. For a group in the
+batches are settled when they are met. The first batch is given whole, whatever the limit of bytes. Batches that lie in
+memory are not copied, unless they are small; nobody keeps a view of them while a disk is waited for. For a group in the
 order of keys the batches are opened, in a thread: nothing is given whose key is not known.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from core.clock import Clock
 from core.store import Store
 from core.streams.entries import ENTRIES_AT_ONCE, ReadResult, StillLoading
 from core.streams.live import Slot
+from gateway.fetching.looking import JOIN_BELOW
 from gateway.fetching.readers import reader_of
 from gateway.groups.share.key_order import Keys
 from gateway.groups.share.partition import Acquired, Span
 from gateway.groups.share.partitions import LivePartition
 from gateway.records.openers import Openers, Pace, content_of
-from gateway.records.record_batch import read_header
+from gateway.records.record_batch import HEADER_BYTES, BatchHeader, read_header
 from gateway.records.records import RECORDS_MAX, iter_raw_records
+from gateway.wire.primitives import Parts
 from tier2.storage import Buffer
 
 PART_BYTES_MAX: Final = 1024 * 1024
@@ -35,20 +38,22 @@ TIER_WAIT_S: Final = 0.5
 class Delivery(NamedTuple):
     """Batches, and which of their records are the member's now."""
 
-    records: Buffer
+    records: Parts
     acquired: Sequence[Acquired]
 
 
-NOTHING: Final = Delivery(b"", ())
+NOTHING: Final = Delivery(Parts(()), ())
 
 
 class Wanted(NamedTuple):
-    """What a member asks for. `whole`: the batch in which the limit of records is reached is given whole."""
+    """What a member asks for. `whole`: the batch in which the limit of records is reached is given whole; `waits` is
+    called before a disk is waited for."""
 
     member_id: str
     bytes_max: int
     records_max: int
     whole: bool
+    waits: Callable[[], None]
 
 
 class _Batch(NamedTuple):
@@ -69,17 +74,20 @@ async def deliver(
         end = slot.stable_end if settings.is_committed else slot.durable_end
         if at is None or at >= end or live.is_gone:
             break
-        found = await _read(store, slot, at, end, _bytes_to_read(live, wanted))
+        found = await _read(store, slot, at, end, _bytes_to_read(live, wanted), wanted.waits)
         if live.state is not state or live.is_gone:
             continue  # its start was set anew
         if found is None or not found.size:
             break
-        data = b"".join(found.parts)
-        batches = _batches(data, found, settings.is_committed)
-        live.record_bytes = -(-len(data) // (batches[-1].span.last + 1 - batches[0].span.first))
+        parts: Sequence[Buffer] = found.parts
+        if settings.by_key or found.size < len(parts) * JOIN_BELOW:
+            parts = (b"".join(parts),)
+        batches = _batches(parts, found, settings.is_committed)
+        live.record_bytes = -(-found.size // (batches[-1].span.last + 1 - batches[0].span.first))
         spans: Sequence[Span] = [batch.span for batch in batches]
         if settings.by_key:
-            keys, spans = await _keys(openers, data, batches, at + settings.limits.in_flight)
+            del found  # its views: the keys are read in a thread
+            keys, spans = await _keys(openers, parts[0], batches, at + settings.limits.in_flight)
             if live.state is not state or live.is_gone:
                 continue
             spans = live.order.sift(state, member_id, at, spans, keys)
@@ -98,17 +106,17 @@ async def deliver(
         if acquired:
             first, last = acquired[0].first, acquired[-1].last
             needed = [one for one in batches if one.span.last >= first and one.span.first <= last]
-            return Delivery(memoryview(data)[needed[0].begin : needed[-1].end], acquired)
+            return Delivery(Parts(list(_cut(parts, needed[0].begin, needed[-1].end))), acquired)
     live.touched()
     return NOTHING
 
 
-async def _keys(openers: Openers, data: bytes, batches: Sequence[_Batch], stop: int) -> tuple[Keys, list[Span]]:
+async def _keys(openers: Openers, data: Buffer, batches: Sequence[_Batch], stop: int) -> tuple[Keys, list[Span]]:
     """The keys of the records before an offset, and the spans of these. Raises InvalidBatch."""
     return await openers.run(lambda pace: _keys_of(data, batches, stop, pace))
 
 
-def _keys_of(data: bytes, batches: Sequence[_Batch], stop: int, pace: Pace) -> tuple[Keys, list[Span]]:
+def _keys_of(data: Buffer, batches: Sequence[_Batch], stop: int, pace: Pace) -> tuple[Keys, list[Span]]:
     keys: dict[int, int | None] = {}
     spans: list[Span] = []
     view = memoryview(data)
@@ -140,11 +148,14 @@ def _bytes_to_read(live: LivePartition, wanted: Wanted) -> int:
     return min(most, wanted.records_max * live.record_bytes * 5 // 4)
 
 
-async def _read(store: Store, slot: Slot, at: int, end: int, bytes_max: int) -> ReadResult | None:
+async def _read(
+    store: Store, slot: Slot, at: int, end: int, bytes_max: int, waits: Callable[[], None]
+) -> ReadResult | None:
     reader = reader_of(store, slot)
     found = reader.cached(slot, at, end, bytes_max, True, ENTRIES_AT_ONCE)
     if found is not None:
         return found
+    waits()
     patience: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     timer = asyncio.get_running_loop().call_later(TIER_WAIT_S, _end, patience)
     try:
@@ -161,12 +172,10 @@ def _end(patience: asyncio.Future[None]) -> None:
         patience.set_result(None)
 
 
-def _batches(data: bytes, found: ReadResult, is_committed: bool) -> list[_Batch]:
+def _batches(parts: Sequence[Buffer], found: ReadResult, is_committed: bool) -> list[_Batch]:
     """The batches of a read, each with its offsets and whether a member may get it."""
     batches: list[_Batch] = []
-    position = 0
-    while position < len(data):
-        header = read_header(data, position)
+    for position, header in _headers(parts):
         first, last = header.base_offset, header.last_offset
         is_aborted = (
             is_committed
@@ -178,5 +187,34 @@ def _batches(data: bytes, found: ReadResult, is_committed: bool) -> list[_Batch]
         batches.append(
             _Batch(Span(first, last, not (header.is_control or is_aborted)), position, position + header.size)
         )
-        position += header.size
     return batches
+
+
+def _headers(parts: Sequence[Buffer]) -> Iterator[tuple[int, BatchHeader]]:
+    """The headers of batches that lie one behind the other, in parts that may end anywhere; each with its position."""
+    position = index = at = 0  # of the whole, the part, and in the part
+    while index < len(parts):
+        if len(parts[index]) - at >= HEADER_BYTES:
+            header = read_header(parts[index], at)
+        else:
+            header = read_header(b"".join(_cut(parts[index:], at, at + HEADER_BYTES)))
+        yield position, header
+        position += header.size
+        at += header.size
+        while index < len(parts) and at >= len(parts[index]):
+            at -= len(parts[index])
+            index += 1
+
+
+def _cut(parts: Sequence[Buffer], begin: int, end: int) -> Iterator[Buffer]:
+    """The bytes from one position to another, in parts."""
+    position = 0
+    for part in parts:
+        size = len(part)
+        if position >= end:
+            return
+        if begin <= position and position + size <= end:
+            yield part
+        elif position + size > begin:
+            yield memoryview(part)[max(begin - position, 0) : end - position]
+        position += size

@@ -96,6 +96,13 @@ class Judgement(NamedTuple):
         return Judgement(start, self.last, verdicts)
 
 
+def judged(first: int, last: int, verdicts: Sequence[int]) -> Judgement:
+    """A judgement in its shortest form: clients say the same of each record in most cases."""
+    if len(verdicts) == last - first + 1 and len(set(verdicts)) == 1:
+        verdicts = verdicts[:1]
+    return Judgement(first, last, verdicts)
+
+
 class Limits(NamedTuple):
     """A group's settings, as they are now."""
 
@@ -244,7 +251,7 @@ class SharePartition:
                 raise Refusal(ErrorCode.invalid_request, "Acknowledgement batches must be in order.")
             before = judgement.last
             size = judgement.last - judgement.first + 1
-            if len(judgement.verdicts) not in (1, size) or not all(v in _VERDICTS for v in judgement.verdicts):
+            if len(judgement.verdicts) not in (1, size) or not _VERDICTS.issuperset(judgement.verdicts):
                 raise Refusal(ErrorCode.invalid_request, "Invalid acknowledge type.")
         judgements = [one.since(self.start) for one in judgements if one.last >= self.start]
         if not judgements:
@@ -424,12 +431,11 @@ _last: Final = attrgetter("last")
 
 def _pieces(judgement: Judgement) -> Iterable[tuple[int, int, Verdict]]:
     """A judgement by neighbours with the same verdict."""
-    verdicts = judgement.verdicts
-    if len(verdicts) == 1:
-        yield judgement.first, judgement.last, Verdict(verdicts[0])
+    if len(judgement.verdicts) == 1:
+        yield judgement.first, judgement.last, Verdict(judgement.verdicts[0])
         return
-    began = 0
-    for index in range(1, len(verdicts) + 1):
-        if index == len(verdicts) or verdicts[index] != verdicts[began]:
-            yield judgement.first + began, judgement.first + index - 1, Verdict(verdicts[began])
-            began = index
+    first = judgement.first
+    for verdict, same in itertools.groupby(judgement.verdicts):
+        behind = first + len(list(same))
+        yield first, behind - 1, Verdict(verdict)
+        first = behind

@@ -97,9 +97,11 @@ class LivePartition:
         return self.state.next_offset(settings.limits)
 
     def acknowledge(self, member_id: str, judgements: Sequence[Judgement]) -> None:
-        """Carry out what a member says; `stored` returns when it will survive. Raises Refusal."""
+        """Carry out what a member says. The caller has it stored, by `stored`. Raises Refusal."""
         self.state.acknowledge(member_id, judgements, self.settings().limits, self._clock.monotonic_s())
-        self._freed()
+        self.resume()
+        self._set_timer()
+        self._wake()
 
     def take_back(self, member_id: str, acquired: Sequence[Acquired]) -> None:
         """A member was given these records after its session had ended: it was never told."""
@@ -128,8 +130,11 @@ class LivePartition:
         self._set_timer()
 
     def _freed(self) -> None:
-        """There may be records to get, or room for more."""
         self.touched()
+        self._wake()
+
+    def _wake(self) -> None:
+        """There may be records to get, or room for more."""
         for wake in list(self.waiters):
             wake()
 
@@ -156,7 +161,7 @@ class LivePartition:
 
     def resume(self) -> None:
         """Write the letters of records that are dead."""
-        if self._burying is None and self.state.dead() is not None:
+        if self._burying is None and not self.is_gone and self.state.dead() is not None:
             self._burying = asyncio.create_task(self._bury())
 
     async def _bury(self) -> None:
@@ -192,9 +197,10 @@ class LivePartition:
             pass
 
     async def settled(self) -> None:
-        """Return when nothing is on its way to the log."""
+        """Return when nothing is on its way to the log, and all that can be stored is."""
         if self._saves:
             await asyncio.wait(set(self._saves))
+        await self.stored()
 
     async def delete(self) -> None:
         """Forget it for good. Raises StoreError."""

@@ -43,10 +43,10 @@ class GroupSpec:
 
 
 class Computed(NamedTuple):
-    """The target of each member, for an epoch of the group."""
+    """New targets for an epoch of the group, of those members whose target is another."""
 
     epoch: int
-    targets: Mapping[str, Tasks]
+    changes: Mapping[str, Tasks]
 
 
 class Wanted(NamedTuple):
@@ -56,7 +56,9 @@ class Wanted(NamedTuple):
     spec: GroupSpec
 
     def compute(self) -> Computed:
-        return Computed(self.epoch, assign(self.spec))
+        targets = assign(self.spec)
+        changed = [member for member in self.spec.members if targets[member.member_id] != member.tasks]
+        return Computed(self.epoch, {member.member_id: targets[member.member_id] for member in changed})
 
 
 def assign(spec: GroupSpec) -> Mapping[str, Tasks]:

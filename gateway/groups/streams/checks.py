@@ -6,6 +6,7 @@ Keeps: the checks change nothing. All raise Refusal. (Kafka: GroupCoordinatorSer
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 from kio.schema.errors import ErrorCode
 
@@ -72,7 +73,7 @@ def check_epoch(member: Member, epoch: int, owned: Tasks | None) -> None:
 
 def check_owned(owned: Tasks | None, tasks: Mapping[str, int]) -> None:
     """Does a member have only tasks that the topology has?"""
-    for name, number in () if owned is None else owned.active | owned.standby:
+    for name, number in () if owned is None else chain(owned.active, owned.standby):
         if name not in tasks:
             raise invalid_request(f"Subtopology {name} does not exist in the topology.")
         if not 0 <= number < tasks[name]:

@@ -1,6 +1,7 @@
 """Where each partition of an application is processed, for interactive queries (KIP-1071).
 
-Keeps: a partition is told of only if its topic has it, and only of members that named an endpoint.
+Keeps: a partition is told of only if its topic has it, and only of members that named an endpoint. What is told of the
+members of one moment may be made later, in a thread: nothing that it is made of changes.
 """
 
 from __future__ import annotations
@@ -13,17 +14,39 @@ from gateway.groups.streams.messages import EndpointParts, Task, TopicPart
 from gateway.groups.streams.topology import Topology
 
 
-def endpoints_of(members: Iterable[Member], topology: Topology, topics: TopicView) -> tuple[EndpointParts, ...]:
-    """The partitions at each member's endpoint."""
-    inputs, counts = _inputs(topology), _counts(topology, topics)
-    found = []
-    for member in members:
-        endpoint = member.record.endpoint
-        if endpoint is not None:
-            assigned = member.current.assigned
-            active, standby = _parts(assigned.active, inputs, counts), _parts(assigned.standby, inputs, counts)
-            found.append(EndpointParts(endpoint, active, standby))
-    return tuple(found)
+class Endpoints:
+    """The endpoints of a group's members as they are now, and the tasks there. Made at first use, and then kept."""
+
+    def __init__(self, members: Iterable[Member], topology: Topology, topics: TopicView) -> None:
+        self._members = [
+            (endpoint, member.current.assigned)
+            for member in members
+            if (endpoint := member.record.endpoint) is not None
+        ]
+        self._inputs, self._counts = _inputs(topology), _counts(topology, topics)
+        self._parts: tuple[EndpointParts, ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Endpoints of {len(self._members)} members>"
+
+    @property
+    def size(self) -> int:
+        """Tasks that are gone through for it; none once it is made."""
+        if self._parts is not None:
+            return 0
+        return sum(len(assigned.active) + len(assigned.standby) for _, assigned in self._members)
+
+    def parts(self) -> tuple[EndpointParts, ...]:
+        """The partitions at each endpoint."""
+        if self._parts is None:
+            self._parts = tuple(
+                EndpointParts(endpoint, self._told(assigned.active), self._told(assigned.standby))
+                for endpoint, assigned in self._members
+            )
+        return self._parts
+
+    def _told(self, tasks: Iterable[Task]) -> tuple[TopicPart, ...]:
+        return _parts(tasks, self._inputs, self._counts)
 
 
 def inputs_of(tasks: Iterable[Task], topology: Topology, topics: TopicView) -> tuple[TopicPart, ...]:
@@ -43,9 +66,12 @@ def _counts(topology: Topology, topics: TopicView) -> Mapping[str, int]:
 def _parts(
     tasks: Iterable[Task], inputs: Mapping[str, tuple[str, ...]], counts: Mapping[str, int]
 ) -> tuple[TopicPart, ...]:
+    numbers: dict[str, set[int]] = {}
+    for subtopology, number in tasks:
+        numbers.setdefault(subtopology, set()).add(number)
     partitions: dict[str, set[int]] = {}
-    for task in tasks:
-        for name in inputs.get(task.subtopology, ()):
-            if task.partition < counts.get(name, 0):
-                partitions.setdefault(name, set()).add(task.partition)
-    return tuple(TopicPart(name, tuple(sorted(partitions[name]))) for name in sorted(partitions))
+    for subtopology, some in numbers.items():
+        for name in inputs.get(subtopology, ()):
+            partitions.setdefault(name, set()).update(some)
+    found = ((name, sorted(n for n in partitions[name] if n < counts.get(name, 0))) for name in sorted(partitions))
+    return tuple(TopicPart(name, tuple(some)) for name, some in found if some)

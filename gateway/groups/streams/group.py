@@ -20,14 +20,13 @@ from gateway.groups.classic.messages import Instant
 from gateway.groups.deadlines import Deadlines
 from gateway.groups.modern.epochs import FIRST_EPOCH, JOINING_EPOCH, LEAVING_EPOCH, full
 from gateway.groups.modern.group import GroupAlarm, ModernGroup
-from gateway.groups.streams.assignor import Computed, GroupSpec, MemberSpec, Wanted, assign
+from gateway.groups.streams.assignor import Computed, GroupSpec, MemberSpec, Wanted
 from gateway.groups.streams.checks import check_epoch, check_owned, check_size
-from gateway.groups.streams.endpoints import endpoints_of
+from gateway.groups.streams.endpoints import Endpoints
 from gateway.groups.streams.member import Member, size_of, updated
 from gateway.groups.streams.messages import (
     NO_TASKS,
     CurrentRecord,
-    EndpointParts,
     HeadRecord,
     Heartbeat,
     HeartbeatAnswer,
@@ -74,7 +73,7 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         self._signature = 0
         self._must_look = True
         self._endpoint_epoch = now.wall_ms // 1_000 % ENDPOINT_EPOCHS
-        self._endpoints: tuple[EndpointParts, ...] | None = None
+        self._endpoints: Endpoints | None = None
         self._initial_delay = self.alarm(self.assign_if_due)
         self._charged = 0
 
@@ -255,9 +254,9 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         waits_for_tasks = member.current.state is MemberState.UNRELEASED_TASKS or self.epoch != self.target_epoch
         return waits_for_tasks or not self.shape.is_ready
 
-    def _endpoints_now(self, topology: Topology) -> tuple[EndpointParts, ...]:
+    def _endpoints_now(self, topology: Topology) -> Endpoints:
         if self._endpoints is None:
-            self._endpoints = endpoints_of(self.members.values(), topology, self.rules.topics)
+            self._endpoints = Endpoints(self.members.values(), topology, self.rules.topics)
         return self._endpoints
 
     def _endpoints_changed(self) -> None:
@@ -329,12 +328,12 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         return not self._is_beginning
 
     def _assign(self, now: Instant) -> None:
-        spec = self._spec()
-        if spec.size > AT_ONCE_MAX:
+        wanted = Wanted(self.epoch, self._spec())
+        if wanted.spec.size > AT_ONCE_MAX:
             self._is_assigning = True
-            self.wanted = Wanted(self.epoch, spec)
+            self.wanted = wanted
         else:
-            self._take_target(Computed(self.epoch, assign(spec)), now)
+            self._take_target(wanted.compute(), now)
 
     def _spec(self) -> GroupSpec:
         members = tuple(
@@ -352,9 +351,8 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         self.assign_if_due(now)
 
     def _take_target(self, computed: Computed, now: Instant) -> None:
-        for member_id in self.members:
-            target = computed.targets.get(member_id, NO_TASKS)
-            if target != self.target_of(member_id):
+        for member_id, target in computed.changes.items():
+            if member_id in self.members:
                 self.targets[member_id] = target
                 self.note(RowKey(RowKind.TARGET, member_id))
         self._charge()
@@ -372,8 +370,8 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         """Move a member towards the target, as far as what it owns allows."""
         target_epoch = max(FIRST_EPOCH, self.target_epoch)
         target = self.target_of(member.member_id)
-        is_taken = partial(self._owners.is_taken, self.members, member)
-        step = next_step(member.current, target_epoch, target, owned, is_taken)
+        taken = partial(self._owners.taken, self.members, member)
+        step = next_step(member.current, target_epoch, target, owned, taken)
         if step != member.current:
             self._move(member, step, now)
 

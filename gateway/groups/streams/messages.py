@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from gateway.groups.modern import rows
 from gateway.groups.streams.statuses import Status
@@ -110,6 +110,16 @@ class EndpointParts(NamedTuple):
     standby: tuple[TopicPart, ...]
 
 
+class Told(Protocol):
+    """What a member is told of endpoints; to be made in a thread, if it is of many tasks."""
+
+    @property
+    def size(self) -> int:
+        """Tasks that are gone through for it."""
+
+    def parts(self) -> tuple[EndpointParts, ...]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatAnswer:
     """`tasks` and `endpoints` are None when the member has them already; `missing` are topics to be made."""
@@ -120,7 +130,7 @@ class HeartbeatAnswer:
     statuses: tuple[Status, ...] = ()
     tasks: Tasks | None = None
     endpoint_epoch: int = 0
-    endpoints: tuple[EndpointParts, ...] | None = None
+    endpoints: Told | None = None
     missing: tuple[InternalTopic, ...] = ()
 
 

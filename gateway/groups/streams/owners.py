@@ -1,6 +1,7 @@
 """Which members of a streams group have which tasks.
 
-Keeps: no task is active with two members.
+Keeps: no task is active with two members. A member may have 100,000 tasks: what is asked of all of them is asked of
+whole sets, whose hashes are known, and not task by task.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class Owners:
         return self._actives.get(task)
 
     def take(self, member: Member, holdings: Holdings) -> None:
-        for task in holdings.active:
-            assert task not in self._actives, f"{task} would be active with two members"
-            self._actives[task] = member.member_id
+        before = len(self._actives)
+        self._actives |= dict.fromkeys(holdings.active, member.member_id)
+        assert len(self._actives) == before + len(holdings.active), f"a task of {member} is active with two members"
         for task in holdings.standby:
             self._standbys.setdefault(task, set()).add(member.member_id)
 
@@ -42,10 +43,25 @@ class Owners:
             if not holders:
                 del self._standbys[task]
 
-    def is_taken(self, members: Mapping[str, Member], member: Member, role: Role, task: Task) -> bool:
-        """Does another member keep this one from having a task in a role?"""
-        active = {self._actives[task]} if task in self._actives else set()
-        if role is Role.ACTIVE and active - {member.member_id}:
-            return True
-        others = (active | self._standbys.get(task, set())) - {member.member_id}
-        return any(members[other].process_id == member.process_id for other in others)
+    def taken(
+        self, members: Mapping[str, Member], member: Member, role: Role, tasks: frozenset[Task]
+    ) -> frozenset[Task]:
+        """Those of some tasks that another member keeps this one from having in a role."""
+        actives, standbys = self._actives, self._standbys
+        active = tasks - tasks.difference(actives)
+        standby = tasks - tasks.difference(standbys)
+
+        def beside(others: set[str]) -> set[str]:
+            """Those that are of the member's process."""
+            others.discard(member.member_id)
+            return {other for other in others if members[other].process_id == member.process_id}
+
+        if role is Role.ACTIVE:
+            found = {task for task in active if actives[task] != member.member_id}
+        elif same := beside({actives[task] for task in active}):
+            found = {task for task in active if actives[task] in same}
+        else:
+            found = set()
+        if same := beside(set().union(*(standbys[task] for task in standby))):
+            found |= {task for task in standby if not same.isdisjoint(standbys[task])}
+        return frozenset(found)

@@ -8,7 +8,7 @@ its process has it in any role. (Kafka: streams/CurrentAssignmentBuilder.)
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from gateway.groups.streams.messages import NO_HOLDINGS, CurrentRecord, Holdings, MemberState, Task, Tasks
@@ -21,12 +21,12 @@ class Role(enum.Enum):
     STANDBY = enum.auto()
 
 
-IsTaken: TypeAlias = Callable[[Role, Task], bool]
-"""Whether another member keeps a member from having a task in a role."""
+Taken: TypeAlias = Callable[[Role, frozenset[Task]], frozenset[Task]]
+"""Those of some tasks that another member keeps a member from having in a role."""
 
 
 def next_step(
-    current: CurrentRecord, target_epoch: int, target: Tasks, owned: Tasks | None, is_taken: IsTaken
+    current: CurrentRecord, target_epoch: int, target: Tasks, owned: Tasks | None, taken: Taken
 ) -> CurrentRecord:
     """A member's next state, which may be its present one.
 
@@ -39,7 +39,7 @@ def next_step(
         if _still_owns(owned, current.revoking):
             return current
         epoch += 1  # Kafka's: what it was to give up is behind it, whatever else the target takes
-    return _towards(current, epoch, target_epoch, target, owned, is_taken)
+    return _towards(current, epoch, target_epoch, target, owned, taken)
 
 
 def _still_owns(owned: Tasks | None, revoking: Holdings) -> bool:
@@ -50,24 +50,35 @@ def _still_owns(owned: Tasks | None, revoking: Holdings) -> bool:
 
 
 def _towards(
-    current: CurrentRecord, epoch: int, target_epoch: int, target: Tasks, owned: Tasks | None, is_taken: IsTaken
+    current: CurrentRecord, epoch: int, target_epoch: int, target: Tasks, owned: Tasks | None, taken: Taken
 ) -> CurrentRecord:
     has = current.assigned
-    active = {task: since for task, since in has.active.items() if task in target.active}
-    standby = has.standby & target.standby
-    revoking = Holdings(
-        {task: since for task, since in has.active.items() if task not in target.active}, has.standby - target.standby
+    active, standby = frozenset(has.active), has.standby
+    kept = Holdings(_of(has.active, active & target.active), standby & target.standby)
+    lost = active - target.active, standby - target.standby
+    if any(lost):
+        revoking = Holdings(_of(has.active, lost[0]), lost[1])
+        if _still_owns(owned, revoking):
+            return _at(current, epoch, MemberState.UNREVOKED_TASKS, kept, revoking)
+    new_active, new_standby = target.active - active, target.standby - standby
+    taken_active, taken_standby = taken(Role.ACTIVE, new_active), taken(Role.STANDBY, new_standby)
+    free = new_active - taken_active
+    assigned = Holdings(
+        {**kept.active, **dict.fromkeys(free, target_epoch)} if free else kept.active,
+        kept.standby | (new_standby - taken_standby),
     )
-    if revoking != NO_HOLDINGS and _still_owns(owned, revoking):
-        return _at(current, epoch, MemberState.UNREVOKED_TASKS, Holdings(active, standby), revoking)
-    new_active = [task for task in target.active if task not in active]
-    new_standby = [task for task in target.standby if task not in standby]
-    free_active = [task for task in new_active if not is_taken(Role.ACTIVE, task)]
-    free_standby = [task for task in new_standby if not is_taken(Role.STANDBY, task)]
-    waits = len(free_active) < len(new_active) or len(free_standby) < len(new_standby)
-    active |= dict.fromkeys(free_active, target_epoch)
-    state = MemberState.UNRELEASED_TASKS if waits else MemberState.STABLE
-    return _at(current, target_epoch, state, Holdings(active, standby.union(free_standby)), NO_HOLDINGS)
+    state = MemberState.UNRELEASED_TASKS if taken_active or taken_standby else MemberState.STABLE
+    return _at(current, target_epoch, state, assigned, NO_HOLDINGS)
+
+
+def _of(held: Mapping[Task, int], tasks: frozenset[Task]) -> Mapping[Task, int]:
+    """Those of the held tasks, with their epochs."""
+    if len(tasks) == len(held):
+        return held
+    epochs = set(held.values())
+    if len(epochs) == 1:  # most members got all of theirs at once; no task need be looked at by itself
+        return dict.fromkeys(tasks, epochs.pop())
+    return {task: held[task] for task in tasks}
 
 
 def _at(

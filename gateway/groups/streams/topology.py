@@ -56,12 +56,13 @@ class Topology:
 
     epoch: int
     subtopologies: tuple[Subtopology, ...]
+    required: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The topics that must exist before there are tasks. Every group is asked of each topic that comes or goes."""
 
-    @property
-    def required(self) -> frozenset[str]:
-        """The topics that must exist before there are tasks."""
+    def __post_init__(self) -> None:
         internal = (topic.name for topic in self.internal)
-        return frozenset(internal).union(*(subtopology.sources for subtopology in self.subtopologies))
+        required = frozenset(internal).union(*(subtopology.sources for subtopology in self.subtopologies))
+        object.__setattr__(self, "required", required)
 
     @property
     def internal(self) -> Iterable[TopicInfo]:

@@ -58,6 +58,7 @@ class Machines:
                 f"node.id={number}",
                 "cluster.listen=127.0.0.1:0",
                 "transaction.abort.timed.out.transaction.cleanup.interval.ms=3600000",  # no look helps out
+                "group.streams.initial.rebalance.delay.ms=0",
                 "log.store=object",
                 f"tier2=file:{self.directory / 'bucket'}",
             ],

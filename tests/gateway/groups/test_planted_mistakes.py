@@ -61,7 +61,7 @@ def topics_that_grow_are_not_noticed(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_task_goes_on_while_it_is_active(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(TaskOwners, "is_taken", lambda *_: False)
+    patch.setattr(TaskOwners, "taken", lambda *_: frozenset())
 
 
 def any_epoch_may_commit_for_a_task(patch: pytest.MonkeyPatch) -> None:

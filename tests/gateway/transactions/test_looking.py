@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.transactions.transaction import Identity
-from tests.gateway.apis.harness import Admin, new_name
+from tests.gateway.apis.harness import Admin, admin_of, new_name
 from tests.gateway.transactions.client import (
     INVALID_PRODUCER_EPOCH,
     INVALID_REQUEST,
@@ -110,6 +111,26 @@ def test_describe_producers(admin: Admin, topic: str, producer: Producer) -> Non
     assert (found.producer_epoch, found.last_sequence, found.current_txn_start_offset) == (producer.who.epoch, -1, -1)
     assert (described(1).error_code, list(described(1).active_producers)) == (NONE, [])
     assert described(3).error_code == UNKNOWN_TOPIC_OR_PARTITION
+
+
+def test_the_coordinators_epoch_outlives_a_restart(tmp_path: Path) -> None:
+    """An administrator's tool sends it with a marker, so it never falls, and is told of whoever was marked."""
+    with admin_of(tmp_path) as admin:
+        topic = admin.create()
+        producer = Producer(admin, new_name())
+
+        def told() -> int:
+            asked = [{"name": topic, "partition_indexes": [0]}]
+            (found,) = admin.ask("DescribeProducers", 0, topics=asked).topics[0].partitions[0].active_producers
+            assert (found.producer_id, found.producer_epoch) == producer.who
+            return int(found.coordinator_epoch)
+
+        producer.write(topic, b"a")
+        assert told() == -1, "no marker has come"
+        producer.end()
+        before = told()
+        admin.restart()
+        assert told() >= before >= 0
 
 
 # Markers of an administrator

@@ -3,6 +3,7 @@
 import io
 import random
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -14,10 +15,11 @@ from kio.static.constants import EntityType
 
 from gateway.wire.codec import ELEMENTS_MAX, Codec, request_codec, response_codec
 from gateway.wire.errors import MalformedRequest
+from gateway.wire.primitives import Parts
 from tests.gateway.wire.kio_values import as_mapping, instance, plain
 from tests.gateway.wire.mutations import damaged, extremes
 
-METADATA, OFFSET_FETCH, HEARTBEAT, API_VERSIONS, DESCRIBE_TOPIC_PARTITIONS = 3, 9, 12, 18, 75
+METADATA, OFFSET_FETCH, HEARTBEAT, API_VERSIONS, DESCRIBE_TOPIC_PARTITIONS, SHARE_FETCH = 3, 9, 12, 18, 75, 78
 
 
 def messages(key: int) -> list[tuple[Codec, type[Any]]]:
@@ -215,3 +217,23 @@ def test_repr_hides_contents() -> None:
     assert "secret" not in shown
     assert "<6 bytes>" in shown
     assert "9 in all" in shown
+
+
+@pytest.mark.parametrize(("key", "version"), [(1, 4), (SHARE_FETCH, 2)])
+def test_records_in_parts(key: int, version: int) -> None:
+    """An answer that is made in parts has its records as they are, and the same bytes as one that is made whole."""
+    parts = [memoryview(b"records"), memoryview(b" of a log")]
+    codec = response_codec(key, version)
+
+    def answer(records: object) -> dict[str, Any]:
+        leader = {"leader_id": -1, "leader_epoch": -1}
+        told = [{"partition_index": number, "records": records, "current_leader": leader} for number in range(2)]
+        return {"responses": [{"topic": "t", "topic_id": UUID(int=7), "partitions": told}]}
+
+    whole = bytes(codec.encode(answer(b"records of a log")))
+    made = codec.encode_parts(answer(Parts(parts)))
+    assert b"".join(made) == whole
+    assert [part for part in made if any(part is one for one in parts)] == parts * 2
+    assert bytes(codec.encode(answer(Parts(parts)))) == whole
+    assert b"".join(codec.encode_parts(answer(Parts(parts).copied()))) == whole
+    assert len(codec.encode_parts(answer(b"records of a log"))) == 1

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant, rule
 from kio.schema.errors import ErrorCode
 
-from gateway.groups.consumer import format as stored
 from gateway.groups.consumer import group as consumer_group
 from gateway.groups.consumer import reconciliation
 from gateway.groups.consumer.committing import Place, check_commit
-from gateway.groups.consumer.messages import ConsumerState, MemberState, RowKind
-from gateway.groups.consumer.rows import restored, row
+from gateway.groups.consumer.format import decode_key
+from gateway.groups.consumer.messages import ConsumerState, MemberState
+from gateway.groups.consumer.rows import restored
+from gateway.groups.consumer_groups import FORM
 from gateway.groups.modern import subscriptions
 from gateway.refusals import Refusal
 from tests.gateway.groups.consumer.harness import SESSION_MS, Client, Driver, FakeTopics
-from tests.gateway.groups.reading import Reading
+from tests.gateway.groups.histories import WHO, History
 
 pytestmark = pytest.mark.slow
 
@@ -26,24 +29,24 @@ SUBSCRIPTIONS = st.one_of(
     st.frozensets(st.sampled_from(NAMES)).map(lambda names: (names, None)),
     st.sampled_from(["a|b", "[abc]", "c.*", "x"]).map(lambda regex: (None, regex)),
 )
-WHO = st.integers(0, 5)
 
 
 def client_places(client: Client) -> set[Place]:
     return {(topic, partition) for topic, held in client.owned.items() for partition in held}
 
 
-class GroupMachine(RuleBasedStateMachine):
-    """Clients own partitions by what they were told; `table` is what a restart would find."""
+class GroupMachine(History[Client, Driver]):
+    """Clients have partitions of topics, by their names or by regular expressions; some are static."""
+
+    form = FORM
 
     def __init__(self) -> None:
         super().__init__()
         self.topics = FakeTopics(a=4, b=3)
-        self.driver = Driver(self.topics, max_size=5, assignment_interval_ms=1_000)
-        self.clients: dict[str, Client] = {}
-        self.table: dict[bytes, bytes] = {}
-        self.names = 0
-        self.reading: Reading[Place] = Reading(self._may_commit)
+        self.driver = self.begin_anew()
+
+    def begin_anew(self) -> Driver:
+        return Driver(self.topics, max_size=5, assignment_interval_ms=1_000)
 
     # What clients do
 
@@ -58,33 +61,28 @@ class GroupMachine(RuleBasedStateMachine):
     def newcomer(self, subscription: tuple[frozenset[str] | None, str | None], instance: str | None) -> None:
         self.names += 1
         client = Client(f"m{self.names}", *subscription, instance_id=instance)
-        self._beat(client)
+        self.beat_of(client)
         if client.epoch > 0 or client.member_id in self.driver.group.members:
             self.clients[client.member_id] = client
 
     @rule(who=WHO)
-    def beat(self, who: int) -> None:
-        if client := self._pick(who):
-            self._beat(client)
-
-    @rule(who=WHO)
     def beat_without_answer(self, who: int) -> None:
         """The answer is lost: the client knows nothing of it, and sends all it has again."""
-        if client := self._pick(who):
+        if client := self.pick(who):
             before = client.epoch, dict(client.owned)
-            self._beat(client)
+            self.beat_of(client)
             if client.epoch > 0:
                 client.epoch, client.owned = before
                 client.lost_an_answer = True
 
     @rule(who=WHO, lag=st.integers(-3, 3))
     def beat_with_wrong_epoch(self, who: int, lag: int) -> None:
-        if (client := self._pick(who)) and client.epoch + lag > 0:
+        if (client := self.pick(who)) and client.epoch + lag > 0:
             self.driver.refusal(client.member_id, client.epoch + lag, instance_id=client.instance_id)
 
     @rule(who=WHO, subscription=SUBSCRIPTIONS)
     def change_subscription(self, who: int, subscription: tuple[frozenset[str] | None, str | None]) -> None:
-        client = self._pick(who)
+        client = self.pick(who)
         if client is None or client.epoch <= 0:
             return
         names, regex = subscription
@@ -97,7 +95,7 @@ class GroupMachine(RuleBasedStateMachine):
                 regex=regex if regex is not None else "",
             )
         except Refusal as refused:
-            self._refused(client, refused.code)
+            self.refused(client, refused.code)
             return
         client.names, client.regex = names, regex
         client.epoch = answer.epoch
@@ -106,7 +104,7 @@ class GroupMachine(RuleBasedStateMachine):
 
     @rule(who=WHO, for_a_while=st.booleans())
     def leave(self, who: int, for_a_while: bool) -> None:
-        client = self._pick(who)
+        client = self.pick(who)
         if client is None:
             return
         epoch = -2 if for_a_while and client.instance_id else -1
@@ -114,61 +112,18 @@ class GroupMachine(RuleBasedStateMachine):
         del self.clients[client.member_id]
 
     @rule(who=WHO)
-    def crash(self, who: int) -> None:
-        if client := self._pick(who):
-            del self.clients[client.member_id]
-
-    @rule(who=WHO, count=st.integers(1, 3))
-    def read_and_commit(self, who: int, count: int) -> None:
-        if client := self._pick(who):
-            self._commit(client, count)
-
-    @rule(who=WHO)
-    def fall_asleep(self, who: int) -> None:
-        client = self._pick(who)
-        if client is not None and client.epoch > 0:
-            self.reading.fall_asleep(client.member_id, client.epoch, client_places(client))
-            del self.clients[client.member_id]
-
-    @rule()
-    def awake(self) -> None:
-        self.reading.awake()
-
-    @rule()
-    def go_on(self) -> None:
-        """Time passes in which all clients that are awake beat, read and commit; sessions of the others end."""
-        for _ in range(12):
-            for client in list(self.clients.values()):
-                self._beat(client)
-            self.driver.advance(SESSION_MS / 1_000 / 10)
-        for client in self.clients.values():
-            self._commit(client, 1)
-
-    @rule(who=WHO)
-    def oversleep(self, who: int) -> None:
-        """A client pauses for longer than its session: others go on with what it had, and then it commits."""
-        self.go_on()
-        self.fall_asleep(who)
-        self.go_on()
-        self.awake()
-
-    @rule(who=WHO)
     def be_slow(self, who: int) -> None:
         """A client is silent for less than its session while one more comes: what it has is kept for it."""
-        slow = self._pick(who)
+        slow = self.pick(who)
         if slow is None:
             return
         self.newcomer((slow.names, slow.regex), None)
         for _ in range(4):
             for client in [client for client in self.clients.values() if client is not slow]:
-                self._beat(client)
+                self.beat_of(client)
             self.driver.advance(SESSION_MS / 1_000 / 10)
 
     # What time, operators and disks do
-
-    @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 20.0, 46.0]))
-    def wait(self, seconds: float) -> None:
-        self.driver.advance(seconds)
 
     @rule(name=st.sampled_from(NAMES), count=st.integers(1, 6))
     def change_topic(self, name: str, count: int) -> None:
@@ -183,32 +138,6 @@ class GroupMachine(RuleBasedStateMachine):
         regexes = {regex: self.topics.matching(regex) for regex in group.subscriptions.regexes}
         group.resolved(regexes, self.driver.now)
         group.topics_changed(self.driver.now)
-
-    @rule()
-    def store(self) -> None:
-        for key in self.driver.group.changed:
-            kept = row(self.driver.group, key)
-            value = None if kept is None else kept.encode()
-            encoded = stored.encode_key("g", key)
-            if value is None:
-                self.table.pop(encoded, None)
-            else:
-                self.table[encoded] = value
-        self.driver.group.changed.clear()
-
-    @rule()
-    def restart(self) -> None:
-        """Everything is stored, then the server is killed and started: nobody notices."""
-        self.store()
-        before = self._facts()
-        rows = {stored.decode_key(key)[1]: value for key, value in self.table.items()}
-        self.driver.group.die()
-        driver = Driver(self.topics, max_size=5, assignment_interval_ms=1_000)
-        driver.now_s = self.driver.now_s
-        self.driver = driver
-        if any(key.kind is RowKind.HEAD for key in rows):
-            restored(driver.group, rows, driver.now)
-        assert self._facts() == before
 
     # What holds
 
@@ -247,12 +176,7 @@ class GroupMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Left alone, a group converges: every partition that a member wants has one owner, and shares are even."""
         group = self.driver.group
-        for _ in range(40):
-            for client in list(self.clients.values()):
-                self._beat(client)
-            self.driver.advance(SESSION_MS / 1_000 / 9)
-        live = {client.member_id for client in self.clients.values() if client.epoch > 0}
-        assert set(group.members) == live
+        live = self.settle_alone()
         if not live:
             return
         assert group.state is ConsumerState.STABLE
@@ -268,24 +192,13 @@ class GroupMachine(RuleBasedStateMachine):
 
     # Means
 
-    def _pick(self, who: int) -> Client | None:
-        clients = list(self.clients.values())
-        return clients[who % len(clients)] if clients else None
+    def places(self, client: Client) -> set[Place]:
+        return client_places(client)
 
-    def _beat(self, client: Client) -> None:
-        try:
-            self.driver.beat(client)
-        except Refusal as refused:
-            self._refused(client, refused.code)
-
-    def _commit(self, client: Client, count: int) -> None:
-        if client.epoch > 0:
-            self.reading.read(client.member_id, client.epoch, client_places(client), count)
-
-    def _may_commit(self, member_id: str, epoch: int, place: Place) -> ErrorCode:
+    def may_commit(self, member_id: str, epoch: int, place: Place) -> ErrorCode:
         return check_commit(self.driver.group, member_id, None, epoch, [place])
 
-    def _refused(self, client: Client, code: ErrorCode) -> None:
+    def refused(self, client: Client, code: ErrorCode) -> None:
         assert code in {
             ErrorCode.unknown_member_id,
             ErrorCode.fenced_member_epoch,
@@ -297,7 +210,11 @@ class GroupMachine(RuleBasedStateMachine):
         if code is ErrorCode.fenced_instance_id:
             self.clients.pop(client.member_id, None)
 
-    def _facts(self) -> object:
+    def restore(self, rows: Mapping[bytes, bytes]) -> None:
+        by_key = {decode_key(key)[1]: value for key, value in rows.items()}
+        restored(self.driver.group, by_key, self.driver.now)
+
+    def facts(self) -> object:
         group = self.driver.group
         members = {m.member_id: (m.record(), m.current()) for m in group.members.values()}
         targets = {member_id: group.target_of(member_id) for member_id in group.members}

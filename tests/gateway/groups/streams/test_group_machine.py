@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Mapping
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant, rule
 from kio.schema.errors import ErrorCode
 
-from gateway.groups.streams import format as stored
 from gateway.groups.streams.committing import check_commit
-from gateway.groups.streams.messages import NO_TASKS, Endpoint, MemberState, RowKind, StreamsState, Task
-from gateway.groups.streams.rows import restored, row
-from gateway.refusals import Refusal
+from gateway.groups.streams.format import decode_key
+from gateway.groups.streams.messages import NO_TASKS, Endpoint, MemberState, StreamsState, Task
+from gateway.groups.streams.rows import restored
+from gateway.groups.streams_groups import FORM
 from tests.gateway.groups.consumer.harness import FakeTopics
-from tests.gateway.groups.reading import Reading
-from tests.gateway.groups.streams.harness import SESSION_MS, Client, Driver
+from tests.gateway.groups.histories import WHO, History, Place
+from tests.gateway.groups.streams.harness import Client, Driver
 
 pytestmark = pytest.mark.slow
 
 TOPICS = ("in", "app-by-word", "app-count")
-WHO = st.integers(0, 5)
 MEMBERS_MAX = 5
 INPUTS = {"0": "in", "1": "app-by-word"}
-
-
-Place: TypeAlias = tuple[str, int]
 
 
 def inputs(client: Client) -> set[Place]:
@@ -35,20 +31,18 @@ def inputs(client: Client) -> set[Place]:
     return {(INPUTS[task.subtopology], task.partition) for task in client.owned.active}
 
 
-class GroupMachine(RuleBasedStateMachine):
-    """Clients own tasks by what they were told; `table` is what a restart would find."""
+class GroupMachine(History[Client, Driver]):
+    """Clients have tasks, and copies of others' state."""
+
+    form = FORM
 
     def __init__(self) -> None:
         super().__init__()
         self.topics = FakeTopics(**{"in": 4, "app-by-word": 4, "app-count": 4})
         self.standbys = 0
-        self.driver = self._driver()
-        self.clients: dict[str, Client] = {}
-        self.table: dict[bytes, bytes] = {}
-        self.names = 0
-        self.reading: Reading[Place] = Reading(self._may_commit)
+        self.driver = self.begin_anew()
 
-    def _driver(self) -> Driver:
+    def begin_anew(self) -> Driver:
         return Driver(
             self.topics,
             max_size=MEMBERS_MAX,
@@ -70,80 +64,32 @@ class GroupMachine(RuleBasedStateMachine):
     def newcomer(self, process: str, has_endpoint: bool) -> None:
         self.names += 1
         client = Client(f"m{self.names}", process, Endpoint(process, 7_000) if has_endpoint else None)
-        self._beat(client)
+        self.beat_of(client)
         if client.member_id in self.driver.group.members:
             self.clients[client.member_id] = client
 
     @rule(who=WHO)
-    def beat(self, who: int) -> None:
-        if client := self._pick(who):
-            self._beat(client)
-
-    @rule(who=WHO)
     def beat_without_answer(self, who: int) -> None:
         """The answer is lost: the client knows nothing of it, and says again what it owns."""
-        if client := self._pick(who):
+        if client := self.pick(who):
             before = client.epoch, client.owned
-            self._beat(client)
+            self.beat_of(client)
             if client.epoch > 0:
                 client.epoch, client.owned = before
                 client.must_say = True
 
     @rule(who=WHO, lag=st.integers(-3, 3))
     def beat_with_wrong_epoch(self, who: int, lag: int) -> None:
-        if (client := self._pick(who)) and client.epoch + lag > 0:
+        if (client := self.pick(who)) and client.epoch + lag > 0:
             self.driver.refusal(client.member_id, client.epoch + lag)
 
     @rule(who=WHO)
     def leave(self, who: int) -> None:
-        if client := self._pick(who):
+        if client := self.pick(who):
             self.driver.refusal(client.member_id, -1)
             del self.clients[client.member_id]
 
-    @rule(who=WHO)
-    def crash(self, who: int) -> None:
-        if client := self._pick(who):
-            del self.clients[client.member_id]
-
-    @rule(who=WHO, count=st.integers(1, 3))
-    def read_and_commit(self, who: int, count: int) -> None:
-        if client := self._pick(who):
-            self._commit(client, count)
-
-    @rule(who=WHO)
-    def fall_asleep(self, who: int) -> None:
-        client = self._pick(who)
-        if client is not None and client.epoch > 0:
-            self.reading.fall_asleep(client.member_id, client.epoch, inputs(client))
-            del self.clients[client.member_id]
-
-    @rule()
-    def awake(self) -> None:
-        self.reading.awake()
-
-    @rule()
-    def go_on(self) -> None:
-        """Time passes in which all clients that are awake beat, read and commit; sessions of the others end."""
-        for _ in range(12):
-            for client in list(self.clients.values()):
-                self._beat(client)
-            self.driver.advance(SESSION_MS / 1_000 / 10)
-        for client in self.clients.values():
-            self._commit(client, 1)
-
-    @rule(who=WHO)
-    def oversleep(self, who: int) -> None:
-        """A client pauses for longer than its session: others go on with what it had, and then it commits."""
-        self.go_on()
-        self.fall_asleep(who)
-        self.go_on()
-        self.awake()
-
     # What time, operators and disks do
-
-    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 5.0, 20.0, 46.0]))
-    def wait(self, seconds: float) -> None:
-        self.driver.advance(seconds)
 
     @rule(name=st.sampled_from(TOPICS), count=st.integers(3, 5))
     def change_topic(self, name: str, count: int) -> None:
@@ -157,33 +103,6 @@ class GroupMachine(RuleBasedStateMachine):
     def change_standbys(self, standbys: int) -> None:
         self.standbys = standbys
         self.driver.settings = self.driver.settings._replace(standbys=standbys)
-
-    @rule()
-    def store(self) -> None:
-        for key in self.driver.group.changed:
-            kept = row(self.driver.group, key)
-            value = None if kept is None else kept.encode()
-            encoded = stored.encode_key("g", key)
-            if value is None:
-                self.table.pop(encoded, None)
-            else:
-                self.table[encoded] = value
-        self.driver.group.changed.clear()
-
-    @rule()
-    def restart(self) -> None:
-        """Everything is stored, then the server is killed and started: nobody notices."""
-        self.store()
-        before = self._facts()
-        rows = {stored.decode_key(key)[1]: value for key, value in self.table.items()}
-        self.driver.group.die()
-        assert self.driver.rules.allowance.used == 0
-        driver = self._driver()
-        driver.now_s = self.driver.now_s
-        self.driver = driver
-        if any(key.kind is RowKind.HEAD for key in rows):
-            restored(driver.group, rows, driver.now)
-            assert self._facts() == before
 
     # What holds
 
@@ -235,12 +154,7 @@ class GroupMachine(RuleBasedStateMachine):
                 self.topics.delete(name)
             self.topics.make(name, 4)
         group.topics_changed()
-        for _ in range(40):
-            for client in list(self.clients.values()):
-                self._beat(client)
-            self.driver.advance(SESSION_MS / 1_000 / 9)
-        live = {client.member_id for client in self.clients.values() if client.epoch > 0}
-        assert set(group.members) == live
+        live = self.settle_alone()
         if not live:
             return
         assert group.state is StreamsState.STABLE
@@ -257,24 +171,13 @@ class GroupMachine(RuleBasedStateMachine):
 
     # Means
 
-    def _pick(self, who: int) -> Client | None:
-        clients = list(self.clients.values())
-        return clients[who % len(clients)] if clients else None
+    def places(self, client: Client) -> set[Place]:
+        return inputs(client)
 
-    def _beat(self, client: Client) -> None:
-        try:
-            self.driver.beat(client)
-        except Refusal as refused:
-            self._refused(client, refused.code)
-
-    def _commit(self, client: Client, count: int) -> None:
-        if client.epoch > 0:
-            self.reading.read(client.member_id, client.epoch, inputs(client), count)
-
-    def _may_commit(self, member_id: str, epoch: int, place: Place) -> ErrorCode:
+    def may_commit(self, member_id: str, epoch: int, place: Place) -> ErrorCode:
         return check_commit(self.driver.group, member_id, None, epoch, [place])
 
-    def _refused(self, client: Client, code: ErrorCode) -> None:
+    def refused(self, client: Client, code: ErrorCode) -> None:
         assert code in {
             ErrorCode.unknown_member_id,
             ErrorCode.fenced_member_epoch,
@@ -283,7 +186,11 @@ class GroupMachine(RuleBasedStateMachine):
         }
         client.epoch, client.owned, client.must_say = 0, NO_TASKS, True  # it abandons all and joins again
 
-    def _facts(self) -> object:
+    def restore(self, rows: Mapping[bytes, bytes]) -> None:
+        by_key = {decode_key(key)[1]: value for key, value in rows.items()}
+        restored(self.driver.group, by_key, self.driver.now)
+
+    def facts(self) -> object:
         group = self.driver.group
         members = {m.member_id: (m.record, m.current) for m in group.members.values()}
         targets = {member_id: group.target_of(member_id) for member_id in group.members}

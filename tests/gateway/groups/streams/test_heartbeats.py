@@ -293,7 +293,8 @@ def test_who_processes_what_is_told_when_it_changes() -> None:
     answer = driver.join("a", endpoint=Endpoint("h", 80))
     both = (0, 1)
     parts = (TopicPart("app-by-word", both), TopicPart("in", both))
-    assert answer.endpoints == (EndpointParts(Endpoint("h", 80), parts, ()),)
+    assert answer.endpoints is not None
+    assert answer.endpoints.parts() == (EndpointParts(Endpoint("h", 80), parts, ()),)
     seen = answer.endpoint_epoch
     assert driver.heartbeat("a", answer.epoch, endpoint_epoch=seen).endpoints is None
     joined = driver.join("b", endpoint_epoch=seen)
@@ -307,7 +308,7 @@ def test_only_partitions_that_a_topic_has_are_told() -> None:
     driver = Driver(FakeTopics(small=1, large=3), topology(subtopology("0", "large", "small")))
     told = driver.join("a", endpoint=Endpoint("h", 80)).endpoints
     assert told is not None
-    assert told[0].active == (TopicPart("large", (0, 1, 2)), TopicPart("small", (0,)))
+    assert told.parts()[0].active == (TopicPart("large", (0, 1, 2)), TopicPart("small", (0,)))
 
 
 # Requests that make no sense

@@ -1,0 +1,120 @@
+"""A streams group over kills of the gateway, in each state that a group may be in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+from kio.schema.errors import ErrorCode
+
+from tests.gateway.groups.streams.test_apis import Client
+from tests.gateway.launching import serving
+from tests.likeness.asking import Server
+
+pytestmark = pytest.mark.slow
+
+WITHIN_S: Final = 10.0
+PARTITIONS: Final = 4
+EVERY: Final = {(subtopology, number) for subtopology in "01" for number in range(PARTITIONS)}
+SETTINGS: Final = (
+    "log.file.bytes=4194304",
+    "group.streams.initial.rebalance.delay.ms=0",
+    "group.streams.assignment.interval.ms=15000",
+)
+"""After a start the first target may be made at once, the next one only after 15 s."""
+
+TaskIds = set[tuple[str, int]]
+
+
+class Member:
+    """A member that is a process of its own: it does what it is told, and says so when a test has it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.tasks: TaskIds = set()
+        self._epoch = 0
+
+    def beat(self, client: Client) -> bool:
+        """One heartbeat; tells whether the member has other tasks now."""
+        joining = {"process_id": self.name} if self._epoch == 0 else {}
+        return self._hear(client.beat(self._epoch, member_id=self.name, **joining))
+
+    def say(self, client: Client) -> bool:
+        """One heartbeat that says what the member has."""
+        numbers: dict[str, list[int]] = {}
+        for subtopology, number in sorted(self.tasks):
+            numbers.setdefault(subtopology, []).append(number)
+        told = [{"subtopology_id": name, "partitions": some} for name, some in numbers.items()]
+        said: dict[str, Any] = {"active_tasks": told, "standby_tasks": [], "warmup_tasks": []}
+        return self._hear(client.beat(self._epoch, member_id=self.name, **said))
+
+    def leave(self, client: Client) -> None:
+        assert client.beat(-1, member_id=self.name)["error_code"] == ErrorCode.none
+        self.tasks, self._epoch = set(), 0
+
+    def _hear(self, answer: dict[str, Any]) -> bool:
+        assert answer["error_code"] == ErrorCode.none, answer
+        self._epoch, before = answer["member_epoch"], self.tasks
+        if answer["active_tasks"] is not None:
+            self.tasks = {(one["subtopology_id"], number) for one in answer["active_tasks"] for number in one["partitions"]}
+        return self.tasks != before
+
+
+def settle(client: Client, *members: Member) -> None:
+    """All beat until the group is stable, and each task is with one of them."""
+    for _ in range(20):
+        for member in members:
+            if member.beat(client):
+                member.say(client)
+        if client.describe()["group_state"] == "Stable":
+            break
+    assert sorted(task for member in members for task in member.tasks) == sorted(EVERY)
+
+
+@contextmanager
+def life(directory: Path, state: str) -> Iterator[tuple[str, Client]]:
+    """One life of the gateway, which is killed as soon as the group is in a state that its members have seen."""
+    with serving(directory, *(word for one in SETTINGS for word in ("--set", one))) as gateway:
+        address = gateway.ready()["kafka"][0]
+        server = Server(address, own={})
+        client = Client(server)
+        yield address, client
+        assert client.describe()["group_state"] == state
+        gateway.process.kill()
+        gateway.end()
+        server.close()
+
+
+def test_kills_in_each_state(tmp_path: Path) -> None:
+    """Members go on from what they were told last: nobody has to join again, and no task is active twice."""
+    first, second, third, fourth = members = [Member(name) for name in ("a", "b", "c", "d")]
+    with life(tmp_path, "NotReady") as (_, client):
+        first.beat(client)
+    with life(tmp_path, "Stable") as (address, client):
+        admin = AdminClient({"bootstrap.servers": address})
+        admin.create_topics([NewTopic("in", PARTITIONS)])["in"].result(WITHIN_S)
+        settle(client, first)
+    with life(tmp_path, "Reconciling") as (_, client):
+        assert not first.beat(client), "it has what it had"
+        second.beat(client)
+        assert second.tasks == set(), "nothing was given up yet"
+    with life(tmp_path, "Reconciling") as (_, client):
+        assert first.beat(client), "it is told to give up half"
+        second.beat(client)
+        assert second.tasks == set(), "the first has not said that it has done so"
+    with life(tmp_path, "Assigning") as (_, client):
+        first.say(client)
+        settle(client, first, second)
+        third.beat(client)
+        fourth.beat(client)
+        assert fourth.tasks == set()
+    with life(tmp_path, "Empty") as (_, client):
+        settle(client, *members)
+        for member in members:
+            member.leave(client)
+    with life(tmp_path, "Stable") as (_, client):
+        settle(client, second)
