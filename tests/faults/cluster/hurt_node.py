@@ -22,6 +22,7 @@ import core.log.objects.reading
 import core.log.objects.writer
 from core.cluster.etcd.lease import Lease
 from core.cluster.etcd_coordination import EtcdCoordination
+from core.cluster.guard import Guard
 from core.joining import Joining
 from core.log.objects.format import log_prefix
 from core.log.objects.home import LogObjects
@@ -126,6 +127,15 @@ def ignore_conditions() -> None:
     S3Storage.put_new = put  # type: ignore[method-assign]
 
 
+def trust_in_claims() -> None:
+    """Nobody asks the coordinator between a put's answer and the acknowledgement."""
+
+    async def is_ours(self: Guard, container: int, epoch: int) -> bool:
+        return True
+
+    Guard.is_ours = is_ours  # type: ignore[method-assign]
+
+
 def acknowledge_out_of_order() -> None:
     """A put is acknowledged with all before it as soon as it alone is stored."""
 
@@ -144,6 +154,7 @@ MISTAKES: Final[Mapping[str, Callable[[], None]]] = {
     "sleepwalker": walk_in_sleep,
     "fences": delete_fences,
     "conditions": ignore_conditions,
+    "guard": trust_in_claims,
     "order": acknowledge_out_of_order,
 }
 
