@@ -80,6 +80,7 @@ from gateway.long_term.identity import Admission
 from gateway.long_term.log_objects import check_conditions, check_containers, of_cluster
 from gateway.long_term.opening import is_private, open_storage, place_of, storage_of_log, worker_setup
 from gateway.long_term.ownership import BEAT_S, Owner
+from gateway.metrics.cluster import offer_cluster
 from gateway.metrics.counters import Metrics
 from gateway.network.binding import Binding, CannotListen, bind
 from gateway.network.descriptors import shares_of_this_process
@@ -405,7 +406,7 @@ class Broker:
         """Take and serve containers of the cluster from now on."""
         kinds = (self.groups, self.share.coordinators, self.transactions)
         moved, changed = self.internal_topics.moved, self._know_nodes
-        openings = Openings(self.store, kinds, self._attend, moved, changed, self.vacancies)
+        openings = Openings(self.store, kinds, self._attend, self.metrics.forget, moved, changed, self.vacancies)
         self._balance = Balance(
             seat.coordination, partial(totals_of, self.store), moves=seat.rebalances, troubles=self._told_to_all
         )
@@ -458,6 +459,8 @@ class Broker:
         for hosted in self._containers():
             self._attend(hosted)
         self.metrics.storage = self._storage
+        if self._seat is not None:
+            offer_cluster(self.metrics, self.picture, lambda: len(self.store.containers))
         offer_services(self.metrics, self.services, self.letters)
 
     def _attend(self, hosted: HostedContainer) -> None:
@@ -465,7 +468,6 @@ class Broker:
         assert self._server is not None
         hosted.container.name_writers = self.transactions.name_producers
         hosted.container.log.slabs.relieve = self._server.host.copy_views
-        self.metrics.forget(hosted.id)
         offer_container(self.metrics, hosted)
 
     async def _consumed(self, slots: Sequence[Slot], group_ids: Sequence[str]) -> Sequence[int | None]:
