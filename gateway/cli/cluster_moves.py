@@ -68,6 +68,7 @@ def _run(settings: Settings, do: Callable[[EtcdCoordination], Awaitable[ExitCode
 
 async def _move(cluster: EtcdCoordination, container: int, node: int, timeout_s: float) -> ExitCode:
     from core.cluster.coordination import Stage
+    from core.cluster.levels import Feature, allows
     from gateway.exits import ExitCode
 
     if container not in cluster.containers:
@@ -80,6 +81,11 @@ async def _move(cluster: EtcdCoordination, container: int, node: int, timeout_s:
     if before is not None and before.node == node:
         typer.echo(f"container {container} is with node {node}")
         return ExitCode.CLEAN
+    if not allows(cluster.level, Feature.WISHES):
+        return _refused(
+            f"the cluster is at level {cluster.level}, and containers move from level {int(Feature.WISHES)} on: finish "
+            "its upgrade with `penstock cluster finalize`"
+        )
     while (spent := time.monotonic() - began) < timeout_s:
         owner = cluster.owners().get(container)
         if owner is not None and owner.node == node and owner.stage is Stage.SERVING:

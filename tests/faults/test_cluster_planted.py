@@ -18,7 +18,8 @@ from confluent_kafka import Producer
 
 from compat_tests.histories.workload import Workload
 from core.log.objects.format import HEADER_SIZE
-from tests.faults.cluster.nodes import NODES, PARTITIONS, PROBE, Nodes, hurt_by
+from tests.faults.client import Connection
+from tests.faults.cluster.nodes import NODES, PARTITIONS, PROBE, TAKEOVER_S, Nodes, hurt_by
 from tests.faults.cluster.scenarios import Hurting
 from tests.faults.settings import SEED, SOAK
 from tests.tier2.fault_proxy import Fault, Stall
@@ -141,6 +142,19 @@ def test_a_mistake_is_found(nodes: Nodes, name: str) -> None:
     print(f"seed {SEED}, {name}: {result}")
     assert result.faults, f"the sleeper did not come to its walk: {result}"
     assert bool(found) == planted.costs, f"seed {SEED}, {result}\n{nodes.log_tail()}"
+
+
+def test_names_by_sequence_serve_nobody(nodes: Nodes) -> None:
+    """A fence takes the name of the group that is to follow it, so the first taker cannot go on: there is no history to
+    look into. `tests/core/log/objects` has what the mistake costs where fences have names of their own."""
+    for number in NODES:
+        nodes.nodes[number].command = hurt_by("mistake", "names")
+    nodes.start(*NODES)
+    with Connection(nodes.nodes[1].clients.address) as connection:
+        connection.create_topic(PROBE, PARTITIONS)
+    with pytest.raises(AssertionError, match="-1"):
+        nodes.until_led(TAKEOVER_S)
+    assert "a container cannot be opened" in nodes.log_tail(1_000)
 
 
 @dataclass
