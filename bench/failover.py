@@ -60,10 +60,11 @@ Stations = defaultdict[str, defaultdict[str, list[float]]]
 
 
 class Nodes:
-    """Three nodes over one etcd and one MinIO."""
+    """Nodes over one etcd and one MinIO."""
 
     def __init__(self, directory: Path, etcd: EtcdServer, minio: MinioServer) -> None:
         self._directory = directory
+        self.etcd = etcd
         self.cluster = f"etcd://{etcd.endpoint}/{BUCKET}"
         self._settings = (
             *("--cluster", self.cluster, "--tier2", f"s3://{BUCKET}/a", "--tier2-endpoint", minio.endpoint),
@@ -117,7 +118,9 @@ class Nodes:
 class Load:
     """An idempotent producer to all partitions, in turn; notes when each record was acknowledged."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self, addresses: Sequence[str], rate: int = RATE) -> None:
+        """`rate`: records a second, a request each."""
+        self._rate = rate
         self.times: defaultdict[int, list[float]] = defaultdict(list)
         self.values: defaultdict[int, list[int]] = defaultdict(list)
         self.failed: list[str] = []
@@ -134,7 +137,7 @@ class Load:
             if self._over.is_set():
                 break
             self._producer.produce(TOPIC, b"%099d" % value, partition=value % CONTAINERS, on_delivery=self._delivered)
-            while (left_s := begun + value / RATE - time.monotonic()) > 0:
+            while (left_s := begun + value / self._rate - time.monotonic()) > 0:
                 self._producer.poll(left_s)
             self._producer.poll(0)
         self._producer.flush(WAIT_S)
@@ -245,7 +248,7 @@ def summary(gaps: Sequence[float]) -> dict[str, Any]:
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[Nodes]:
+def running(directory: Path, count: int = 3) -> Iterator[Nodes]:
     os.environ |= {"PENSTOCK_TIER2_ACCESS_KEY": ROOT_USER, "PENSTOCK_TIER2_SECRET_KEY": ROOT_PASSWORD}
     with ExitStack() as undo:
         for name in ("minio", "etcd"):
@@ -257,7 +260,7 @@ def running(directory: Path) -> Iterator[Nodes]:
         undo.callback(etcd.stop)
         nodes = Nodes(directory, etcd, minio)
         undo.callback(nodes.end)
-        for node in (1, 2, 3):
+        for node in range(1, count + 1):
             nodes.start(node)
         yield nodes
 

@@ -53,6 +53,7 @@ from gateway.kafka_configs.resource_configs import SETTINGS as RESOURCE_CONFIGS
 from gateway.kafka_configs.resource_configs import ResourceConfigs
 from gateway.long_term.holding import Holding
 from gateway.long_term.ownership import Owner
+from gateway.metrics.cluster import offer_cluster
 from gateway.metrics.counters import Metrics
 from gateway.network.binding import Binding, CannotListen
 from gateway.network.descriptors import shares_of_this_process
@@ -304,7 +305,9 @@ class Broker:
     def _openings(self) -> Openings:
         kinds = (self.groups, self.share.coordinators, self.transactions)
         moved, changed = self.internal_topics.moved, self.standing.look
-        return Openings(self.store, kinds, self._attend, moved, changed, self.standing.vacancies)
+        return Openings(
+            self.store, kinds, self._attend, self.metrics.forget, moved, changed, self.standing.vacancies
+        )
 
     def _offer_metrics(self, server: Server) -> None:
         offer_budgets(self.metrics, server)
@@ -314,6 +317,8 @@ class Broker:
         for hosted in self._containers():
             self._attend(hosted)
         self.metrics.storage = self._held.storage
+        if self._held.seat is not None:
+            offer_cluster(self.metrics, self.standing.picture, lambda: len(self.store.containers))
         offer_services(self.metrics, self.services, self.letters)
 
     def _attend(self, hosted: HostedContainer) -> None:
@@ -321,7 +326,6 @@ class Broker:
         assert self._server is not None
         hosted.container.name_writers = self.transactions.name_producers
         hosted.container.log.slabs.relieve = self._server.host.copy_views
-        self.metrics.forget(hosted.id)
         offer_container(self.metrics, hosted)
 
     async def _consumed(self, slots: Sequence[Slot], group_ids: Sequence[str]) -> Sequence[int | None]:

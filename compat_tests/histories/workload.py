@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,6 +140,8 @@ class Workload:
                 self.faults.strike()
             except AssertionError as error:
                 return [f"after {dict(self.faults.done)}: {error}"]
+            except Exception:  # of the harness: clients are to end all the same
+                return [f"after {dict(self.faults.done)}: {traceback.format_exc()}"]
             strikes += 1
         self._tick.wait(FAULT_EVERY_S[0])
         return []

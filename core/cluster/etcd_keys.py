@@ -17,12 +17,12 @@ hex digits, so that they are in order. Format 1:
     ``streams/a/<name>``        the name of the stream whose name is this one, with ``_`` in place of each ``.``
     ``streams/i/<id>``          the stream, as in table ``streams`` (`core.streams.state`)
     ``settings/<kind>/<key>``   a dynamic setting; the key is any bytes
-    ``nodes/<id>``              a node that lives; under its lease (`core.cluster.etcd_coordination`)
+    ``nodes/<id>``              a node that lives; under its lease (`core.cluster.etcd_values`)
     ``containers/<id>``         the owner of a container; under its lease (there as well)
     ``assign/<id>``             the node that a container is to go to (there as well)
     ``warm/<id>``               that this node is ready for it; under its lease (there as well)
     ``loads/<id>``              how busy a node's containers are; under its lease (`core.cluster.loads`)
-    ``troubles/<id>``           what a node says is wrong with it; under its lease (`core.cluster.etcd_coordination`)
+    ``troubles/<id>``           what a node says is wrong with it; under its lease (`core.cluster.etcd_values`)
     ``links/<id>``              where the epochs of a container's log end (there as well)
     ``calls/<uuid>``            the number of a session's last change; under its lease (`core.cluster.etcd.session`)
     ==========================  =====================================================================================

@@ -75,6 +75,7 @@ async def _move(
     cluster: EtcdCoordination, container: int, node: int, timeout_s: float, told: Output
 ) -> ExitCode:
     from core.cluster.coordination import Stage
+    from core.cluster.levels import Feature, allows
     from gateway.exits import ExitCode
 
     if container not in cluster.containers:
@@ -88,6 +89,11 @@ async def _move(
         moved = {"container": container, "from": node, "to": node, "seconds": 0.0}
         told.result(moved) if told.as_json else told.line(f"container {container} is with node {node}")
         return ExitCode.CLEAN
+    if not allows(cluster.level, Feature.WISHES):
+        return _refused(
+            f"the cluster is at level {cluster.level}, and containers move from level {int(Feature.WISHES)} on: finish "
+            "its upgrade with `penstock cluster finalize`"
+        )
     while (spent := time.monotonic() - began) < timeout_s:
         owner = cluster.owners().get(container)
         if owner is not None and owner.node == node and owner.stage is Stage.SERVING:

@@ -16,13 +16,15 @@ from gateway.coordination.local import LocalCoordinators
 
 class Openings:
     """`core.membership.Services` of a broker. `begun` is told of each container that is served, before its
-    coordinators; `moved` then, too, and when the coordinators of one that goes have ended; `changed` at last."""
+    coordinators, and `ended` when it goes; `moved` then, too, and when the coordinators of one that goes have ended;
+    `changed` at last."""
 
     def __init__(
         self,
         store: Store,
         kinds: Sequence[LocalCoordinators[Any]],
         begun: Callable[[HostedContainer], None],
+        ended: Callable[[int], None],
         moved: Callable[[int], None],
         changed: Callable[[], None],
         vacancies: Vacancies,
@@ -30,6 +32,7 @@ class Openings:
         self._store = store
         self._kinds = kinds
         self._begun = begun
+        self._ended = ended
         self._moved = moved
         self._changed = changed
         self._vacancies = vacancies
@@ -55,6 +58,7 @@ class Openings:
     async def end(self, container_id: int) -> None:
         """Answer all who wait."""
         self._vacancies.coming.discard(container_id)
+        self._ended(container_id)
         self._changed()
         for kind in reversed(self._kinds):
             await kind.release(container_id)

@@ -52,7 +52,7 @@ class TopicTable:
             return self._rows
 
     async def _row(self, stream: Stream, turn: Turn) -> TopicRow:
-        counted = await StreamBytes.counted(stream, turn)
+        counted = await StreamBytes.counted(stream.written_slots(), turn)
         config, rate = config_of(stream), self.activity.stream_rate(stream)
         return TopicRow.model_construct(
             name=stream.name,

@@ -48,7 +48,7 @@ class TierBytes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamBytes:
-    """Cumulative counters of a stream."""
+    """Cumulative counters of a stream, or of its slots in a container."""
 
     bytes: int
     events: int
@@ -59,9 +59,9 @@ class StreamBytes:
         return cls._sum(stream.written_slots())
 
     @classmethod
-    async def counted(cls, stream: Stream, turn: Turn) -> StreamBytes:
-        """As `of`, in turns: a stream may have a hundred thousand slots."""
-        slots = iter(list(stream.written_slots()))
+    async def counted(cls, found: Iterable[Slot], turn: Turn) -> StreamBytes:
+        """Of these slots, in turns: a stream may have a hundred thousand."""
+        slots = iter(list(found))
         total = cls._sum(islice(slots, SLOTS_AT_ONCE))
         await turn.breathe()
         while some := list(islice(slots, SLOTS_AT_ONCE)):
@@ -107,6 +107,13 @@ class Activity:
             if stream.id in hosted.container.streams
         ]
         return Rate(sum(rate.bytes_s for rate in found), sum(rate.events_s for rate in found)) if found else IDLE
+
+    def segments_here(self, stream: Stream) -> int:
+        """How many active segments lie in containers that are here: over all nodes each counts once."""
+        if stream.is_sealed:
+            return 0
+        state, here = stream.state, self.store.containers
+        return sum(state.container_of(segment) in here for segment in state.current.segments)
 
     def rates_here(self, stream: Stream) -> Iterator[tuple[int, Rate]]:
         """The active segments whose containers are here, by number, with their rates; none of an idle stream."""
@@ -164,7 +171,7 @@ class Activity:
         return list(islice(heapq.merge(*newest_first, key=lambda event: event.time_ms, reverse=True), most))
 
     def counts(self) -> Counter[str]:
-        """Scales since the start, by kind."""
+        """Scales by kind, since the containers were opened that are here."""
         return sum((hosted.scaler.counts for hosted in self.store.containers.values()), Counter())
 
 

@@ -115,7 +115,8 @@ class Metrics:
         self.numbers.append(Number(name, doc, tuple(labels.items()), read, only_rises=True))
 
     def forget(self, container_id: int) -> None:
-        """Offer no numbers of a container any more: another life of it follows."""
+        """Offer no numbers of a container any more, nor keep it in memory: it is another node's."""
+        self.log_syncs.pop(container_id, None)
         mine = {("container", str(container_id)), ("pool", f"tail cache {container_id}")}
         mine.add(("pool", f"index cache {container_id}"))
         self.numbers = [number for number in self.numbers if mine.isdisjoint(number.labels)]

@@ -3,7 +3,8 @@
 Keeps: at most `TOPICS_MAX` topics, `SEGMENTS_MAX` segments, `LAGS_MAX` groups with topics, and a few partitions that
 hold back the log have a label with the name that a client chose; the rest counts under `other`, which no client's name
 becomes. A name keeps its label while a topic of that name exists, even if it is deleted and made again, so that a
-counter neither falls nor stands still.
+counter neither falls nor stands still. Nor does it when a container goes to another node or comes from one: each node
+counts what was appended while it had the container, so that sums over nodes are sums.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from core.turns import Turn
-from gateway.metrics.activity import StreamBytes, active_segments
+from gateway.metrics.activity import StreamBytes
 from gateway.metrics.sources import Sources
 from gateway.metrics.visible import visible
 
 if TYPE_CHECKING:
+    from core.hosted import HostedContainer
     from core.streams.live import Stream
     from gateway.groups.lag import GroupLag
 
@@ -42,13 +45,16 @@ class _Counted:
     events: int = 0
 
 
-@dataclass(slots=True)
-class _Topics:
-    """Cumulative counters by label. `other` keeps the counts of deleted topics."""
+class _Counters:
+    """Cumulative counters of topics, by label, and of scales. `other` keeps the counts of deleted topics."""
 
-    labels: dict[str, str] = field(default_factory=dict)  # by name of the topic
-    counted: dict[str, _Counted] = field(default_factory=lambda: defaultdict(_Counted))
-    before: dict[int, _Counted] = field(default_factory=dict)  # the part of each stream that is counted
+    def __init__(self) -> None:
+        self.labels: dict[str, str] = {}  # by name of the topic
+        self.counted: dict[str, _Counted] = defaultdict(_Counted)
+        self.scales: Counter[str] = Counter()
+        self._parts: WeakKeyDictionary[HostedContainer, dict[int, _Counted]] = WeakKeyDictionary()
+        """The part of each stream in a container that is counted already."""
+        self._scaled: WeakKeyDictionary[HostedContainer, Counter[str]] = WeakKeyDictionary()
 
     def label(self, stream: Stream) -> str:
         if stream.name not in self.labels and len(self.labels) < TOPICS_MAX:
@@ -59,14 +65,34 @@ class _Topics:
         """Free the labels of deleted topics."""
         for name in self.labels.keys() - names:
             self.counted.pop(self.labels.pop(name), None)
-        self.before = {stream_id: known for stream_id, known in self.before.items() if stream_id in alive}
+        for parts in self._parts.values():
+            for gone in parts.keys() - alive:
+                del parts[gone]
 
-    def count(self, stream: Stream, now: StreamBytes) -> None:
-        before = self.before.setdefault(stream.id, _Counted())
+    def arrived(self, containers: Sequence[HostedContainer]) -> set[int]:
+        """Those that have come from another node since the last call: what they have was counted there."""
+        found = {hosted.id for hosted in containers if hosted.is_claimed and hosted not in self._parts}
+        for hosted in containers:
+            self._parts.setdefault(hosted, {})
+        return found
+
+    def count(self, stream: Stream, parts: Sequence[tuple[HostedContainer, StreamBytes]], arrived: set[int]) -> None:
+        """A slot that has gone from one of these containers to another has added nothing."""
+        size = events = 0
+        for hosted, now in parts:
+            known = self._parts[hosted]
+            before = known.get(stream.id) or (_Counted(now.bytes, now.events) if hosted.id in arrived else _Counted())
+            size, events = size + now.bytes - before.bytes, events + now.events - before.events
+            known[stream.id] = _Counted(now.bytes, now.events)
         total = self.counted[self.label(stream)]
-        total.bytes += now.bytes - before.bytes
-        total.events += now.events - before.events
-        before.bytes, before.events = now.bytes, now.events
+        total.bytes += max(0, size)
+        total.events += max(0, events)
+
+    def count_scales(self, containers: Sequence[HostedContainer]) -> None:
+        for hosted in containers:
+            now = Counter(hosted.scaler.counts)
+            self.scales += now - self._scaled.get(hosted, Counter())
+            self._scaled[hosted] = now
 
 
 def own_label(name: str) -> str:
@@ -79,7 +105,7 @@ class StreamCollector:
 
     def __init__(self, sources: Callable[[], Sources | None]) -> None:
         self._sources = sources
-        self._topics = _Topics()
+        self._counters = _Counters()
 
     async def metrics(self, turn: Turn) -> AsyncIterator[Metric]:
         """All these metrics, made in turns."""
@@ -87,26 +113,31 @@ class StreamCollector:
         if sources is None:
             return
         streams = list(sources.store.streams)
-        async for metric in self._of_topics(streams, turn):
+        async for metric in self._of_topics(streams, sources, turn):
             yield metric
         async for metric in _of_segments(streams, sources, turn):
             yield metric
-        for metric in (*_of_pins(sources), *_of_scales(sources), *_of_groups(sources.lags.found)):
+        for metric in (*_of_pins(sources), *self._of_scales(sources), *_of_groups(sources.lags.found)):
             yield metric
 
-    async def _of_topics(self, streams: list[Stream], turn: Turn) -> AsyncIterator[Metric]:
-        topics = self._topics
+    async def _of_topics(self, streams: list[Stream], sources: Sources, turn: Turn) -> AsyncIterator[Metric]:
+        topics, containers = self._counters, list(sources.store.containers.values())
         topics.forget({stream.id for stream in streams}, {stream.name for stream in streams})
+        arrived = topics.arrived(containers)
         segments: Counter[str] = Counter()
         log: Counter[str] = Counter()
         chunks: Counter[str] = Counter()
         for stream in streams:
-            now = await StreamBytes.counted(stream, turn)
-            topics.count(stream, now)
+            parts = [
+                (hosted, await StreamBytes.counted(stream.slots_in(hosted.id), turn))
+                for hosted in containers
+                if stream.id in hosted.container.streams
+            ]
+            topics.count(stream, parts, arrived)
             label = topics.label(stream)
-            segments[label] += active_segments(stream)
-            log[label] += now.tiers.log
-            chunks[label] += now.tiers.chunks
+            segments[label] += sources.activity.segments_here(stream)
+            log[label] += sum(part.tiers.log for _, part in parts)
+            chunks[label] += sum(part.tiers.chunks for _, part in parts)
         appended = CounterMetricFamily("penstock_topic_appended_bytes", "Bytes appended, by topic", labels=["topic"])
         records = CounterMetricFamily("penstock_topic_appended_records", "Records appended, by topic", labels=["topic"])
         for label, counted in topics.counted.items():
@@ -126,6 +157,15 @@ class StreamCollector:
             sizes.add_metric([label, "chunk"], chunks[label])
         yield sizes
 
+    def _of_scales(self, sources: Sources) -> Iterator[Metric]:
+        self._counters.count_scales(list(sources.store.containers.values()))
+        scales = CounterMetricFamily("penstock_scale_events", "Scales of streams, by kind", labels=["kind"])
+        for kind in KINDS:
+            scales.add_metric([kind], self._counters.scales[kind])
+        yield scales
+        limits = len(sources.activity.limits())
+        yield GaugeMetricFamily("penstock_segments_at_limit", "Hot segments of one slot, which cannot split", limits)
+
 
 async def _of_segments(streams: list[Stream], sources: Sources, turn: Turn) -> AsyncIterator[Metric]:
     names = ["topic", "segment"]
@@ -134,10 +174,8 @@ async def _of_segments(streams: list[Stream], sources: Sources, turn: Turn) -> A
     found: list[tuple[float, float, str, str]] = []
     for stream in streams:
         await turn.breathe()
-        if not stream.is_sealed and sources.activity.stream_rate(stream).bytes_s > 0:
-            loads = sources.activity.active_loads(stream).items()
-            label = own_label(stream.name)
-            found += ((load.bytes_s, load.events_s, label, str(number)) for number, load in loads)
+        label = own_label(stream.name)
+        found += ((rate.bytes_s, rate.events_s, label, str(n)) for n, rate in sources.activity.rates_here(stream))
     named = heapq.nlargest(SEGMENTS_MAX, found)
     for bytes_s, events_s, topic, number in named:
         size.add_metric([topic, number], bytes_s)
@@ -173,16 +211,6 @@ def _of_pins(sources: Sources) -> Iterator[Metric]:
     if len(lost) > len(named):
         damaged.add_metric([OTHER, OTHER], sum(lost.values()) - sum(size for _, size in named))
     yield from (held, damaged)
-
-
-def _of_scales(sources: Sources) -> Iterator[Metric]:
-    scales = CounterMetricFamily("penstock_scale_events", "Scales of streams, by kind", labels=["kind"])
-    counts = sources.activity.counts()
-    for kind in KINDS:
-        scales.add_metric([kind], counts[kind])
-    yield scales
-    limits = len(sources.activity.limits())
-    yield GaugeMetricFamily("penstock_segments_at_limit", "Hot segments of one slot, which cannot split", limits)
 
 
 def _of_groups(found: list[GroupLag]) -> Iterator[Metric]:

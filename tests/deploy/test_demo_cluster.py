@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from typing import Final
 
 import psutil
 import pytest
+
+from tests.gateway.launching import http_get, run
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 SECONDS: Final = 4
@@ -70,7 +74,7 @@ def test_to_the_end(place: Path) -> None:
 
 
 def test_interrupted(place: Path) -> None:
-    """Ctrl-C in the middle ends everything."""
+    """What it names shows all three nodes meanwhile; Ctrl-C in the middle ends everything."""
     demo = start(place)
     assert demo.stdout is not None
     printed = ""
@@ -78,6 +82,9 @@ def test_interrupted(place: Path) -> None:
         printed += line
         if line.startswith("seconds="):
             break
+    consoles = re.findall(r"http://([\d.:]+)/", printed)
+    told = [json.loads(http_get(address, "/api/v1/nodes")[1]) for address in consoles]
+    status = run("cluster", "status", "--json", "--cluster", re.findall(r"etcd://\S+", printed)[0])
     demo.send_signal(signal.SIGINT)
     try:
         rest, _ = demo.communicate(timeout=END_S_MAX)
@@ -85,4 +92,6 @@ def test_interrupted(place: Path) -> None:
         demo.kill()
 
     assert "seconds=" in printed, printed
+    assert [len(one["nodes"]) for one in told] == [3, 3, 3]
+    assert [one["id"] for one in json.loads(status.stdout)["nodes"]] == [1, 2, 3]
     assert demo.returncode == 0, printed + rest

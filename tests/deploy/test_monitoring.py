@@ -14,6 +14,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.core.cluster.etcd.servers import EtcdServer
 from tests.gateway.launching import http_get, serving
 from tests.test_documents import anchors
 
@@ -76,13 +77,13 @@ def test_alerts_fire_and_are_silent(tmp_path: Path) -> None:
     assert "PenstockLogFillsUp" in done.stdout + done.stderr
 
 
-def test_a_gateway_has_the_metrics_of_the_alerts(tmp_path: Path) -> None:
-    """A misspelled name would never fire: an idle gateway has each metric, with the labels that are shown."""
-    with serving(tmp_path, "--http", "127.0.0.1:0") as gateway:
-        _, text = http_get(gateway.ready()["http"], "/metrics")
-        assert gateway.terminate() == 0
-    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    declared = set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
+def test_gateways_have_the_metrics_of_the_alerts(tmp_path: Path, own_etcd: EtcdServer) -> None:
+    """A misspelled name would never fire: an idle gateway, or an idle node of a cluster, has each metric, with the
+    labels that are shown."""
+    node = ("--cluster", f"etcd://{own_etcd.endpoint}/c", "--node-id", "1", "--tier2", f"file:{tmp_path / 'bucket'}")
+    texts = [metrics_of(tmp_path / "alone"), metrics_of(tmp_path / "node", *node)]
+    samples = [s for text in texts for family in text_string_to_metric_families(text) for s in family.samples]
+    declared = {name for text in texts for name in re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE)}
     labels = {sample.name: set(sample.labels) for sample in samples}
 
     for name, rule in rules().items():
@@ -92,6 +93,13 @@ def test_a_gateway_has_the_metrics_of_the_alerts(tmp_path: Path) -> None:
         shown = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"]))) - {"instance"}
         for metric in named:
             assert shown <= labels.get(metric, shown), name
+
+
+def metrics_of(directory: Path, *arguments: str) -> str:
+    with serving(directory, "--http", "127.0.0.1:0", *arguments) as gateway:
+        _, text = http_get(gateway.ready()["http"], "/metrics")
+        assert gateway.terminate() == 0
+    return text
 
 
 @pytest.mark.parametrize("name", rules())

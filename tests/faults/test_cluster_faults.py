@@ -8,28 +8,26 @@ off acknowledges nothing, and all is whole again by itself. `tests.faults.cluste
 from __future__ import annotations
 
 import random
-import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from compat_tests.histories.workload import Workload
-from tests.faults.cluster.hurt_node import OF_A_TAKER, OF_AN_HEIR, OF_AN_OWNER, STEPS
-from tests.faults.cluster.nodes import TAKEOVER_S, WHOLE_WITHIN_S, Nodes, hurt_by
-from tests.faults.cluster.scenarios import IN_CI, IN_SOAK, Hurting
+from tests.faults.cluster.hurt_node import STEPS
+from tests.faults.cluster.nodes import WHOLE_WITHIN_S, Nodes
+from tests.faults.cluster.scenarios import IN_CI, SCENARIOS, Hurting
+from tests.faults.cluster.step_kills import StepKill
 from tests.faults.settings import SEED, SOAK
 
 SCENARIO_S_MAX: Final = 300.0
-STEPS_IN_CI: Final = ("fenced", "log ended")
-VICTIM, BESIDE = 3, 1
+STEP_IN_CI: Final = "fenced"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(0 if SOAK else 240),
-    pytest.mark.skipif(not SOAK, reason="minutes of faults: make soak"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(0 if SOAK else 240)]
+in_soak = pytest.mark.skipif(not SOAK, reason="minutes of faults, each with a history of its own: make soak")
+in_ci = pytest.mark.skipif(SOAK, reason="all of these have histories of their own")
 
 
 @pytest.fixture(scope="module")
@@ -45,76 +43,63 @@ def nodes(cluster: Nodes) -> Nodes:
     return cluster
 
 
-class Once:
-    """One thing that happens, told by its name."""
+class InTurn:
+    """What happens, one after the other, each told by its name."""
 
-    def __init__(self, name: str, happen: Callable[[], None]) -> None:
-        self._name, self._happen = name, happen
+    def __init__(self, happenings: Mapping[str, Callable[[], None]]) -> None:
+        self._left = list(happenings.items())
         self.done: dict[str, int] = {}
 
     def strike(self) -> None:
-        self._happen()
-        self.done[self._name] = 1
+        name, happen = self._left.pop(0)
+        self.done[name] = 0
+        began_s = time.monotonic()
+        happen()
+        self.done[name] = 1
+        print(f"{name}: over after {time.monotonic() - began_s:.1f} s", flush=True)
 
 
-def check(nodes: Nodes, name: str, happen: Callable[[], None], directory: Path) -> None:
-    """What clients see while it happens is as it should be."""
-    prefix = "".join(letter if letter.isalnum() else "-" for letter in name)
-    workload = Workload(nodes.address, SEED, prefix, lambda topics: Once(name, happen), patience_s=WHOLE_WITHIN_S)
-    result = workload.run(SCENARIO_S_MAX, 1)
-    print(f"seed {SEED}: {len(result.history.events)} events, {result}")
+def check(nodes: Nodes, prefix: str, happenings: Mapping[str, Callable[[], None]], directory: Path) -> None:
+    """What clients see while these happen is as it should be."""
+    names = "".join(letter if letter.isalnum() else "-" for letter in prefix)
+    workload = Workload(nodes.address, SEED, names, lambda topics: InTurn(happenings), patience_s=WHOLE_WITHIN_S)
+    result = workload.run(SCENARIO_S_MAX, len(happenings))
+    print(f"seed {SEED}: {len(result.history.events)} events, {result}", flush=True)
     if not result.is_clean:
         result.history.write_to(directory / "history.jsonl")
-    assert result.is_clean, f"{name}, seed {SEED}, all of it: {directory}\n{result}\n{nodes.log_tail()}"
+    assert result.is_clean, f"{prefix}, seed {SEED}, all of it: {directory}\n{result}\n{nodes.log_tail()}"
+    assert sum(result.faults.values()) == len(happenings), result
 
 
-@pytest.mark.parametrize("name", sorted(IN_SOAK if SOAK else IN_CI))
-def test_scenario(nodes: Nodes, name: str, tmp_path: Path) -> None:
-    hurting = Hurting(nodes, random.Random(f"{SEED}/{name}"))
-    check(nodes, name, lambda: (IN_SOAK | IN_CI)[name](hurting), tmp_path)
-
-
-@pytest.mark.parametrize("name", sorted(STEPS) if SOAK else STEPS_IN_CI)
-def test_a_kill_at_a_step(nodes: Nodes, name: str, tmp_path: Path) -> None:
-    """kill -9 of a node that takes, gives or gets a container: others take it from there, in time."""
-    armed = tmp_path / "armed"
-    nodes.kill(VICTIM)
-    nodes.nodes[VICTIM].command = hurt_by("step", name, str(armed))
-    if name not in OF_AN_HEIR:
-        nodes.start(VICTIM)
-    nodes.until_whole()
+@in_ci
+def test_some_of_all(nodes: Nodes, tmp_path: Path) -> None:
+    """Scenarios, and the kill of a taker, in one history: its beginning and its end take as long as some of them."""
+    hurting, kill = Hurting(nodes, random.Random(SEED)), StepKill(nodes, STEP_IN_CI, tmp_path)
 
     def taker_dies() -> None:
-        nodes.kill(BESIDE)
-        try:
-            nodes.until_ended(VICTIM, TAKEOVER_S / 2)
-        except AssertionError:  # the third node was faster with all of it
-            nodes.kill(2)
-            nodes.until_ended(VICTIM, TAKEOVER_S)
-            nodes.start(2)
-        nodes.until_led_by_others([BESIDE, VICTIM])
+        kill.prepare()
+        kill.strike()
+        nodes.heal(until_all_lead=False)
 
-    def owner_dies() -> None:
-        running = nodes.nodes[VICTIM].running
-        assert running is not None
-        running.process.send_signal(signal.SIGTERM)
-        nodes.until_ended(VICTIM, WHOLE_WITHIN_S)
-        assert running.process.returncode == -signal.SIGKILL, "it did not come to that step"
-        nodes.until_led_by_others([VICTIM])
+    happenings = {name: lambda name=name: SCENARIOS[name](hurting) for name in IN_CI}  # type: ignore[misc]
+    check(nodes, "some", {**happenings, f"a taker dies: {STEP_IN_CI}": taker_dies}, tmp_path)
 
-    def heir_dies() -> None:
-        nodes.launch(VICTIM)
-        nodes.until_ended(VICTIM, WHOLE_WITHIN_S)
-        nodes.until_led_by_others([VICTIM])
+
+@in_soak
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenario(nodes: Nodes, name: str, tmp_path: Path) -> None:
+    hurting = Hurting(nodes, random.Random(f"{SEED}/{name}"))
+    check(nodes, name, {name: lambda: SCENARIOS[name](hurting)}, tmp_path)
+
+
+@in_soak
+@pytest.mark.parametrize("name", STEPS)
+def test_a_kill_at_a_step(nodes: Nodes, name: str, tmp_path: Path) -> None:
+    kill = StepKill(nodes, name, tmp_path)
+    kill.prepare()
 
     def happen() -> None:
-        armed.touch()
-        if name in OF_A_TAKER:
-            taker_dies()
-        elif name in OF_AN_OWNER:
-            owner_dies()
-        else:
-            heir_dies()
+        kill.strike()
         nodes.heal()
 
-    check(nodes, name, happen, tmp_path)
+    check(nodes, name, {name: happen}, tmp_path)

@@ -53,7 +53,13 @@ def play(console: Console, ends: contextlib.ExitStack, seconds: float, *, with_s
     console.print(f"Starting {NODES} nodes of Penstock on them ...")
     doors = secured(directory) if with_security else OPEN
     cluster = Cluster(ends, directory, etcd, minio, NODES, doors)
-    console.print(f"Kafka clients: {cluster.bootstrap} ({doors.protocol})", soft_wrap=True)
+    token = f" with the token in {doors.token_file}" if doors.token_file else ""
+    console.print(
+        f"Kafka clients: {cluster.bootstrap} ({doors.protocol})\n"
+        f"Console of all nodes, at any of them: {' '.join(cluster.consoles.values())}{token}\n"
+        f"Who has what: penstock cluster status --cluster {cluster.name}",
+        soft_wrap=True,
+    )
     create_topic(cluster.bootstrap, doors)
     writer, reader = Writer(cluster.bootstrap, doors), Reader(cluster.bootstrap, doors)
     ends.callback(reader.end)

@@ -47,14 +47,16 @@ def _etcd_program() -> str:
 
 
 class Cluster:
-    """The nodes, each with a directory and a port of its own."""
+    """The nodes, each with a directory and ports of its own. Any of the consoles tells of all nodes."""
 
     def __init__(
         self, ends: contextlib.ExitStack, directory: Path, etcd: Etcd, minio: Minio, count: int, doors: Doors
     ) -> None:
         self._ends, self._directory, self._etcd, self._minio, self._doors = ends, directory, etcd, minio, doors
-        first = port_near(9092, count)
-        self.addresses = {number: f"127.0.0.1:{first + number - 1}" for number in range(1, count + 1)}
+        kafka, http = port_near(9092, count), port_near(9194, count)
+        numbers = range(1, count + 1)
+        self.addresses = {number: f"127.0.0.1:{kafka + number - 1}" for number in numbers}
+        self.consoles = {number: f"{doors.scheme}://127.0.0.1:{http + number - 1}/" for number in numbers}
         self.nodes: dict[int, Server] = {}
         for number in self.addresses:
             self.begin(number)
@@ -65,16 +67,23 @@ class Cluster:
     def bootstrap(self) -> str:
         return ",".join(self.addresses.values())
 
+    @property
+    def name(self) -> str:
+        """As `penstock cluster` takes it."""
+        return f"etcd://{self._etcd.endpoint}/{NAME}"
+
     def begin(self, number: int) -> None:
         """Start a node, for the first time or again."""
         self._ready_file(number).unlink(missing_ok=True)
-        command = [PENSTOCK, "serve", "--node-id", str(number), "--http", "off"]
+        command = [PENSTOCK, "serve", "--node-id", str(number)]
+        command += ["--http", self.consoles[number].split("/")[2]]
         command += ["--set", f"listeners={self._doors.protocol}://{self.addresses[number]}"]
-        command += ["--cluster", f"etcd://{self._etcd.endpoint}/{NAME}"]
+        command += ["--cluster", self.name]
         command += ["--tier2", f"s3://{BUCKET}/cluster", "--tier2-endpoint", self._minio.endpoint]
         command += ["--data-dir", str(self._directory / f"node-{number}")]
         command += ["--ready-file", str(self._ready_file(number))]
-        for each in (*(f"{key}={value}" for key, value in SETTINGS.items()), *self._doors.keys):
+        doors = self._doors
+        for each in (*(f"{key}={value}" for key, value in SETTINGS.items()), *doors.keys, *doors.http_keys):
             command += ["--set", each]
         keys = {
             "PENSTOCK_TIER2_ACCESS_KEY": self._minio.access_key,

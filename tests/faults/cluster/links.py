@@ -1,4 +1,4 @@
-"""The ways between the parties of a cluster, each of which can be cut, held in one direction or both, and mended.
+"""The ways between the parties of a cluster, each of which can fail, in one direction or both, and be mended.
 
 One thread passes on the bytes of all of them.
 """
@@ -6,6 +6,7 @@ One thread passes on the bytes of all of them.
 from __future__ import annotations
 
 import asyncio
+import enum
 import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -14,6 +15,15 @@ from core.cluster.etcd.http import Endpoint
 from tests.core.cluster.etcd.proxy import CuttingProxy
 
 HOST = "127.0.0.1"
+
+
+class How(enum.StrEnum):
+    """How a way fails. One that holds something back passes it on late, when it is mended."""
+
+    HELD = "both"
+    REQUESTS_HELD = "requests"
+    ANSWERS_HELD = "answers"
+    REFUSED = "refused"  # as a network does that says so: connections are ended, and new ones
 
 
 class Link:
@@ -31,13 +41,13 @@ class Link:
         """The other party is there from now on. Connections to the former one are cut."""
         self._do(lambda: setattr(self._proxy, "upstream", Endpoint(HOST, port)), self._proxy.cut)
 
-    def cut(self) -> None:
-        """End all connections and new ones, as a network does that says so."""
-        self._do(lambda: setattr(self._proxy, "refuses", True), self._proxy.cut)
-
-    def hold(self, *, requests: bool = True, answers: bool = True) -> None:
-        """Pass nothing on in these directions, as a network that says nothing. It comes late, when this is mended."""
-        self._do(lambda: self._proxy.hold(requests=requests, answers=answers))
+    def fail(self, how: How = How.HELD) -> None:
+        """Until it is mended."""
+        if how is How.REFUSED:
+            self._do(lambda: setattr(self._proxy, "refuses", True), self._proxy.cut)
+        else:
+            requests, answers = how is not How.ANSWERS_HELD, how is not How.REQUESTS_HELD
+            self._do(lambda: self._proxy.hold(requests=requests, answers=answers))
 
     def mend(self) -> None:
         self._do(lambda: setattr(self._proxy, "refuses", False), self._proxy.release)

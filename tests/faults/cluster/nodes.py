@@ -16,6 +16,7 @@ import sys
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -109,13 +110,26 @@ class Nodes:
         self.nodes: dict[int, Node] = {}
 
     def __enter__(self) -> Nodes:
+        with ExitStack() as undo:
+            self._enter(undo)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in self.nodes.values():
+            self.mend(node.id)
+            self.kill(node.id)
+        self._undo.close()
+
+    def _enter(self, undo: ExitStack) -> None:
         self.etcd = three_members(self._directory / "etcd")
+        undo.callback(stop_all, self.etcd)
         (self._directory / "minio").mkdir()
         self.minio = MinioServer(self._directory / "minio")
+        undo.callback(self.minio.kill)
         self.minio.start()
-        self._http = FaultProxy(self.minio.port)
-        self._http.__enter__()
-        self._links.__enter__()
+        self._http = undo.enter_context(FaultProxy(self.minio.port))
+        undo.enter_context(self._links)
         self._clocks.mkdir()
         ports = free_ports(len(NODES))
         for number, inner in zip(NODES, itertools.count(ports), strict=False):
@@ -130,16 +144,6 @@ class Nodes:
                 inner,
                 environ=Faults(self._directory, clock=clock).environment(),
             )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for node in self.nodes.values():
-            self.mend(node.id)
-            self.kill(node.id)
-        self._links.__exit__()
-        self._http.__exit__()
-        self.minio.kill()
-        stop_all(self.etcd)
 
     # What a workload sees
 
@@ -233,11 +237,19 @@ class Nodes:
     # etcd and MinIO
 
     def leader_of_etcd(self) -> EtcdServer:
-        for member in self.etcd:
-            status = post(member, "maintenance/status", {})
-            if status.get("leader") == status["header"]["member_id"]:
-                return member
-        raise AssertionError("etcd has no leader")
+        """The member that leads; a while may pass until one does."""
+        found: list[EtcdServer] = []
+
+        def is_found() -> bool:
+            for member in self.etcd:
+                with suppress(OSError):  # one that does not run
+                    status = post(member, "maintenance/status", {})
+                    if status.get("leader") == status["header"]["member_id"]:
+                        found.append(member)
+            return bool(found)
+
+        self._until(is_found, TAKEOVER_S, lambda: "etcd has no leader")
+        return found[0]
 
     def objects(self, prefix: str) -> dict[str, int]:
         """Keys and sizes of what the bucket has below a prefix of the cluster's."""
@@ -280,9 +292,6 @@ class Nodes:
                         answer.one("i")
         return found
 
-    def led_by(self, node: int, asked: int) -> list[tuple[str, int]]:
-        return [place for place, leader in self.leaders(asked).items() if leader == node]
-
     def until_led_by_others(self, gone: Iterable[int], within_s: float = TAKEOVER_S) -> None:
         """Until each partition has a leader that is none of these, as each other node tells."""
         out = {*gone, -1}
@@ -293,15 +302,33 @@ class Nodes:
                 lambda asked=asked: f"node {asked} tells {self.leaders(asked)}, and {sorted(out)} should lead nothing",  # type: ignore[misc]
             )
 
+    def until_led(self, within_s: float = WHOLE_WITHIN_S) -> set[int]:
+        """Until each partition has a leader, and all nodes that run agree on it; returns those that lead something."""
+        found: set[int] = set()
+
+        def is_led() -> bool:
+            told = [self.leaders(asked) for asked in self._running()]
+            found.clear()
+            found.update(*(one.values() for one in told))
+            return bool(found) and all(one == told[0] for one in told) and found <= set(self._running())
+
+        self._until(is_led, within_s, self._told)
+        return found
+
     def until_whole(self, within_s: float = WHOLE_WITHIN_S) -> None:
-        """Until each node that runs leads something, each partition has a leader, and all agree."""
-        running = {number for number, node in self.nodes.items() if not node.has_ended}
+        """Until it is so, and each node that runs leads something."""
+        deadline = time.monotonic() + within_s
+        self._until(
+            lambda: self.until_led(max(POLL_S, deadline - time.monotonic())) == set(self._running()),
+            within_s,
+            self._told,
+        )
 
-        def is_whole() -> bool:
-            told = [self.leaders(asked) for asked in running]
-            return bool(told[0]) and set(told[0].values()) == running and all(one == told[0] for one in told)
+    def _running(self) -> list[int]:
+        return [number for number, node in self.nodes.items() if not node.has_ended]
 
-        self._until(is_whole, within_s, lambda: str({asked: self.leaders(asked) for asked in running}))
+    def _told(self) -> str:
+        return str({asked: self.leaders(asked) for asked in self._running()})
 
     def _until(self, condition: Callable[[], bool], within_s: float, what: Callable[[], str]) -> None:
         deadline = time.monotonic() + within_s
@@ -312,8 +339,8 @@ class Nodes:
     def until_ended(self, number: int, within_s: float) -> None:
         self._until(lambda: self.nodes[number].has_ended, within_s, lambda: f"node {number} lives on")
 
-    def heal(self) -> None:
-        """Whatever a test has left behind: mended, started, whole."""
+    def heal(self, *, until_all_lead: bool = True) -> None:
+        """Whatever a test has left behind: mended, started, and led by all that run."""
         self.behave()
         for number, node in self.nodes.items():
             self.mend(number)
@@ -321,9 +348,11 @@ class Nodes:
             if node.command != (PENSTOCK,):
                 self.kill(number)
                 node.command = (PENSTOCK,)
-            if node.has_ended:
-                self.start(number)
-        self.until_whole()
+        self.start(*(number for number, node in self.nodes.items() if node.has_ended))
+        if until_all_lead:
+            self.until_whole()
+        else:
+            self.until_led()
 
     def begin(self) -> None:
         """Start all nodes, with a topic that tells who leads which container."""

@@ -1,6 +1,7 @@
 """What may happen to a cluster of three nodes, each by itself: it hurts, waits for what is promised, and mends.
 
-Each returns when the cluster is whole again. A wait that is not over in its bound is an AssertionError.
+Each returns when all partitions are led again by nodes that live. A wait that is not over in its bound is an
+AssertionError.
 """
 
 from __future__ import annotations
@@ -8,17 +9,22 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from tests.faults.cluster.nodes import LEASE_S, NODES, Nodes
-from tests.faults.settings import scaled
+from tests.faults.cluster.links import How, Link
+from tests.faults.cluster.nodes import LEASE_S, NODES, WHOLE_WITHIN_S, Node, Nodes
+from tests.faults.settings import SOAK, scaled
 from tests.tier2.fault_proxy import CutRequest, Fault, LoseAnswer, Refuse, Stall, slow_down
 
 AWAY_S: Final = scaled(4, 60)
 """Of etcd and of MinIO."""
 CUT_S: Final = scaled(4, 30)
+GONE_S: Final = scaled(1, 10)
+"""How long a node stays cut off after it was replaced."""
+JUMPED_S: Final = scaled(1, 10)
 HOUR_S: Final = 3_600
 CONFLICT: Final = Refuse(409, b"<Error><Code>ConditionalRequestConflict</Code><Message>At once.</Message></Error>")
 SLOW_S: Final = 2.0
@@ -27,21 +33,41 @@ SLOW_SHARE: Final = 0.02  # the 99th percentile is slow
 
 @dataclass
 class Hurting:
-    """The cluster, and the dice that choose in it."""
+    """The cluster, and the dice that choose in it. `until_all_lead`: each ends when every node leads something, which
+    takes until the load was told: ten seconds and more."""
 
     nodes: Nodes
     dice: random.Random
+    until_all_lead: bool = SOAK
 
     def one(self) -> int:
         """A node that leads something."""
-        return self.dice.choice(sorted(set(self.nodes.leaders(self.dice.choice(NODES)).values()) - {-1}))
+        return self.dice.choice(sorted(self.nodes.until_led()))
 
     def rest(self, seconds: float) -> None:
         """The fault goes on for so long."""
         time.sleep(seconds)
 
+    def until_over(self) -> None:
+        """All that is promised for the time after."""
+        if self.until_all_lead:
+            self.nodes.until_whole()
+        else:
+            self.nodes.until_led()
+
+    @contextmanager
+    def failing(self, victim: int, links: Sequence[Link], how: How) -> Iterator[None]:
+        """These ways of a node fail meanwhile."""
+        for link in links:
+            link.fail(how)
+        try:
+            yield
+        finally:
+            self.nodes.mend(victim)
+
 
 Scenario = Callable[[Hurting], None]
+Ways = Callable[[Node], Sequence[Link]]
 
 
 def sleep_of(seconds: float) -> Scenario:
@@ -56,108 +82,49 @@ def sleep_of(seconds: float) -> Scenario:
             hurting.rest(max(0.0, began_s + seconds - time.monotonic()))
         finally:
             nodes.resume(victim)
-        nodes.until_whole()
+        hurting.until_over()
 
     return sleep
 
 
-def cut_off_from_etcd(how: str) -> Scenario:
-    """One node alone: it lets go, others take over, and it comes back by itself. `how`: which way nothing passes."""
+def replaced(ways: Ways, how: How = How.HELD) -> Scenario:
+    """Without these ways a node lets go: others take over, and it comes back by itself, with all that was on its way."""
 
     def cut(hurting: Hurting) -> None:
         nodes, victim = hurting.nodes, hurting.one()
-        try:
-            for link in nodes.nodes[victim].etcd:
-                if how == "refused":
-                    link.cut()
-                else:
-                    link.hold(requests=how != "answers", answers=how != "requests")
+        with hurting.failing(victim, ways(nodes.nodes[victim]), how):
             nodes.until_led_by_others([victim])
-            hurting.rest(scaled(1, 10))
-        finally:
-            nodes.mend(victim)
-        nodes.until_whole()
+            hurting.rest(GONE_S)
+        hurting.until_over()
 
     return cut
 
 
-def cut_off_from_the_store(how: str) -> Scenario:
-    """One node alone: it acknowledges nothing meanwhile, keeps its containers, and goes on."""
+def kept(ways: Ways, how: How = How.HELD) -> Scenario:
+    """Without these ways a node waits: nobody buries it, it keeps its containers, and goes on."""
 
     def cut(hurting: Hurting) -> None:
         nodes, victim, lives = hurting.nodes, hurting.one(), hurting.nodes.lives()
-        try:
-            link = nodes.nodes[victim].store
-            if how == "refused":
-                link.cut()
-            else:
-                link.hold(requests=how != "answers", answers=how != "requests")
+        with hurting.failing(victim, ways(nodes.nodes[victim]), how):
             hurting.rest(CUT_S)
-            assert nodes.lives() == lives, f"the lease of node {victim} has ended"
-        finally:
-            nodes.mend(victim)
-        nodes.until_whole()
+            assert nodes.lives() == lives, f"without {how} of one way the lease of node {victim} has ended"
+        hurting.until_over()
 
     return cut
-
-
-def cut_off_from_clients(how: str) -> Scenario:
-    """One node alone, from all clients, in one direction or in both."""
-
-    def cut(hurting: Hurting) -> None:
-        nodes, victim, lives = hurting.nodes, hurting.one(), hurting.nodes.lives()
-        try:
-            link = nodes.nodes[victim].clients
-            if how == "refused":
-                link.cut()
-            else:
-                link.hold(requests=how != "answers", answers=how != "requests")
-            hurting.rest(CUT_S)
-            assert nodes.lives() == lives, f"the lease of node {victim} has ended"
-        finally:
-            nodes.mend(victim)
-        nodes.until_whole()
-
-    return cut
-
-
-def cut_off_from_other_nodes(hurting: Hurting) -> None:
-    """Nobody is buried: it lives, and keeps what it has. Transactions over both wait."""
-    nodes, victim, lives = hurting.nodes, hurting.one(), hurting.nodes.lives()
-    try:
-        nodes.nodes[victim].inner.hold()
-        hurting.rest(CUT_S)
-        assert nodes.lives() == lives, f"the lease of node {victim} has ended"
-    finally:
-        nodes.mend(victim)
-    nodes.until_whole()
-
-
-def alone(hurting: Hurting) -> None:
-    """A node that reaches nobody, and whom nobody reaches, comes back with all that it had on its way."""
-    nodes, victim = hurting.nodes, hurting.one()
-    try:
-        for link in nodes.nodes[victim].links:
-            link.hold()
-        others = [number for number in NODES if number != victim]
-        nodes.until_led_by_others([victim])
-        assert all(nodes.leaders(asked) for asked in others)
-        hurting.rest(scaled(1, 10))
-    finally:
-        nodes.mend(victim)
-    nodes.until_whole()
 
 
 def the_leader_of_etcd_is_killed(hurting: Hurting) -> None:
-    nodes = hurting.nodes
+    """Two members are left: leases go on, and nothing changes hands."""
+    nodes, lives = hurting.nodes, hurting.nodes.lives()
     leader = nodes.leader_of_etcd()
     leader.stop()
     try:
         hurting.rest(scaled(3, 10))
-        nodes.until_whole(LEASE_S)
+        nodes.until_led(LEASE_S)
+        assert nodes.lives() == lives, "a lease has ended with etcd's leader"
     finally:
         leader.start()
-    nodes.until_whole()
+    hurting.until_over()
 
 
 def etcd_is_away(hurting: Hurting) -> None:
@@ -171,53 +138,64 @@ def etcd_is_away(hurting: Hurting) -> None:
             member.begin()
         for member in hurting.nodes.etcd:
             member.wait_ready()
-    hurting.nodes.until_whole()
+    hurting.until_over()
 
 
-def store_is_away(how: str) -> Scenario:
-    def away(hurting: Hurting) -> None:
-        minio = hurting.nodes.minio
-        if how == "stands still":
-            minio.pause()
-        else:
-            minio.kill()
-        try:
-            hurting.rest(AWAY_S)
-        finally:
-            if how == "stands still":
-                minio.resume()
-            else:
-                minio.start()
-        hurting.nodes.until_whole()
-
-    return away
+def the_store_stands_still(hurting: Hurting) -> None:
+    """It takes connections and answers nothing: nobody loses a container by that."""
+    nodes, lives = hurting.nodes, hurting.nodes.lives()
+    nodes.minio.pause()
+    try:
+        hurting.rest(AWAY_S)
+        assert nodes.lives() == lives, "a lease has ended with the store"
+    finally:
+        nodes.minio.resume()
+    hurting.until_over()
 
 
-def store_misbehaves(how: str) -> Scenario:
-    """Its answers are slow, 503, 409 or lost, or requests break off, for all nodes."""
+def the_store_is_gone(hurting: Hurting) -> None:
+    """It is killed, and started again."""
+    nodes, lives = hurting.nodes, hurting.nodes.lives()
+    nodes.minio.kill()
+    try:
+        hurting.rest(AWAY_S)
+        assert nodes.lives() == lives, "a lease has ended with the store"
+    finally:
+        nodes.minio.start()
+    hurting.until_over()
+
+
+Chooses = Callable[[random.Random, str], Fault | None]
+
+
+def store_misbehaves(chooses: Chooses) -> Scenario:
+    """Some requests of all nodes come to harm, as told by the dice and their first lines."""
 
     def misbehave(hurting: Hurting) -> None:
         dice = random.Random(hurting.dice.random())  # for the proxy's thread alone
-
-        def choose(line: str) -> Fault | None:
-            match how:
-                case "slow":
-                    return Stall(SLOW_S if dice.random() < SLOW_SHARE else dice.random() / 10)
-                case "503":
-                    return slow_down() if dice.random() < 0.5 else None
-                case _:
-                    if dice.random() < 0.6:
-                        return None
-                    return dice.choice((LoseAnswer(), CutRequest(0.5), CONFLICT if line.startswith("PUT") else None))
-
-        hurting.nodes.misbehave(choose)
+        hurting.nodes.misbehave(lambda line: chooses(dice, line))
         try:
             hurting.rest(CUT_S)
         finally:
             hurting.nodes.behave()
-        hurting.nodes.until_whole()
+        hurting.until_over()
 
     return misbehave
+
+
+def slow(dice: random.Random, line: str) -> Fault:
+    return Stall(SLOW_S if dice.random() < SLOW_SHARE else dice.random() / 10)
+
+
+def busy(dice: random.Random, line: str) -> Fault | None:
+    return slow_down() if dice.random() < 0.5 else None
+
+
+def broken_off(dice: random.Random, line: str) -> Fault | None:
+    """Answers are lost, requests break off, puts meet a conflict that has left nothing."""
+    if dice.random() < 0.6:
+        return None
+    return dice.choice((LoseAnswer(), CutRequest(0.5), CONFLICT if line.startswith("PUT") else None))
 
 
 def everything_stands_still(hurting: Hurting) -> None:
@@ -238,14 +216,15 @@ def everything_stands_still(hurting: Hurting) -> None:
         for wake in waking:
             wake()
             time.sleep(hurting.dice.random() / 5)
-    nodes.until_whole()
+    hurting.until_over()
 
 
 def everybody_is_killed(hurting: Hurting) -> None:
+    """All are started again at once, while their former leases are still there."""
     for number in NODES:
         hurting.nodes.kill(number)
     hurting.nodes.start(*NODES)
-    hurting.nodes.until_whole()
+    hurting.until_over()
 
 
 def a_node_is_stopped(hurting: Hurting) -> None:
@@ -254,10 +233,11 @@ def a_node_is_stopped(hurting: Hurting) -> None:
     running = nodes.nodes[victim].running
     assert running is not None
     running.process.send_signal(signal.SIGTERM)
-    assert running.end() == 0, nodes.log_tail()
+    nodes.until_ended(victim, WHOLE_WITHIN_S)
+    assert running.process.returncode == 0, nodes.log_tail()
     nodes.until_led_by_others([victim])
     nodes.start(victim)
-    nodes.until_whole()
+    hurting.until_over()
 
 
 def clocks_jump(hurting: Hurting) -> None:
@@ -271,42 +251,60 @@ def clocks_jump(hurting: Hurting) -> None:
             for seconds in (HOUR_S, -HOUR_S, 0):
                 for number in some:
                     nodes.set_clock(number, seconds)
-                hurting.rest(scaled(1, 10))
+                hurting.rest(JUMPED_S)
                 assert nodes.lives() == lives, "a clock has decided about an owner"
     finally:
         for number in NODES:
             nodes.set_clock(number, 0)
-    nodes.until_whole()
+    hurting.until_over()
 
 
-IN_CI: Final[dict[str, Scenario]] = {
-    "an owner sleeps for 6 s": sleep_of(6),
-    "a node loses etcd: answers": cut_off_from_etcd("answers"),
-    "a node loses clients: answers": cut_off_from_clients("answers"),
-    "a node reaches nobody": alone,
-    "the store answers 503": store_misbehaves("503"),
-    "clocks jump": clocks_jump,
-    "etcd's leader is killed": the_leader_of_etcd_is_killed,
-}
+def to_etcd(node: Node) -> Sequence[Link]:
+    return node.etcd
 
-HOW: Final = ("both", "requests", "answers", "refused")
 
-IN_SOAK: Final[dict[str, Scenario]] = {
+def to_the_store(node: Node) -> Sequence[Link]:
+    return [node.store]
+
+
+def to_clients(node: Node) -> Sequence[Link]:
+    return [node.clients]
+
+
+def to_other_nodes(node: Node) -> Sequence[Link]:
+    return [node.inner]
+
+
+def to_anybody(node: Node) -> Sequence[Link]:
+    return node.links
+
+
+SCENARIOS: Final[dict[str, Scenario]] = {
     **{f"an owner sleeps for {seconds} s": sleep_of(seconds) for seconds in (1, 2, 3, 4, 6, 10, 20, 60)},
-    **{f"a node loses etcd: {how}": cut_off_from_etcd(how) for how in HOW},
-    **{f"a node loses the store: {how}": cut_off_from_the_store(how) for how in HOW},
-    **{f"a node loses clients: {how}": cut_off_from_clients(how) for how in HOW},
-    "a node loses the other nodes": cut_off_from_other_nodes,
-    "a node reaches nobody": alone,
+    **{f"a node loses etcd: {how}": replaced(to_etcd, how) for how in How},
+    **{f"a node loses the store: {how}": kept(to_the_store, how) for how in How},
+    **{f"a node loses clients: {how}": kept(to_clients, how) for how in How},
+    "a node loses the other nodes": kept(to_other_nodes),
+    "a node reaches nobody": replaced(to_anybody),
     "etcd's leader is killed": the_leader_of_etcd_is_killed,
     "etcd is away": etcd_is_away,
-    "the store stands still": store_is_away("stands still"),
-    "the store is gone": store_is_away("is gone"),
-    "the store is slow": store_misbehaves("slow"),
-    "the store answers 503": store_misbehaves("503"),
-    "the store's answers are lost": store_misbehaves("lost"),
+    "the store stands still": the_store_stands_still,
+    "the store is gone": the_store_is_gone,
+    "the store is slow": store_misbehaves(slow),
+    "the store answers 503": store_misbehaves(busy),
+    "the store's answers are lost": store_misbehaves(broken_off),
     "everything stands still": everything_stands_still,
     "everybody is killed": everybody_is_killed,
     "a node is stopped": a_node_is_stopped,
     "clocks jump": clocks_jump,
 }
+
+IN_CI: Final = (
+    "an owner sleeps for 4 s",
+    "a node loses etcd: answers",
+    "a node reaches nobody",
+    "the store answers 503",
+    "etcd's leader is killed",
+    "clocks jump",
+)
+"""One after the other, in one history."""

@@ -20,7 +20,7 @@ from core.cluster.levels import FIRST, NEWEST
 from core.cluster.loads import Load
 from core.cluster.observing import Observer, observed
 from core.errors import CoordinatorRefuses
-from gateway.cli import cluster_commands
+from gateway.cli import cluster_commands, cluster_moves
 from gateway.cli.options import Settings
 from gateway.cli.output import Output
 from gateway.cli.refused import Refused
@@ -230,6 +230,8 @@ def test_an_upgrade_is_finished_once_no_older_node_lives(etcd: EtcdServer, capsy
                 await finalized(seen)
             with pytest.raises(Refused, match="finish its upgrade with `penstock cluster finalize`"):
                 await cluster_commands._rebalance(seen, Output(as_json=False), yes=True)
+            assert await cluster_moves._move(seen.coordination, 0, 2, 1.0) == ExitCode.CONFIGURATION
+            assert "finish its upgrade with `penstock cluster finalize`" in capsys.readouterr().err
             await end_older()
             await until(lambda: 2 not in seen.coordination.lives())
             with pytest.raises(Refused, match="say --yes"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.cluster.nodes import Nodes
+from gateway.cluster.picture import Picture
 from gateway.metrics import streams as stream_metrics
+from gateway.metrics.cluster import offer_cluster
+from gateway.metrics.counters import Metrics
 from tests.gateway.http.calls import call, create_topic, delete_topic, produce, until
 from tests.gateway.launching import http_get, serving
 
@@ -100,9 +105,12 @@ def test_bounded(gateway: tuple[str, str]) -> None:
 
 
 def test_every_metric_of_the_dashboard_exists(gateway: tuple[str, str]) -> None:
-    """Every query names metrics and labels that a gateway has."""
+    """Every query names metrics and labels that a gateway has, or a node of a cluster."""
     _, http = gateway
     known = {name + suffix for name, f in families(http).items() for suffix in SUFFIXES.get(f.type, ("",))}
+    of_a_node = Metrics()
+    offer_cluster(of_a_node, Picture(Nodes(1, lambda _: True), dict, None, time.monotonic), lambda: 0)
+    known |= {number.name for number in of_a_node.numbers}
     dashboard = json.loads(DASHBOARD.read_text())
 
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]

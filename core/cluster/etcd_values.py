@@ -1,0 +1,136 @@
+"""The values of a cluster's keys in etcd that say who lives and who has which container.
+
+Format 1 of the values, JSON each, without spaces:
+
+    ===================  =========================================================================================
+    key                  value
+    ===================  =========================================================================================
+    ``nodes/<id>``       ``v`` (1), ``life``, ``draining``, ``told`` (what the node tells of itself: any object),
+                         ``level`` (the highest that it knows)
+    ``containers/<id>``  ``v`` (1), ``node``, ``life``, ``epoch``, ``stage`` (`opening` or `serving`)
+    ``assign/<id>``      ``v`` (1), ``epoch``, ``node``, ``life``: a wish of that name, gone with the next claim
+    ``warm/<id>``        the same: that node is ready to take the container over
+    ``troubles/<id>``    ``v`` (1), ``troubles``: sentences for people, `TROUBLES_MAX` at most; no key if there are none
+    ``links/<id>``       ``v`` (1), ``links``: ``[[epoch, lsn, next epoch], …]``, oldest first; outlives its owner
+    ===================  =========================================================================================
+
+**Invariant**: a value that cannot be read is told, and counts as if it were not there; but what was fenced (``links``) is
+never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from core.cluster.coordination import LINKS_MAX, Life, Owner, Stage, Wish
+from core.cluster.etcd.wire import KeyValue
+from core.cluster.etcd_keys import FORMAT
+from core.cluster.levels import FIRST, NEWEST
+from core.cluster.loads import Load
+from core.cluster.loads import decode as decode_loads
+from core.errors import CorruptState
+from core.log.objects.protocol import Link
+
+logger = logging.getLogger(__name__)
+
+TROUBLES_MAX: Final = 3
+TROUBLE_CHARS_MAX: Final = 200
+
+def encode(value: Mapping[str, Any]) -> bytes:
+    return json.dumps({"v": FORMAT, **value}, separators=(",", ":")).encode()
+
+
+def node_value(life: str, is_draining: bool, told: Mapping[str, Any], level: int = NEWEST) -> bytes:
+    return encode({"life": life, "draining": is_draining, "level": level, "told": told})
+
+
+def owner_value(node: int, life: str, epoch: int, stage: Stage) -> bytes:
+    return encode({"node": node, "life": life, "epoch": epoch, "stage": stage.value})
+
+
+def links_value(links: Sequence[Link]) -> bytes:
+    return encode({"links": [[one.epoch, one.lsn, one.next_epoch] for one in links[-LINKS_MAX:]]})
+
+
+def wish_value(wish: Wish) -> bytes:
+    return encode({"epoch": wish.epoch, "node": wish.node, "life": wish.life})
+
+
+def troubles_value(troubles: Sequence[str]) -> bytes:
+    return encode({"troubles": [one[:TROUBLE_CHARS_MAX] for one in troubles[:TROUBLES_MAX]]})
+
+
+def decode(row: KeyValue) -> Mapping[str, Any]:
+    """A value's fields; none if it is not of this format."""
+    try:
+        value = json.loads(row.value)
+    except ValueError:
+        value = None
+    if isinstance(value, dict) and value.get("v") == FORMAT:
+        return value
+    logger.error("a key in etcd cannot be read", extra={"key": row.key.decode(errors="replace")[:100]})
+    return {}
+
+
+def is_life(value: Mapping[str, Any]) -> bool:
+    return isinstance(value.get("life"), str) and isinstance(value.get("told"), dict)
+
+
+def life_of(node: int, row: KeyValue) -> Life | None:
+    value = decode(row)
+    if not is_life(value):
+        return None
+    level = value.get("level")
+    return Life(
+        node=node,
+        life=value["life"],
+        is_draining=value.get("draining") is True,
+        level=level if isinstance(level, int) else FIRST,
+    )
+
+
+def owner_of(row: KeyValue) -> Owner | None:
+    value = decode(row)
+    try:
+        return Owner(
+            node=int(value["node"]), life=str(value["life"]), epoch=int(value["epoch"]), stage=Stage(value["stage"])
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def wish_of(row: KeyValue) -> Wish | None:
+    value = decode(row)
+    try:
+        return Wish(epoch=int(value["epoch"]), node=int(value["node"]), life=str(value["life"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def loads_of(row: KeyValue) -> tuple[int, Mapping[int, Load]] | None:
+    try:
+        return row.created, decode_loads(row.value)
+    except ValueError as error:
+        logger.error("loads in etcd cannot be read", extra={"reason": str(error)})
+        return None
+
+
+def troubles_of(row: KeyValue) -> Sequence[str] | None:
+    told = decode(row).get("troubles")
+    return [str(one)[:TROUBLE_CHARS_MAX] for one in told[:TROUBLES_MAX]] if isinstance(told, list) else None
+
+
+def links_of(row: KeyValue) -> Sequence[Link]:
+    """Raises CorruptState: what was fenced must not be guessed."""
+    try:
+        return tuple(Link(int(epoch), int(lsn), int(after)) for epoch, lsn, after in decode(row)["links"])
+    except (KeyError, TypeError, ValueError) as error:
+        key = row.key.decode(errors="replace")[:100]
+        raise CorruptState(f"key {key} in etcd has no links of epochs: restore etcd") from error
+
+
+def id_of(key: bytes) -> int | None:
+    return int(key) if key.isdigit() and len(key) <= 10 else None
