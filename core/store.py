@@ -23,14 +23,14 @@ from typing import Final, Self
 from core.applied.tables import Delete, Put, Table
 from core.clock import Clock, SystemClock
 from core.cluster.following import Following, SharedRegistry
-from core.cluster.registry import Registry
+from core.cluster.registry import Held, Registry
 from core.cluster.shares import Shares
 from core.cluster.table_registry import TableRegistry
 from core.config import LogStore, StoreConfig
 from core.container.container import Container
 from core.container.forgetting import Forgetting
 from core.deciding import Deciding
-from core.errors import Corrupt, NotHosted, StorageFailure, StoreClosed
+from core.errors import CoordinatorRefuses, Corrupt, NotHosted, StorageFailure, StoreClosed
 from core.hosted import HostedContainer, StreamChanged, container_directory, log_directory
 from core.joining import Joining
 from core.locks import Locks
@@ -97,6 +97,7 @@ class Store:
         self.is_ours: Callable[[int], bool] | None = None  # in a cluster: whether what is open here is still ours
         self.on_lost: Callable[[int, StorageFailure], None] | None = None  # in a cluster: hears that a container failed
         self.on_risen: Callable[[], Awaitable[None]] | None = None  # beside other processes: tells them of all epochs
+        self.raises: Callable[[int], Awaitable[None]] | None = None  # in a cluster: raises a container's leader epoch
         self._consumed: Consumed | None = None
         self._retains = False  # retention was started
         self._scales = False
@@ -397,14 +398,32 @@ class Store:
         """
         return await self._mover.move(stream, number, container_id)
 
-    async def tell_epochs(self) -> None:
-        """Have other processes, which tell clients of them, know the epochs of our containers. Raises StoreError."""
-        if self.on_risen is not None:
+    async def rise_above(self, hosted: HostedContainer, epoch: int) -> None:
+        """Have a container's leader epoch above this one, and other processes, which tell clients of it, know that.
+
+        Raises StoreError, NotHosted.
+        """
+        container = hosted.container
+        if container.epoch <= epoch and self.raises is not None:
+            await self.raises(hosted.id)
+        elif container.epoch <= epoch:
+            await container.rise(epoch + 1)
+        if container.epoch <= epoch:
+            raise CoordinatorRefuses(f"the coordinator has given epoch {container.epoch} after {epoch}: restore etcd")
+        if self.on_risen is not None:  # also after a try that came no further
             await self.on_risen()
 
-    async def decide_move(self, stream: Stream, number: int, target: int) -> None:
+    async def decide_move(self, stream: Stream, number: int, target: int, held: Held) -> None:
         """Name another container as a slot's, and follow; the caller holds `stream.changing`. Raises StoreError."""
-        await self._deciding.move_locked(stream, number, target)
+        await self._deciding.move_locked(stream, number, target, held)
+
+    async def was_moved(self, stream: Stream, number: int, target: int) -> bool:
+        """Whether a decision that `decide_move` left open was made; see `core.deciding`."""
+        return await self._deciding.was_moved(stream, number, target)
+
+    async def settle_arrivals(self, container: Container) -> None:
+        """End the moves into a container that was opened just now, by what was decided. Raises StoreError."""
+        await self._mover.settle_in(container, self.streams.by_id)
 
     def on_move(self, hindrance: Hindrance) -> None:
         """Ask before each move of a slot, and when it is frozen, whether something beside it keeps it where it is: why,

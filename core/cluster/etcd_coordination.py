@@ -1,18 +1,6 @@
 """The coordination of a cluster's nodes in etcd: lives under leases, claims of containers under their owner's lease.
 
-Format 1 of the values, JSON each, without spaces:
-
-    ===================  =========================================================================================
-    key                  value
-    ===================  =========================================================================================
-    ``nodes/<id>``       ``v`` (1), ``life``, ``draining``, ``told`` (what the node tells of itself: any object),
-                         ``level`` (the highest that it knows)
-    ``containers/<id>``  ``v`` (1), ``node``, ``life``, ``epoch``, ``stage`` (`opening` or `serving`)
-    ``assign/<id>``      ``v`` (1), ``epoch``, ``node``, ``life``: a wish of that name, gone with the next claim
-    ``warm/<id>``        the same: that node is ready to take the container over
-    ``troubles/<id>``    ``v`` (1), ``troubles``: sentences for people, `TROUBLES_MAX` at most; no key if there are none
-    ``links/<id>``       ``v`` (1), ``links``: ``[[epoch, lsn, next epoch], …]``, oldest first; outlives its owner
-    ===================  =========================================================================================
+The format of the values is in `core.cluster.etcd_values`.
 
 A life begins when ``nodes/<id>`` can be created: two processes with one node id are never both in. It ends with its
 lease, and then the next one begins by itself.
@@ -24,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Self, TypeVar
 
-from core.cluster.coordination import LINKS_MAX, Claim, Coordination, Life, Owner, Stage, Wish
+from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage, Wish
 from core.cluster.etcd.client import CALL_S, EtcdClient
 from core.cluster.etcd.lease import Lease
 from core.cluster.etcd.mirror import Change, Mirror
@@ -40,7 +28,6 @@ from core.cluster.etcd_keys import (
     ASSIGN,
     CONTAINERS,
     EPOCH,
-    FORMAT,
     LINKS,
     LOADS,
     META,
@@ -51,11 +38,25 @@ from core.cluster.etcd_keys import (
     number_of,
     refuse_unknown,
 )
-from core.cluster.levels import FIRST, NEWEST
+from core.cluster.etcd_values import (
+    decode_value,
+    encode_value,
+    id_of,
+    is_life,
+    life_of,
+    links_of,
+    links_value,
+    node_value,
+    owner_of,
+    owner_value,
+    told_loads,
+    wish_of,
+    wish_value,
+)
+from core.cluster.levels import FIRST
 from core.cluster.loads import Load
-from core.cluster.loads import decode as decode_loads
 from core.cluster.loads import encode as encode_loads
-from core.errors import CoordinatorAway, CoordinatorRefuses, CorruptState, StoreError
+from core.errors import CoordinatorAway, CoordinatorRefuses, StoreError
 from core.log.objects.protocol import Link
 
 logger = logging.getLogger(__name__)
@@ -176,8 +177,8 @@ class EtcdCoordination(Coordination):
 
     def nodes(self) -> Mapping[int, Mapping[str, Any]]:
         """What each node that lives told of itself."""
-        rows = ((_id_of(key), _decode(row)) for key, row in self._mirror.below(NODES))
-        return {node: value["told"] for node, value in rows if node is not None and _is_life(value)}
+        rows = ((id_of(key), decode_value(row)) for key, row in self._mirror.below(NODES))
+        return {node: value["told"] for node, value in rows if node is not None and is_life(value)}
 
     def on_changed(self, told: Callable[[], None]) -> None:
         self._told.append(told)
@@ -193,19 +194,19 @@ class EtcdCoordination(Coordination):
 
     def _know(self, rows: Mapping[bytes, KeyValue | None]) -> None:
         for key, row in rows.items():
-            if key.startswith(CONTAINERS) and (container := _id_of(key[len(CONTAINERS) :])) is not None:
-                owner = None if row is None else _owner(row)
+            if key.startswith(CONTAINERS) and (container := id_of(key[len(CONTAINERS) :])) is not None:
+                owner = None if row is None else owner_of(row)
                 _put(self._owners, container, owner)
-            elif key.startswith(ASSIGN) and (container := _id_of(key[len(ASSIGN) :])) is not None:
-                _put(self._wishes, container, None if row is None else _wish(row))
-            elif key.startswith(WARM) and (container := _id_of(key[len(WARM) :])) is not None:
-                _put(self._warmed, container, None if row is None else _wish(row))
+            elif key.startswith(ASSIGN) and (container := id_of(key[len(ASSIGN) :])) is not None:
+                _put(self._wishes, container, None if row is None else wish_of(row))
+            elif key.startswith(WARM) and (container := id_of(key[len(WARM) :])) is not None:
+                _put(self._warmed, container, None if row is None else wish_of(row))
             elif key == META:
                 self._meta = None if row is None else Meta.decode(row.value)
-            elif key.startswith(LOADS) and (node := _id_of(key[len(LOADS) :])) is not None:
-                _put(self._loads, node, None if row is None else _told_loads(row))
-            elif key.startswith(NODES) and (node := _id_of(key[len(NODES) :])) is not None:
-                life = None if row is None else _life(node, row)
+            elif key.startswith(LOADS) and (node := id_of(key[len(LOADS) :])) is not None:
+                _put(self._loads, node, None if row is None else told_loads(row))
+            elif key.startswith(NODES) and (node := id_of(key[len(NODES) :])) is not None:
+                life = None if row is None else life_of(node, row)
                 _put(self._lives, node, life)
                 if life is not None and life.life == self._life and life.is_draining:
                     self._is_draining = True  # an operator has asked for it
@@ -257,7 +258,7 @@ class EtcdCoordination(Coordination):
         if self._mirror.values.get(key[len(self._mirror.prefix) :]) is not None:
             return False
         lease = await Lease.grant(self._client, self._ttl_s)
-        value = _node_value(life, False, self._said)
+        value = node_value(life, False, self._said)
         try:
             compares = absent(key), unchanged(meta_row, meta_key)
             outcome = await self._session.change(compares, (Put(key, value, lease.id),), (Range(key),))
@@ -287,7 +288,7 @@ class EtcdCoordination(Coordination):
     async def _write_row(self) -> None:
         if self._row is None or self._lease is None:
             return
-        value = _node_value(self._life, self._is_draining, self._said)
+        value = node_value(self._life, self._is_draining, self._said)
         try:
             await self._shown(
                 await self._session.change((same_life(self._row),), (Put(self._row.key, value, self._lease.id),))
@@ -306,7 +307,7 @@ class EtcdCoordination(Coordination):
     async def tell_troubles(self, troubles: Sequence[str]) -> None:
         """Tell all what is wrong with this node, in this life. Raises CoordinatorAway, CoordinatorRefuses."""
         lease, key = self._lease, self._key(TROUBLES, self._node)
-        value = _encode({"troubles": [one[:TROUBLE_CHARS_MAX] for one in troubles[:TROUBLES_MAX]]})
+        value = encode_value({"troubles": [one[:TROUBLE_CHARS_MAX] for one in troubles[:TROUBLES_MAX]]})
         row = self._mirror.values.get(b"%s%d" % (TROUBLES, self._node))
         is_told = (row is None) if not troubles else (row is not None and row.value == value)
         if lease is None or is_told:
@@ -318,8 +319,8 @@ class EtcdCoordination(Coordination):
         """What nodes say is wrong with them."""
         found: dict[int, Sequence[str]] = {}
         for key, row in self._mirror.below(TROUBLES):
-            told = _decode(row).get("troubles")
-            if (node := _id_of(key)) is not None and isinstance(told, list):
+            told = decode_value(row).get("troubles")
+            if (node := id_of(key)) is not None and isinstance(told, list):
                 found[node] = [str(one)[:TROUBLE_CHARS_MAX] for one in told[:TROUBLES_MAX]]
         return found
 
@@ -327,10 +328,10 @@ class EtcdCoordination(Coordination):
         """Have a node give its containers away in this life of it. Raises CoordinatorAway, CoordinatorRefuses."""
         for _ in range(TRIES_MAX):
             row = self._mirror.values.get(b"%s%d" % (NODES, life.node))
-            value = {} if row is None else _decode(row)
+            value = {} if row is None else decode_value(row)
             if row is None or value.get("life") != life.life or value.get("draining") is True:
                 return
-            drained = _node_value(life.life, True, value.get("told", {}), life.level)
+            drained = node_value(life.life, True, value.get("told", {}), life.level)
             outcome = await self._decide((unchanged(row, row.key),), (Put(row.key, drained, row.lease),), ())
             if outcome is None or outcome.succeeded:
                 return
@@ -363,7 +364,7 @@ class EtcdCoordination(Coordination):
             outcome = await self._decide(
                 (absent(key), unchanged(counter, counter_key)),
                 (
-                    Put(key, _owner_value(self._node, life, epoch, Stage.OPENING), lease.id),
+                    Put(key, owner_value(self._owner(life, epoch, Stage.OPENING)), lease.id),
                     Put(counter_key, b"%d" % epoch),
                     Delete(self._key(ASSIGN, container)),
                 ),
@@ -375,7 +376,7 @@ class EtcdCoordination(Coordination):
                 return await self._claimed(container, life, epoch)
             found, counters = outcome.found
             if found:
-                owner = _owner(found[0])
+                owner = owner_of(found[0])
                 if owner is None or owner.life != life:
                     return None
                 await self._mirror.reached(found[0].revision)  # else whoever looks at the mirror believes it lost
@@ -386,11 +387,11 @@ class EtcdCoordination(Coordination):
     async def _claimed(self, container: int, life: str, epoch: int) -> Claim:
         """The links are read after the claim: from then on only the claim's holder can write them."""
         found = (await self._client.read(Range(self._key(LINKS, container)))).keys
-        return Claim(container=container, epoch=epoch, life=life, links=_links(found[0]) if found else ())
+        return Claim(container=container, epoch=epoch, life=life, links=links_of(found[0]) if found else ())
 
     async def confirm(self, claim: Claim, links: Sequence[Link]) -> bool:
-        serving = _owner_value(self._node, claim.life, claim.epoch, Stage.SERVING)
-        stored = Put(self._key(LINKS, claim.container), _links_value(links))
+        serving = owner_value(self._owner(claim.life, claim.epoch, Stage.SERVING))
+        stored = Put(self._key(LINKS, claim.container), links_value(links))
         return await self._change_claimed(claim, lambda row: (Put(row.key, serving, row.lease), stored))
 
     async def give_up(self, claim: Claim) -> None:
@@ -401,7 +402,7 @@ class EtcdCoordination(Coordination):
         key = self._key(CONTAINERS, claim.container)
         row = self._mirror.values.get(key[len(self._mirror.prefix) :])
         for _ in range(TRIES_MAX):
-            owner = None if row is None else _owner(row)
+            owner = None if row is None else owner_of(row)
             if row is None or owner is None or owner.epoch != claim.epoch:
                 return False
             outcome = await self._decide((unchanged(row, key),), changes(row), (Range(key),))
@@ -418,12 +419,13 @@ class EtcdCoordination(Coordination):
         wish = Wish(epoch=owner.epoch, node=node, life=target.life)
         if owner.stage is not Stage.SERVING or not wish.stands(owner, self._lives):
             return False
-        outcome = await self._decide((unchanged(row, row.key),), (Put(self._key(ASSIGN, container), _told(wish)),), ())
+        asked = Put(self._key(ASSIGN, container), wish_value(wish))
+        outcome = await self._decide((unchanged(row, row.key),), (asked,), ())
         return outcome is not None and outcome.succeeded
 
     async def tell_warm(self, container: int, wish: Wish) -> None:
         if self._lease is not None and self._life == wish.life:
-            await self._decide((), (Put(self._key(WARM, container), _told(wish), self._lease.id),), ())
+            await self._decide((), (Put(self._key(WARM, container), wish_value(wish), self._lease.id),), ())
 
     async def reserve_epoch(self) -> int:
         key, counter = self._mirror.prefix + EPOCH, self._mirror.values.get(EPOCH)
@@ -435,12 +437,29 @@ class EtcdCoordination(Coordination):
             counter = next(iter(outcome.found[0]), None)
         raise CoordinatorAway(f"no epoch was reserved: others raised it {TRIES_MAX} times")
 
+    async def rise(self, claim: Claim) -> int | None:
+        key, counter_key = self._key(CONTAINERS, claim.container), self._mirror.prefix + EPOCH
+        row, counter = self._mirror.values.get(key[len(self._mirror.prefix) :]), self._mirror.values.get(EPOCH)
+        for _ in range(TRIES_MAX):
+            owner, risen = None if row is None else owner_of(row), number_of(counter, 0) + 1
+            if row is None or owner is None or owner.epoch != claim.epoch or owner.stage is not Stage.SERVING:
+                return None
+            outcome = await self._decide(
+                (unchanged(row, key), unchanged(counter, counter_key)),
+                (Put(key, owner_value(replace(owner, risen=risen)), row.lease), Put(counter_key, b"%d" % risen)),
+                (Range(key), Range(counter_key)),
+            )
+            if outcome is None or outcome.succeeded:
+                return None if outcome is None else risen
+            row, counter = (next(iter(found), None) for found in outcome.found)
+        raise CoordinatorAway(f"the epoch of container {claim.container} did not rise: others did {TRIES_MAX} times")
+
     async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:
         key, links_key = self._key(CONTAINERS, claim.container), self._key(LINKS, claim.container)
         below = len(self._mirror.prefix)
         row, target = self._mirror.values.get(key[below:]), self._mirror.values.get(b"%s%d" % (NODES, wish.node))
-        owner = None if row is None else _owner(row)
-        life = None if target is None else _life(wish.node, target)
+        owner = None if row is None else owner_of(row)
+        life = None if target is None else life_of(wish.node, target)
         if row is None or owner is None or target is None or life is None:
             return False
         if owner.epoch == link.next_epoch:
@@ -448,12 +467,13 @@ class EtcdCoordination(Coordination):
         if owner.epoch != claim.epoch or life.life != wish.life:
             return False
         before = self._mirror.values.get(links_key[below:])
-        links = (*(() if before is None else _links(before)), link)
+        links = (*(() if before is None else links_of(before)), link)
+        heir = Owner(node=wish.node, life=wish.life, epoch=link.next_epoch, stage=Stage.OPENING)
         outcome = await self._decide(
             (unchanged(row, key), same_life(target)),
             (
-                Put(key, _owner_value(wish.node, wish.life, link.next_epoch, Stage.OPENING), target.lease),
-                Put(links_key, _links_value(links)),
+                Put(key, owner_value(heir), target.lease),
+                Put(links_key, links_value(links)),
                 Delete(self._key(ASSIGN, claim.container)),
                 Delete(self._key(WARM, claim.container)),
             ),
@@ -461,13 +481,13 @@ class EtcdCoordination(Coordination):
         )
         if outcome is None or outcome.succeeded:
             return outcome is not None
-        now = next(map(_owner, outcome.found[0]), None)
+        now = next(map(owner_of, outcome.found[0]), None)
         return now is not None and now.epoch == link.next_epoch
 
     async def read_epochs(self) -> Mapping[int, int]:
         below = self._mirror.prefix + CONTAINERS
         found = (await self._client.read(Range(below, end_of(below)), EPOCHS_S)).keys
-        rows = ((_id_of(row.key[len(below) :]), _owner(row)) for row in found)
+        rows = ((id_of(row.key[len(below) :]), owner_of(row)) for row in found)
         return {container: owner.epoch for container, owner in rows if container is not None and owner is not None}
 
     async def _decide(
@@ -485,99 +505,12 @@ class EtcdCoordination(Coordination):
         if outcome.succeeded:
             await self._mirror.reached(outcome.revision)
 
+    def _owner(self, life: str, epoch: int, stage: Stage) -> Owner:
+        return Owner(node=self._node, life=life, epoch=epoch, stage=stage)
+
     def _key(self, kind: bytes, number: int) -> bytes:
         return b"%s%s%d" % (self._mirror.prefix, kind, number)
 
-
-# Values
-
-
-def _encode(value: Mapping[str, Any]) -> bytes:
-    return json.dumps({"v": FORMAT, **value}, separators=(",", ":")).encode()
-
-
-def _node_value(life: str, is_draining: bool, told: Mapping[str, Any], level: int = NEWEST) -> bytes:
-    return _encode({"life": life, "draining": is_draining, "level": level, "told": told})
-
-
-def _owner_value(node: int, life: str, epoch: int, stage: Stage) -> bytes:
-    return _encode({"node": node, "life": life, "epoch": epoch, "stage": stage.value})
-
-
-def _links_value(links: Sequence[Link]) -> bytes:
-    return _encode({"links": [[one.epoch, one.lsn, one.next_epoch] for one in links[-LINKS_MAX:]]})
-
-
-def _told(wish: Wish) -> bytes:
-    return _encode({"epoch": wish.epoch, "node": wish.node, "life": wish.life})
-
-
-def _decode(row: KeyValue) -> Mapping[str, Any]:
-    """A value's fields; none if it is not of this format."""
-    try:
-        value = json.loads(row.value)
-    except ValueError:
-        value = None
-    if isinstance(value, dict) and value.get("v") == FORMAT:
-        return value
-    logger.error("a key in etcd cannot be read", extra={"key": row.key.decode(errors="replace")[:100]})
-    return {}
-
-
-def _is_life(value: Mapping[str, Any]) -> bool:
-    return isinstance(value.get("life"), str) and isinstance(value.get("told"), dict)
-
-
-def _life(node: int, row: KeyValue) -> Life | None:
-    value = _decode(row)
-    if not _is_life(value):
-        return None
-    level = value.get("level")
-    return Life(
-        node=node,
-        life=value["life"],
-        is_draining=value.get("draining") is True,
-        level=level if isinstance(level, int) else FIRST,
-    )
-
-
-def _owner(row: KeyValue) -> Owner | None:
-    value = _decode(row)
-    try:
-        return Owner(
-            node=int(value["node"]), life=str(value["life"]), epoch=int(value["epoch"]), stage=Stage(value["stage"])
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _wish(row: KeyValue) -> Wish | None:
-    value = _decode(row)
-    try:
-        return Wish(epoch=int(value["epoch"]), node=int(value["node"]), life=str(value["life"]))
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _told_loads(row: KeyValue) -> tuple[int, Mapping[int, Load]] | None:
-    try:
-        return row.created, decode_loads(row.value)
-    except ValueError as error:
-        logger.error("loads in etcd cannot be read", extra={"reason": str(error)})
-        return None
-
-
-def _links(row: KeyValue) -> Sequence[Link]:
-    """Raises CorruptState: what was fenced must not be guessed."""
-    try:
-        return tuple(Link(int(epoch), int(lsn), int(after)) for epoch, lsn, after in _decode(row)["links"])
-    except (KeyError, TypeError, ValueError) as error:
-        key = row.key.decode(errors="replace")[:100]
-        raise CorruptState(f"key {key} in etcd has no links of epochs: restore etcd") from error
-
-
-def _id_of(key: bytes) -> int | None:
-    return int(key) if key.isdigit() and len(key) <= 10 else None
 
 
 def _put(mapping: dict[int, _T], key: int, value: _T | None) -> None:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -198,6 +199,13 @@ class Container:
         """Go on in a higher epoch and make these changes with it, before the first append. Raises StorageFailure."""
         await self.update(Put(CONTAINER_TABLE, EPOCH_KEY, epoch.to_bytes(4, "big")), *operations)
         self.epoch = self.log.epoch = epoch
+
+    def risen(self, epoch: int) -> None:
+        """A coordinator has raised the leader epoch, and others know it by now. The log's objects keep the epoch of the
+        claim. That our own table has it counts for nothing here, only for whoever makes a coordinator's keys anew."""
+        self.epoch = self.log.epoch = epoch
+        with contextlib.suppress(StoreError):
+            self._queue([Put(CONTAINER_TABLE, EPOCH_KEY, epoch.to_bytes(4, "big"))], None)
 
     # Appends
 
@@ -546,13 +554,16 @@ class Container:
         Returns a future that is done when they are durable and applied. Raises StorageFull, StorageFailure; NotHosted
         once the log is sealed.
         """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue(operations, future)
+        return future
+
+    def _queue(self, operations: Sequence[Operation], future: asyncio.Future[None] | None) -> None:
         self._check_failed()
         if self.is_sealed:
             raise NotHosted(self.id)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.log.append_update(encode_update(operations))
         self._pending.append(_Update(operations, future))
-        return future
 
     def on_applied(self, table: str, listener: TableListener) -> None:
         """Let a listener hear of each operation on a table from now on. It is called on the loop, or in recovery."""

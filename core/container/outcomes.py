@@ -181,6 +181,13 @@ class Outcomes:
         if self.owns(place):
             self.beside[place] = slot
 
+    def rejoin(self, stream: Stream) -> None:
+        """A stream of a container that was recovered on its own is this one for all that is shown."""
+        self.streams[stream.id] = stream
+        for place, slot in self.beside.items():
+            if place[0] == stream.id:
+                slot.stream = stream
+
     # Streams
 
     def _apply_stream(self, operation: Put | Delete) -> None:
