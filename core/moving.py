@@ -33,6 +33,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from core.background import REASON_CHARS_MAX
 from core.cluster.registry import NOTHING_HELD, Held
 from core.config import LogStore
 from core.container.arrivals import Place, arrival_delete, arrival_put, place_of
@@ -179,6 +180,8 @@ class Mover:
                 await self._tiered(move)
                 frozen_s = await self._hand_over(move)
             except BaseException as error:
+                told = {"stream": stream.name, "slot": number, "to": target, "reason": str(error)[:REASON_CHARS_MAX]}
+                logger.info("a slot has not moved", extra=told)
                 if not move.may_be_decided:
                     await self._take_back(move.target.container, move.place, stream)
                 if isinstance(error, Mismatch | OutOfRange | TierUnavailable):

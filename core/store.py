@@ -98,6 +98,7 @@ class Store:
         self.on_lost: Callable[[int, StorageFailure], None] | None = None  # in a cluster: hears that a container failed
         self.on_risen: Callable[[], Awaitable[None]] | None = None  # beside other processes: tells them of all epochs
         self.raises: Callable[[int], Awaitable[None]] | None = None  # in a cluster: raises a container's leader epoch
+        self.relocates: Callable[[Stream, int, int], Awaitable[None]] | None = None  # there: between nodes
         self._consumed: Consumed | None = None
         self._retains = False  # retention was started
         self._scales = False
@@ -392,10 +393,21 @@ class Store:
         await self._deciding.seal(stream)
 
     async def move_slot(self, stream: Stream, number: int, container_id: int) -> Moved:
-        """Move a slot to another container of this process, while it is written and read. See `core.moving`.
+        """Move a slot to another container, while it is written and read: see `core.moving`. In a cluster that may be
+        one of another node, see `core.relocation`. Whoever is cancelled here leaves it to go on.
 
         Raises UnknownStream, NotHosted, CannotMove, NotMovedYet, StoreError.
         """
+        if self.relocates is None or not 0 <= number < stream.slot_count:
+            return await self.move_here(stream, number, container_id)
+        source = stream.slot(number).container_id
+        if {source, container_id} <= self.containers.keys():
+            return await self.move_here(stream, number, container_id)
+        await self.relocates(stream, number, container_id)
+        return Moved(source, container_id, 0, 0.0)
+
+    async def move_here(self, stream: Stream, number: int, container_id: int) -> Moved:
+        """Move a slot between two containers of this process. Raises as `move_slot`."""
         return await self._mover.move(stream, number, container_id)
 
     async def rise_above(self, hosted: HostedContainer, epoch: int) -> None:

@@ -22,6 +22,7 @@ from core.cluster.sqlite_registry import SqliteRegistry
 from core.config import StoreConfig
 from core.hosted import HostedContainer
 from core.membership import Membership
+from core.relocation import Relocation
 from core.store import Store
 from core.streams.live import Slot
 from core.tiering.context import LongTermStorage
@@ -180,6 +181,7 @@ class Broker:
         self._seat = seat
         self._membership: Membership | None = None
         self._balance: Balance | None = None
+        self._relocation: Relocation | None = None
         self._keeper: SettingsKeeper | None = None
         self._pulse: Pulse | None = None
         self._mourning: Mourning | None = None
@@ -406,8 +408,14 @@ class Broker:
         kinds = (self.groups, self.share.coordinators, self.transactions)
         moved, changed = self.internal_topics.moved, self._know_nodes
         openings = Openings(self.store, kinds, self._attend, moved, changed, self.vacancies)
+        if seat.moves is not None:
+            self._relocation = Relocation(seat.coordination, seat.moves, self.store)
         self._balance = Balance(
-            seat.coordination, partial(totals_of, self.store), moves=seat.rebalances, troubles=self._told_to_all
+            seat.coordination,
+            partial(totals_of, self.store),
+            moves=seat.rebalances,
+            troubles=self._told_to_all,
+            has_travels=lambda: self._relocation is not None and self._relocation.is_at_work,
         )
         self._membership = Membership(
             seat.coordination,
@@ -428,6 +436,8 @@ class Broker:
         self._keep_settings(seat)
         self._membership.start()
         self._balance.start()
+        if self._relocation is not None:
+            self._relocation.start()
 
     async def _start_pulse(self, pulse: Pulse, address: ListenAddress, *, must: bool) -> None:
         """Without it others wait for the lease, so it is no error if that cannot be, unless it `must`: then raises
@@ -617,6 +627,8 @@ class Broker:
         self.phase = "stopping"
         if self._balance is not None:
             await self._balance.stop()
+        if self._relocation is not None:
+            await self._relocation.stop()
         if self._keeper is not None:
             await self._keeper.stop()
         if self._membership is not None:  # clients find the next owners while this node still answers
