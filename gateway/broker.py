@@ -23,6 +23,7 @@ from core.config import StoreConfig
 from core.hosted import HostedContainer
 from core.membership import Membership
 from core.relocation import Relocation
+from core.spread import Spread
 from core.store import Store
 from core.streams.live import Slot
 from core.tiering.context import LongTermStorage
@@ -182,6 +183,7 @@ class Broker:
         self._membership: Membership | None = None
         self._balance: Balance | None = None
         self._relocation: Relocation | None = None
+        self._spread: Spread | None = None
         self._keeper: SettingsKeeper | None = None
         self._pulse: Pulse | None = None
         self._mourning: Mourning | None = None
@@ -438,6 +440,9 @@ class Broker:
         self._balance.start()
         if self._relocation is not None:
             self._relocation.start()
+            if seat.rebalances:
+                self._spread = Spread(seat.coordination, self._relocation, self.store, self._balance.weights)
+                self._spread.start()
 
     async def _start_pulse(self, pulse: Pulse, address: ListenAddress, *, must: bool) -> None:
         """Without it others wait for the lease, so it is no error if that cannot be, unless it `must`: then raises
@@ -627,6 +632,8 @@ class Broker:
         self.phase = "stopping"
         if self._balance is not None:
             await self._balance.stop()
+        if self._spread is not None:
+            await self._spread.stop()
         if self._relocation is not None:
             await self._relocation.stop()
         if self._keeper is not None:

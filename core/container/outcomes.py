@@ -170,7 +170,9 @@ class Outcomes:
         for place in [place for place in self.beside if place[0] == stream.id and self.owns(place)]:
             if stream.logged.container_of_slot(place[1]) == own:
                 slot = self.beside.pop(place)
+                slot.sampled_bytes, slot.sampled_end = slot.total_bytes, slot.end  # its history has not come just now
                 for other in stream.adopt(slot):
+                    slot.rate = other.rate
                     if other.container_id != own:
                         self._displaced(other)
                 slot.segment_id = stream.segment_id_of(slot.number)
