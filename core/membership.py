@@ -183,15 +183,11 @@ class Membership:
         claim, coordination = self._claims.get(container_id), self._coordination
         return claim is not None and claim.life == coordination.life and coordination.is_fresh()
 
-    # Leader epochs
-
     def _keeps(self, _: Slot) -> str | None:
         """Why slots stay in their containers."""
-        level = self._coordination.level
-        if allows(level, Feature.SLOT_MOVES):
-            return None
-        needed = int(Feature.SLOT_MOVES)
-        return f"the cluster is at level {level}, and slots move from level {needed} on: see `penstock cluster finalize`"
+        level, needed = self._coordination.level, int(Feature.SLOT_MOVES)
+        why = f"the cluster is at level {level}, and slots move from level {needed} on: see `penstock cluster finalize`"
+        return None if allows(level, Feature.SLOT_MOVES) else why
 
     async def _raise(self, container_id: int) -> None:
         """Have the next epoch of the cluster as a container's leader epoch. Raises NotHosted, CoordinatorAway."""
@@ -200,8 +196,8 @@ class Membership:
             if claim is None or not self._ownership.stays(container_id):
                 raise NotHosted(container_id)
             risen = await self._coordination.rise(claim)
-        if risen is None:
-            raise NotHosted(container_id)
+            if risen is None:
+                raise NotHosted(container_id)
         self._go_by(container_id, risen)
 
     def _go_by(self, container_id: int, epoch: int) -> None:
@@ -230,8 +226,7 @@ class Membership:
         view = self._view()
         self._carry_out(self._ownership.look(view, _now_s()))
         for container, claim in self._claims.items():
-            owner = view.owners.get(container)
-            if owner is not None and owner.epoch == claim.epoch:
+            if (owner := view.owners.get(container)) is not None and owner.epoch == claim.epoch:
                 self._go_by(container, owner.leader_epoch)
         for container in self._warming.keys() - view.wishes.keys():
             if self._ownership.phase(container) is Phase.ELSEWHERE and view.owners.get(container) is not None:

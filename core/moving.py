@@ -31,6 +31,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from core.background import REASON_CHARS_MAX
@@ -110,6 +111,16 @@ class Moved(NamedTuple):
     frozen_s: float
 
 
+@dataclass(slots=True)
+class MoveCounts:
+    """Moves since the start, for the operator."""
+
+    moved: int = 0
+    failed: int = 0
+    copied_bytes: int = 0  # of those that were carried out
+    frozen_s: float = 0.0  # likewise: the time in which appends were refused, all together
+
+
 class Mover:
     """The moves of slots between containers of one store. For the event loop."""
 
@@ -119,6 +130,7 @@ class Mover:
         self._under_way: dict[tuple[Stream, int, int], asyncio.Task[Moved]] = {}
         self._deciding: set[asyncio.Task[None]] = set()
         self._hindrances: list[Hindrance] = []
+        self.counts = MoveCounts()
 
     def on_move(self, hindrance: Hindrance) -> None:
         """Ask this before each move, and once more when the slot is frozen: what begins beside it from then on has to
@@ -182,6 +194,7 @@ class Mover:
             except BaseException as error:
                 told = {"stream": stream.name, "slot": number, "to": target, "reason": str(error)[:REASON_CHARS_MAX]}
                 logger.info("a slot has not moved", extra=told)
+                self.counts.failed += 1
                 if not move.may_be_decided:
                     await self._take_back(move.target.container, move.place, stream)
                 if isinstance(error, Mismatch | OutOfRange | TierUnavailable):
@@ -194,6 +207,9 @@ class Mover:
             extra={"stream": stream.name, "slot": number, "from": move.source.id, "to": target}
             | {"copied_bytes": move.copied_bytes, "frozen_ms": round(1000 * frozen_s)},
         )
+        self.counts.moved += 1
+        self.counts.copied_bytes += move.copied_bytes
+        self.counts.frozen_s += frozen_s
         return Moved(move.source.id, target, move.copied_bytes, frozen_s)
 
     async def _begin(self, stream: Stream, number: int, target_id: int) -> Move:

@@ -236,7 +236,7 @@ class Relocation:
         stream = self._store.stream_of(move.place[0])
         try:
             if stream is not None:
-                await self._store.move_here(stream, move.place[1], move.target)
+                await self._store.mover.move(stream, move.place[1], move.target)
             self._travels.carried()
         except CannotMove as error:
             await self._refuse(move, str(error))

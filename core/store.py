@@ -93,7 +93,7 @@ class Store:
         self._deciding = Deciding(self, self.registry, self.streams, shares, showing, self._following)
         self._leaving: set[asyncio.Task[None]] = set()  # containers that are being released
         self.joining = Joining(self, shares, showing)  # for a cluster
-        self._mover = Mover(self)
+        self.mover = Mover(self)
         self.is_ours: Callable[[int], bool] | None = None  # in a cluster: whether what is open here is still ours
         self.on_lost: Callable[[int, StorageFailure], None] | None = None  # in a cluster: hears that a container failed
         self.on_risen: Callable[[], Awaitable[None]] | None = None  # beside other processes: tells them of all epochs
@@ -159,12 +159,12 @@ class Store:
         if self._following is not None:
             self._showing.is_settled = True
             await self._following.settle()
-            await self._mover.settle(self.streams.by_id)
+            await self.mover.settle(self.streams.by_id)
             self._following.start()
             self._shares.start(self._hosts[0] if self._hosts else HOME_CONTAINER)
             return
         await self._shares.settle(self.registry)
-        await self._mover.settle(self.streams.by_id)
+        await self.mover.settle(self.streams.by_id)
         self._showing.is_settled = True
         self._tables.load(stream.state for stream in self.streams.all())
         if len(self.containers) > 1:
@@ -300,7 +300,7 @@ class Store:
 
     async def close(self, *, clean: bool = True) -> None:
         """Stop. After a clean stop the next start replays nothing. Callers must have ended their appends."""
-        await self._mover.stop()
+        await self.mover.stop()
         await self._forgetting.stop()
         if self._following is not None:
             await self._following.stop()
@@ -398,17 +398,11 @@ class Store:
 
         Raises UnknownStream, NotHosted, CannotMove, NotMovedYet, StoreError.
         """
-        if self.relocates is None or not 0 <= number < stream.slot_count:
-            return await self.move_here(stream, number, container_id)
-        source = stream.slot(number).container_id
-        if {source, container_id} <= self.containers.keys():
-            return await self.move_here(stream, number, container_id)
+        source = stream.slot(number).container_id if 0 <= number < stream.slot_count else container_id
+        if self.relocates is None or {source, container_id} <= self.containers.keys():
+            return await self.mover.move(stream, number, container_id)
         await self.relocates(stream, number, container_id)
         return Moved(source, container_id, 0, 0.0)
-
-    async def move_here(self, stream: Stream, number: int, container_id: int) -> Moved:
-        """Move a slot between two containers of this process. Raises as `move_slot`."""
-        return await self._mover.move(stream, number, container_id)
 
     async def rise_above(self, hosted: HostedContainer, epoch: int) -> None:
         """Have a container's leader epoch above this one, and other processes, which tell clients of it, know that.
@@ -435,12 +429,12 @@ class Store:
 
     async def settle_arrivals(self, container: Container) -> None:
         """End the moves into a container that was opened just now, by what was decided. Raises StoreError."""
-        await self._mover.settle_in(container, self.streams.by_id)
+        await self.mover.settle_in(container, self.streams.by_id)
 
     def on_move(self, hindrance: Hindrance) -> None:
         """Ask before each move of a slot, and when it is frozen, whether something beside it keeps it where it is: why,
         or None."""
-        self._mover.on_move(hindrance)
+        self.mover.on_move(hindrance)
 
     async def delete_stream(self, stream: Stream) -> None:
         """Delete a stream, durably. Raises UnknownStream, StoreError."""

@@ -150,11 +150,11 @@ Hook = Callable[[], Awaitable[None]]
 
 
 def arrived(node: Node, then: Hook) -> None:
-    behind(node.store._mover, "_begin", then)
+    behind(node.store.mover, "_begin", then)
 
 
 def copied(node: Node, then: Hook) -> None:
-    before(node.store._mover, "_hand_over", then)
+    before(node.store.mover, "_hand_over", then)
 
 
 def state_there(node: Node, then: Hook) -> None:
@@ -166,7 +166,7 @@ def decided(node: Node, then: Hook) -> None:
 
 
 def followed(node: Node, then: Hook) -> None:
-    before(node.store._mover, "_arrived", then)
+    before(node.store.mover, "_arrived", then)
 
 
 def before(owner: Any, call: str, then: Hook) -> None:

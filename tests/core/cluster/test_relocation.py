@@ -209,7 +209,7 @@ def test_the_sources_node_dies_on_the_way(tmp_path: Path, etcd: EtcdServer, step
 
                 first.node.coordination.ask = ask  # type: ignore[method-assign]
             elif step == "it has come":
-                before(first.node.store, "move_here", die)
+                before(first.node.store.mover, "move", die)
             else:
                 real_ask, asked = first.node.coordination.ask, []
 
@@ -251,7 +251,7 @@ def test_the_targets_home_dies_while_it_is_away(tmp_path: Path, etcd: EtcdServer
                 second.node.proxy.hold()
                 await first.node.coordination.bury(first.node.coordination.lives()[2])
 
-            before(first.node.store, "move_here", die)
+            before(first.node.store.mover, "move", die)
             await first.node.store.move_slot(stream_of(first.node), number, away)
             await until(lambda: not first.rows.wanted())
             await serves_all(first.node)
