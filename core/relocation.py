@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
 WAIT_S: Final = 0.1
-"""How often somebody who waits looks for the end of a move."""
+"""How often it is looked at while something is wanted: not all that counts is told."""
 RETRY_S: Final = 1.0
 """After an error that nobody foresaw."""
 ENDED_MAX: Final = 1_000
@@ -182,7 +182,7 @@ class Relocation:
                 self._travels.told()
                 await asyncio.sleep(RETRY_S)
             try:
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(WAIT_S if self.is_at_work else LOOK_S):
                     await self._changed.wait()
             except TimeoutError:
                 pass
@@ -198,6 +198,7 @@ class Relocation:
             wishes=seen.wishes(),
             moves=self._rows.wanted(),
             where=self._where,
+            is_open=self._store.serves,
         )
         return self._travels.look(view, time.monotonic())
 

@@ -84,7 +84,8 @@ Action: TypeAlias = Bring | Carry | Refuse | Forget
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What one node sees. `moves`: oldest first; `where`: the container that a slot is in, None if it is gone."""
+    """What one node sees. `moves`: oldest first; `where`: the container that a slot is in, None if it is gone;
+    `is_open`: whether a container can take a slot here, which its owner's row says a moment early."""
 
     node: int
     owners: Mapping[int, Owner]
@@ -92,6 +93,7 @@ class View:
     wishes: Mapping[int, Wish]
     moves: Sequence[WantedMove]
     where: Callable[[Place], int | None]
+    is_open: Callable[[int], bool] = lambda container: True
 
     def server_of(self, container: int | None) -> int | None:
         """The node that serves a container, and is not about to give it away."""
@@ -171,6 +173,8 @@ class Travels:
         if served_by != view.node:
             return self._bring(target, view.node, now_s)
         tries = self._tries[move]
+        if not view.is_open(target):
+            return None
         if tries.count >= TRIES_MAX:
             return Refuse(move, f"it was tried {TRIES_MAX} times, see the log of node {view.node}")
         return Carry(move) if now_s >= tries.not_before_s else None

@@ -29,6 +29,7 @@ from tests.core.support import append, owner_of, read_all, run, until
 
 SLOTS: Final = 8
 WRITER: Final = 9
+REQUEST_S: Final = 1.0
 
 
 @dataclass
@@ -97,11 +98,12 @@ class Producer:
             try:
                 container = mover.node.store.hosted(slot).container
                 known = container.check_writer(slot, WRITER, 0, self.sent, 1)
-                if isinstance(known, Duplicate):
-                    await container.all_durable()
-                else:
-                    await append(slot, text(100 + self.sent), writer=(WRITER, 0, self.sent))
-            except (StoreError, AssertionError):  # another one has it, or nobody just now
+                async with asyncio.timeout(REQUEST_S):
+                    if isinstance(known, Duplicate):
+                        await container.all_durable()
+                    else:
+                        await append(slot, text(100 + self.sent), writer=(WRITER, 0, self.sent))
+            except (StoreError, TimeoutError):  # another one has it, or nobody just now
                 continue
             self.sent += 1
             await asyncio.sleep(0)
