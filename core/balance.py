@@ -70,13 +70,15 @@ class Balance:
         *,
         moves: bool = True,
         troubles: Callable[[], Sequence[str]] = tuple,
+        has_travels: Callable[[], bool] = bool,
     ) -> None:
         """`totals`: what the containers of this node have done; `moves`: whether moves are asked for by itself;
-        `troubles`: what is wrong with this node."""
+        `troubles`: what is wrong with this node; `has_travels`: whether slots are on their way between nodes."""
         self._troubles = troubles
         self._cluster = cluster
         self._totals = totals
         self._moves = moves
+        self._has_travels = has_travels
         self._meter = Meter()
         self._balancer = Balancer()
         self._tell_at_s = 0.0
@@ -117,7 +119,9 @@ class Balance:
         cluster = self._cluster
         loads = cluster.loads()
         weights = weights_of(loads.values())
-        scene = Scene(cluster.containers, cluster.owners(), cluster.lives(), cluster.wishes(), weights)
+        scene = Scene(
+            cluster.containers, cluster.owners(), cluster.lives(), cluster.wishes(), weights, self._has_travels()
+        )
         move = self._balancer.look(scene, now_s)
         may_ask = self._moves and allows(cluster.level, Feature.WISHES)
         if move is not None and may_ask and next(iter(loads), None) == cluster.node:

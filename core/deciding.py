@@ -18,11 +18,11 @@ from uuid import uuid4
 
 from core.clock import Clock
 from core.cluster.following import Following
-from core.cluster.registry import NewStream, Registry
+from core.cluster.registry import NOTHING_HELD, Held, NewStream, Registry
 from core.cluster.shares import Shares
 from core.config import StoreConfig
 from core.container.container import Container
-from core.errors import Stale, StorageFull, StoreError, UnknownStream
+from core.errors import CoordinatorAway, Stale, StorageFailure, StorageFull, StoreError, UnknownStream
 from core.hosted import HostedContainer
 from core.scaling.scaler import ScaleEvent, Scaler
 from core.showing import Showing
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 CHANGE_TRIES_MAX: Final = 20
 """How often a change is decided anew because another process changed the stream meanwhile."""
+PAUSE_S: Final = 0.2
+PAUSE_S_MAX: Final = 3.2
+"""Between two questions to a registry that does not answer; twice as long each time."""
 
 
 class Hosting(Protocol):
@@ -203,26 +206,58 @@ class Deciding:
             return await self._change_locked(stream, changed, kind)
 
     async def _change_locked(
-        self, stream: Stream, changed: Callable[[StreamState], StreamState], kind: str | None
+        self,
+        stream: Stream,
+        changed: Callable[[StreamState], StreamState],
+        kind: str | None,
+        held: Held = NOTHING_HELD,
     ) -> Epoch:
         # Each change starts from the outcome of the one before: a record holds the whole state.
         for _ in range(CHANGE_TRIES_MAX - 1):
             with contextlib.suppress(Stale):
-                return await self._change_once(stream, changed, kind)
+                return await self._change_once(stream, changed, kind, held)
             assert self._following is not None, "nobody else changes streams"
             await self._following.catch_up(stream)
-        return await self._change_once(stream, changed, kind)
+        return await self._change_once(stream, changed, kind, held)
 
-    async def move_locked(self, stream: Stream, number: int, target: int) -> None:
+    async def move_locked(self, stream: Stream, number: int, target: int, held: Held = NOTHING_HELD) -> None:
         """Name another container as a slot's, for `core.moving`; the caller holds `stream.changing`.
 
-        Raises UnknownStream, StreamSealed, ValueError for a slot that is there already, StoreError.
+        Raises UnknownStream, StreamSealed, ValueError for a slot that is there already, NotHosted if a claim in `held`
+        is not there any more, StoreError.
         """
         reason, now_ms = f"slot {number} moved to container {target}", self._store.clock.wall_ms
-        await self._change_locked(stream, lambda state: state.moved(number, target, now_ms(), reason), "move")
+        await self._change_locked(stream, lambda state: state.moved(number, target, now_ms(), reason), "move", held)
+
+    async def was_moved(self, stream: Stream, number: int, target: int) -> bool:
+        """Whether a call of `move_locked` that left it open has named the container; else it never will.
+
+        The registry may still make a change that it has not answered. One that is made from the same state, and changes
+        nothing, takes its place: whichever comes second finds another state. The caller holds `stream.changing`.
+        Raises UnknownStream; StorageFailure if the registry is a container's table, which has failed for good.
+        """
+        following, pause_s = self._following, PAUSE_S
+        if following is None:
+            raise StorageFailure("the container that decides about the stream has failed: the next start tells")
+        while True:
+            state = following.newest(stream)
+            if state.container_of_slot(number) == target:
+                await following.take_locked(stream, state)
+                return True
+            try:
+                await self._registry.change(state.after(state))
+            except Stale:
+                continue  # now the newest state is known
+            except (StorageFailure, CoordinatorAway) as error:
+                logger.warning("the registry is asked again", extra={"stream": stream.name, "reason": str(error)})
+                await asyncio.sleep(pause_s)
+                pause_s = min(PAUSE_S_MAX, 2 * pause_s)
+            else:
+                await following.take_locked(stream, following.newest(stream))
+                return False
 
     async def _change_once(
-        self, stream: Stream, changed: Callable[[StreamState], StreamState], kind: str | None
+        self, stream: Stream, changed: Callable[[StreamState], StreamState], kind: str | None, held: Held
     ) -> Epoch:
         if stream.deleted:
             raise UnknownStream(stream.name)
@@ -231,15 +266,15 @@ class Deciding:
             going_on = {segment.number for segment in state.current.segments}
             sealed = [segment for segment in before.segments if segment.number not in going_on]
             state = state.measured({segment.number: stream.segment_bytes(segment) for segment in sealed})
-        await self._decide(stream, state)
+        await self._decide(stream, state, held)
         if kind is not None:
             _record(self._scaler_of_epoch(state), stream, before, state.current, kind)
         return state.current
 
-    async def _decide(self, stream: Stream, state: StreamState) -> None:
+    async def _decide(self, stream: Stream, state: StreamState, held: Held) -> None:
         """Make this a stream's state. If a container has no room for it, a growth is taken back."""
         before = stream.state
-        await self._registry.change(state)
+        await self._registry.change(state, held)
         if self._following is not None:
             await self._following.take_locked(stream, state)
             return

@@ -89,7 +89,7 @@ class HostedContainer:
 
     def __init__(self, container: Container, scale: Scale, archive: LogObjects | None = None) -> None:
         self.container = container
-        self.is_claimed = False  # a coordinator gives the epochs
+        self.claim_epoch: int | None = None  # of a coordinator's claim; None: nobody gives epochs but we
         self._archive = archive
         self.catalog = Catalog(container)
         self.reader = Reader(container, self.catalog, container.config)
@@ -144,7 +144,7 @@ class HostedContainer:
             container_id, logs, config, clock, trusted, metadata, known_writers, stream_changed, new_writer
         )
         hosted = cls(container, scale, objects)
-        hosted.is_claimed = claimed is not None
+        hosted.claim_epoch = None if claimed is None else claimed.epoch
         try:
             await asyncio.to_thread(hosted._recover)
             stations.reached("replayed")
@@ -196,7 +196,7 @@ class HostedContainer:
     async def _start_tier(self, long_term: LongTermStorage | None) -> None:
         container = self.container
         if long_term is not None:
-            if not self.is_claimed:  # else no epoch is given twice
+            if self.claim_epoch is None:  # else no epoch is given twice
                 await self._rise(long_term)
             self.tier = Tier(container, self.reader, self.catalog, long_term)
             self.reader.tiered = self.tier.reader

@@ -9,6 +9,8 @@ that only it knows (`_Alone`). Then, on the event loop, its slots take their pla
   visible as its last step.
 - Of a slot's objects the newest is the stream's. All others are marked (`has_moved`), and their watchers are told.
 - What a released container leaves on this machine is a copy, and is removed.
+- A slot that a container has by its own copy of the stream, and by the registry's no more, has moved while nobody had
+  that container open: it is let go of, and no caller ever finds it. What was on its way into it is settled likewise.
 """
 
 from __future__ import annotations
@@ -66,6 +68,9 @@ class Joined(Protocol):
 
     async def catch_up(self) -> None:
         """Take over all that was decided about streams by now."""
+
+    async def settle_arrivals(self, container: Container) -> None:
+        """End the moves of slots into it that its former owner has begun."""
 
     def place_of(self, container_id: int) -> Path:
         """The directory that holds the container's."""
@@ -132,9 +137,14 @@ class Joining:
         self._showing.know(container)
         moved = await self._forget(container_id)
         moved += await self._adopt(container, alone)
-        await self._settle(container)
-        self._opened.pop(container_id)
-        store.containers[container_id] = hosted
+        self._shares.join(container)
+        try:
+            await self._settle(container)
+            await store.settle_arrivals(container)
+            self._opened.pop(container_id)
+            store.containers[container_id] = hosted
+        finally:
+            self._shares.joined(container)
         await _tell(moved)
         stations.reached("slots in place")
 
@@ -217,10 +227,14 @@ class Joining:
         moved: list[Slot] = []
         for stream_id, its in list(container.streams.items()):
             stream = store.streams.by_id(stream_id) or self._showing.begin(its.state)
+            newest = max(its.state, stream.logged, key=lambda state: state.revision)
             async for slot in in_turns([slot for slot in its.written_slots() if not slot.has_moved]):
-                moved += stream.adopt(slot)
-            container.outcomes.streams[stream_id] = stream
-            stream.go_by(max(its.state, stream.logged, key=lambda state: state.revision), container.id)
+                if slot.number >= newest.slots or newest.container_of_slot(slot.number) == container.id:
+                    moved += stream.adopt(slot)
+                else:  # it has left, and this container has still to hear of that
+                    container.outcomes.beside[stream_id, slot.number] = slot
+            container.outcomes.rejoin(stream)
+            stream.go_by(newest, container.id)
         container.join(store.known_writers)
         alone.join()
         return moved
@@ -233,7 +247,8 @@ class Joining:
         for stream in gone:
             self._showing.end(stream)
         await _some(container.update(Delete(STREAMS_TABLE, stream_key(stream.id))) for stream in gone)
-        await _some(self._bring(container, s) for s in exist.values() if container.id in s.containers)
+        wanted = [s for s in exist.values() if container.id in s.containers or s.id in container.streams]
+        await _some(self._bring(container, state) for state in wanted)
 
     async def _bring(self, container: Container, state: StreamState) -> None:
         stream = self._store.streams.by_id(state.id) or self._showing.begin(state)

@@ -46,12 +46,13 @@ from core.cluster.ownership import (
     View,
     Warm,
 )
-from core.errors import Deposed, StorageFailure, StoreError
+from core.errors import Deposed, NotHosted, StorageFailure, StoreError
 from core.log.objects.home import Claimed
 from core.log.objects.prefetch import Prefetched
 from core.log.objects.protocol import Link
 from core.stations import Stations
 from core.store import Store
+from core.streams.live import Slot
 from tier2.storage import StorageError
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ class Membership:
         self._claims: dict[int, Claim] = {}  # of containers that are open here
         self._stations: dict[int, Stations] = {}  # of takeovers and hand-overs under way, by container
         self._warming: dict[int, asyncio.Task[Prefetched | None]] = {}  # of containers that are to come here
+        self._epochs = asyncio.Lock()  # held while an epoch is given: of two the later one is the higher
 
     def __repr__(self) -> str:
         return f"<Membership {self._coordination.node} {self._ownership!r}>"
@@ -147,6 +149,8 @@ class Membership:
         """Take containers, and serve them, from now on."""
         self._store.is_ours = self._is_ours
         self._store.on_lost = self._lost
+        self._store.raises = self._raise
+        self._store.on_move(self._keeps)
         self._coordination.on_changed(self._changed.set)
         self._looking = asyncio.create_task(self._look_for_ever(), name="membership")
 
@@ -179,6 +183,29 @@ class Membership:
         claim, coordination = self._claims.get(container_id), self._coordination
         return claim is not None and claim.life == coordination.life and coordination.is_fresh()
 
+    def _keeps(self, _: Slot) -> str | None:
+        """Why slots stay in their containers."""
+        level, needed = self._coordination.level, int(Feature.SLOT_MOVES)
+        why = f"the cluster is at level {level}, and slots move from level {needed} on: see `penstock cluster finalize`"
+        return None if allows(level, Feature.SLOT_MOVES) else why
+
+    async def _raise(self, container_id: int) -> None:
+        """Have the next epoch of the cluster as a container's leader epoch. Raises NotHosted, CoordinatorAway."""
+        async with self._epochs:
+            claim = self._claims.get(container_id)
+            if claim is None or not self._ownership.stays(container_id):
+                raise NotHosted(container_id)
+            risen = await self._coordination.rise(claim)
+            if risen is None:
+                raise NotHosted(container_id)
+        self._go_by(container_id, risen)
+
+    def _go_by(self, container_id: int, epoch: int) -> None:
+        """The coordinator has this leader epoch: also by a call that went through unseen."""
+        hosted = self._store.containers.get(container_id)
+        if hosted is not None and hosted.container.epoch < epoch:
+            hosted.container.risen(epoch)
+
     # Looking
 
     async def _look_for_ever(self) -> None:
@@ -198,6 +225,9 @@ class Membership:
     async def _look(self) -> None:
         view = self._view()
         self._carry_out(self._ownership.look(view, _now_s()))
+        for container, claim in self._claims.items():
+            if (owner := view.owners.get(container)) is not None and owner.epoch == claim.epoch:
+                self._go_by(container, owner.leader_epoch)
         for container in self._warming.keys() - view.wishes.keys():
             if self._ownership.phase(container) is Phase.ELSEWHERE and view.owners.get(container) is not None:
                 await self._cool(container)
@@ -341,7 +371,8 @@ class Membership:
             await self._store_last(claim)
         except (StoreError, StorageError, OSError) as error:  # the heir has more to read
             logger.warning("no last checkpoint", extra={"container": claim.container, "reason": str(error)})
-        return await self._while_ours(claim, self._coordination.reserve_epoch)
+        async with self._epochs:
+            return await self._while_ours(claim, self._coordination.reserve_epoch)
 
     async def _store_last(self, claim: Claim) -> None:
         """Have a last checkpoint stored, for as long as the claim is ours: the store may not answer for minutes."""

@@ -21,6 +21,8 @@ storage.
 - The target puts nothing into chunks that an open transaction of the source may still change.
 - What was acknowledged at the source is synced at the target before 4; what was in long-term storage is there again.
 - Appends are refused from 3 to 5, and `FREEZE_S` at most before 4: else they go on, and the copying, too.
+- In a cluster 4 is one transaction with the claims of both containers. So whoever has opened one of them since knows
+  that nothing is decided behind its back, and settles what it finds of the move by the registry.
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from core.background import REASON_CHARS_MAX
+from core.cluster.registry import NOTHING_HELD, Held
 from core.config import LogStore
 from core.container.arrivals import Place, arrival_delete, arrival_put, place_of
+from core.copying import Move, copy, lift, with_room
 from core.errors import (
     CannotMove,
     CoordinatorAway,
@@ -50,22 +55,15 @@ from core.errors import (
 from core.log.records import Delete, Operation, Put
 from core.streams.handing import Mismatch, begun, handed_over
 from core.streams.state import STREAMS_TABLE, stream_key
-from core.streams.transactions import Aborted, SlotTransactions, Unstable, overlapping
-from core.tiering.writing.backlog import Piece, UnreadableEntry, entries
-from core.turns import Turn
+from core.tiering.writing.backlog import UnreadableEntry
 
 if TYPE_CHECKING:
     from core.container.container import Container
     from core.hosted import HostedContainer
-    from core.reading.reader import Reader
     from core.streams.live import Slot, Stream
-    from tier2.chunk import EntryHeadOf
 
 logger = logging.getLogger(__name__)
 
-COPY_BYTES: Final = 1 << 20
-COPY_ENTRIES: Final = 2_000
-"""The most that is read at a time, unless a single entry is larger."""
 LEFT_BYTES_MAX: Final = 4 << 20
 """The bytes that may be left to copy when the slot is frozen."""
 FREEZE_S: Final = 0.35
@@ -73,8 +71,6 @@ FREEZE_S: Final = 0.35
 ROUNDS_MAX: Final = 20
 """How often a slot is frozen before its move is given up, because appends come faster than they are copied."""
 ROUND_PAUSE_S: Final = 0.2
-ROOM_S_MAX: Final = 60.0
-"""The longest wait for room in the target's log."""
 TIERED_S_MAX: Final = 600.0
 """The longest wait for chunks of what was copied."""
 CLEAR_S_MAX: Final = 60.0
@@ -94,12 +90,16 @@ class Movable(Protocol):
 
     containers: dict[int, HostedContainer]
 
-    async def tell_epochs(self) -> None:
-        """Have others know the epochs of this store's containers. Raises StoreError."""
+    async def rise_above(self, hosted: HostedContainer, epoch: int) -> None:
+        """Have a container's leader epoch above this one, and others know of it. Raises StoreError, NotHosted."""
 
-    async def decide_move(self, stream: Stream, number: int, target: int) -> None:
+    async def decide_move(self, stream: Stream, number: int, target: int, held: Held) -> None:
         """Name the target as the slot's container, and follow; the caller holds `stream.changing`. Raises StoreError:
-        then nothing was decided, except for StorageFailure, when the next start tells."""
+        then nothing was decided, except for StorageFailure and CoordinatorAway, which leave it open."""
+
+    async def was_moved(self, stream: Stream, number: int, target: int) -> bool:
+        """Whether a decision that was left open was made; if not, it never will be. Returns when the registry has told,
+        however long that takes; the caller holds `stream.changing`. Raises StoreError if only the next start tells."""
 
 
 class Moved(NamedTuple):
@@ -111,56 +111,14 @@ class Moved(NamedTuple):
     frozen_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    first: int
-    count: int
-    timestamp: int
-    payload: bytes
+@dataclass(slots=True)
+class MoveCounts:
+    """Moves since the start, for the operator."""
 
-
-@dataclass(eq=False, slots=True)
-class _Move:
-    """One move on its way."""
-
-    stream: Stream
-    slot: Slot
-    source: HostedContainer
-    target: HostedContainer
-    arrived: Slot
-    copied_bytes: int = 0
-    aborted: set[Aborted] = field(default_factory=set)
-    may_be_decided: bool = False
-    barrier: tuple[int, int] | None = None  # copied beyond this while a transaction was open: offset, bytes before it
-
-    @property
-    def place(self) -> Place:
-        return self.stream.id, self.slot.number
-
-    def note_transactions(self) -> None:
-        """Have the target put into chunks only what is settled, and list what was aborted there."""
-        made = SlotTransactions()
-        for row in sorted(self.aborted):
-            made.aborted.extend(row)
-        if self.barrier is not None:
-            made.unstable[self.barrier[0]] = Unstable(-1, self.barrier[1])
-        self.arrived.transactions = made if made.aborted or made.unstable else None
-
-    def met(self, aborted: Iterable[Aborted]) -> None:
-        """Take in aborted transactions of what is copied next."""
-        before = len(self.aborted)
-        self.aborted.update(aborted)
-        if len(self.aborted) > before:
-            self.note_transactions()
-
-    def check(self) -> None:
-        """Raises UnknownStream, NotMovedYet if it cannot go on."""
-        if self.stream.deleted:
-            raise UnknownStream(self.stream.name)
-        if self.target.container.arriving(self.place) is not self.arrived:
-            raise NotMovedYet(self.stream.name, self.slot.number, "its arrival was taken back meanwhile")
-        if self.arrived.end < self.slot.start:
-            raise NotMovedYet(self.stream.name, self.slot.number, "retention was faster than the copying")
+    moved: int = 0
+    failed: int = 0
+    copied_bytes: int = 0  # of those that were carried out
+    frozen_s: float = 0.0  # likewise: the time in which appends were refused, all together
 
 
 class Mover:
@@ -172,6 +130,7 @@ class Mover:
         self._under_way: dict[tuple[Stream, int, int], asyncio.Task[Moved]] = {}
         self._deciding: set[asyncio.Task[None]] = set()
         self._hindrances: list[Hindrance] = []
+        self.counts = MoveCounts()
 
     def on_move(self, hindrance: Hindrance) -> None:
         """Ask this before each move, and once more when the slot is frozen: what begins beside it from then on has to
@@ -204,16 +163,20 @@ class Mover:
         await asyncio.gather(*self._deciding, return_exceptions=True)
 
     async def settle(self, streams: Callable[[int], Stream | None]) -> None:
-        """After a start: take back arrivals that were not decided, and end those that were. Raises StoreError."""
+        """After a start: `settle_in` for each container. Raises StoreError."""
         for hosted in list(self._store.containers.values()):
-            container = hosted.container
-            for place in [place_of(key) for key in container.arrivals]:
-                stream = streams(place[0])
-                if stream is not None and not stream.deleted and place[1] < stream.logged.slots:
-                    is_its = stream.logged.container_of_slot(place[1]) == container.id
-                    if is_its and container.arriving(place) is not None:
-                        continue  # its copy of the stream had no room yet
-                await self._take_back(container, place, stream)
+            await self.settle_in(hosted.container, streams)
+
+    async def settle_in(self, container: Container, streams: Callable[[int], Stream | None]) -> None:
+        """Take back arrivals in a container that were not decided, and end those that were. It has just been opened,
+        and so no earlier owner of it can decide anything any more. Raises StoreError."""
+        for place in [place_of(key) for key in container.arrivals]:
+            stream = streams(place[0])
+            if stream is not None and not stream.deleted and place[1] < stream.logged.slots:
+                is_its = stream.logged.container_of_slot(place[1]) == container.id
+                if is_its and container.arriving(place) is not None:
+                    continue  # its copy of the stream had no room yet
+            await self._take_back(container, place, stream)
 
     # --- The steps ------------------------------------------------------------------------------
 
@@ -225,10 +188,13 @@ class Mover:
                     return Moved(target, target, 0, 0.0)
             move = await self._begin(stream, number, target)
             try:
-                await self._copy(move, move.slot.durable_end, patient=True)
+                await copy(move, move.slot.durable_end, patient=True)
                 await self._tiered(move)
                 frozen_s = await self._hand_over(move)
             except BaseException as error:
+                told = {"stream": stream.name, "slot": number, "to": target, "reason": str(error)[:REASON_CHARS_MAX]}
+                logger.info("a slot has not moved", extra=told)
+                self.counts.failed += 1
                 if not move.may_be_decided:
                     await self._take_back(move.target.container, move.place, stream)
                 if isinstance(error, Mismatch | OutOfRange | TierUnavailable):
@@ -241,19 +207,20 @@ class Mover:
             extra={"stream": stream.name, "slot": number, "from": move.source.id, "to": target}
             | {"copied_bytes": move.copied_bytes, "frozen_ms": round(1000 * frozen_s)},
         )
+        self.counts.moved += 1
+        self.counts.copied_bytes += move.copied_bytes
+        self.counts.frozen_s += frozen_s
         return Moved(move.source.id, target, move.copied_bytes, frozen_s)
 
-    async def _begin(self, stream: Stream, number: int, target_id: int) -> _Move:
+    async def _begin(self, stream: Stream, number: int, target_id: int) -> Move:
         """Step 1."""
         slot, source, target = self._checked(stream, number, target_id)
         place, container = (stream.id, number), target.container
         await self._cleared(target, place, stream)
-        if container.epoch <= source.container.epoch:
-            await container.rise(source.container.epoch + 1)
-        await self._store.tell_epochs()  # also after a try that came no further
+        await self._store.rise_above(target, source.container.epoch)
         async with stream.changing:
             self._checked(stream, number, target_id)
-            since_lsn = await self._with_room(stream, number, lambda: container.begin_stay(place))
+            since_lsn = await with_room(stream, number, lambda: container.begin_stay(place))
             operations: list[Operation] = [arrival_put(place, begun(slot, since_lsn))]
             if stream.id not in container.streams:
                 operations.insert(0, Put(STREAMS_TABLE, stream_key(stream.id), stream.logged.encode()))
@@ -261,7 +228,7 @@ class Mover:
         arrived = container.arriving(place)
         if arrived is None:
             raise UnknownStream(stream.name)
-        return _Move(stream, slot, source, target, arrived)
+        return Move(stream, slot, source, target, arrived)
 
     def _checked(self, stream: Stream, number: int, target_id: int) -> tuple[Slot, HostedContainer, HostedContainer]:
         if stream.deleted:
@@ -289,13 +256,11 @@ class Mover:
         for one in (source, target):
             if one.container.failed.done():
                 return f"container {one.id} takes nothing more: {one.container.failed.result()}"
-            if one.is_claimed:
-                return "containers of a cluster move as a whole: see `penstock cluster move`"
         if source.container.damage.of(slot):
             return "a part of it is damaged"
         if slot.removed or slot.compacted_end > slot.start:
             return "compaction has taken records out of it, and offsets without a record are not copied yet"
-        is_in_objects = target.container.config.log_store is LogStore.OBJECT
+        is_in_objects = target.container.config.log_store is LogStore.OBJECT and target.claim_epoch is None
         if is_in_objects and target.container.epoch <= source.container.epoch:
             return (
                 f"container {target.id} is in an earlier epoch, and its log in long-term storage has its name from that"
@@ -316,24 +281,13 @@ class Mover:
             why = f"container {target.id} has not yet let go of what it had of it before"
             raise NotMovedYet(stream.name, place[1], why) from error
 
-    async def _with_room(self, stream: Stream, number: int, call: Callable[[], int]) -> int:
-        """The answer, once the target's log has room for it."""
-        deadline = asyncio.get_running_loop().time() + ROOM_S_MAX
-        while True:
-            try:
-                return call()
-            except StorageFull as error:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise NotMovedYet(stream.name, number, f"there is no room for it: {error}") from error
-            await asyncio.sleep(PAUSE_S)
-
-    async def _hand_over(self, move: _Move) -> float:
+    async def _hand_over(self, move: Move) -> float:
         """Steps 3 to 5; returns for how long appends were refused, s."""
         stream, slot, source = move.stream, move.slot, move.source.container
         clock = source.clock
         for _ in range(ROUNDS_MAX):
             while slot.durable_end > move.arrived.end and slot.total_bytes - move.arrived.total_bytes > LEFT_BYTES_MAX:
-                await self._copy(move, slot.durable_end, patient=True)
+                await copy(move, slot.durable_end, patient=True)
             async with stream.changing:
                 move.check()
                 began_s = clock.monotonic_s()
@@ -348,25 +302,32 @@ class Mover:
                     if not move.may_be_decided:
                         source.thaw(slot)
             await asyncio.sleep(ROUND_PAUSE_S)
-            await self._copy(move, slot.durable_end, patient=True)
+            await copy(move, slot.durable_end, patient=True)
             await self._tiered(move)
         raise NotMovedYet(stream.name, slot.number, f"it was frozen {ROUNDS_MAX} times and never settled in time")
 
-    async def _decide(self, move: _Move) -> None:
+    async def _decide(self, move: Move) -> None:
         """Steps 4 and 5. Once begun they go on, whoever is cancelled: `stop` waits for them."""
         move.may_be_decided = True
-        deciding = asyncio.create_task(self._store.decide_move(move.stream, move.slot.number, move.target.id))
+        stream, number, target = move.stream, move.slot.number, move.target.id
+        deciding = asyncio.create_task(self._store.decide_move(stream, number, target, _held_by(move)))
         self._deciding.add(deciding)
         deciding.add_done_callback(self._deciding.discard)
         try:
             await asyncio.shield(deciding)
-        except (StorageFailure, CoordinatorAway):
-            raise  # nobody knows: the slot stays frozen until the next start
+        except (StorageFailure, CoordinatorAway) as error:
+            logger.warning(
+                "nobody knows yet whether a slot has moved: the registry is asked until it tells",
+                extra={"stream": stream.name, "slot": number, "to": target, "reason": str(error)},
+            )
+            if not await self._store.was_moved(stream, number, target):
+                move.may_be_decided = False
+                raise NotMovedYet(stream.name, number, f"the registry has not decided it: {error}") from error
         except StoreError:
             move.may_be_decided = False
             raise
 
-    async def _tiered(self, move: _Move) -> None:
+    async def _tiered(self, move: Move) -> None:
         """Wait until the target has in chunks what the source has there: else a disk that is lost soon after the move
         would take what was safe before."""
         tier, wanted = move.target.tier, move.slot.tiered_end
@@ -377,7 +338,7 @@ class Mover:
             async with asyncio.timeout(TIERED_S_MAX):
                 while move.arrived.tiered_end < wanted:
                     move.check()
-                    await self._lift(move)
+                    await lift(move)
                     await asyncio.sleep(PAUSE_S)
         except TimeoutError as error:
             why = f"container {move.target.id} has not put it into chunks within {TIERED_S_MAX:g} s"
@@ -385,20 +346,7 @@ class Mover:
         finally:
             tier.writer.calm(move.arrived)
 
-    async def _lift(self, move: _Move) -> None:
-        """Let go of the barrier once all is settled that was copied beyond it."""
-        slot, copied = move.slot, move.arrived.end
-        if move.barrier is None or slot.stable_end < copied:
-            return
-        if await move.source.reader.first_in_log(slot, copied) > copied:
-            # The slot may have forgotten what was aborted; the chunks that have the next entries know it.
-            await self._copy(move, slot.stable_end, patient=True)
-        elif move.arrived.end == copied:
-            move.aborted.update(overlapping(slot.aborted_rows, move.barrier[0], copied))
-            move.barrier = None
-            move.note_transactions()
-
-    async def _settled(self, move: _Move) -> bool:
+    async def _settled(self, move: Move) -> bool:
         """Step 3: whether the target has all of the frozen slot, synced, in time."""
         source, target = move.source.container, move.target.container
         try:
@@ -406,7 +354,7 @@ class Mover:
                 await source.all_durable()
                 if (why := self._beside(move.slot)) is not None:  # it began during the copying
                     raise CannotMove(move.stream.name, move.slot.number, why)
-                await self._copy(move, move.slot.durable_end, patient=False)
+                await copy(move, move.slot.durable_end, patient=False)
                 move.check()
                 if move.arrived.tiered_end < move.slot.tiered_end:
                     return False  # chunks of the source came to be meanwhile
@@ -417,7 +365,7 @@ class Mover:
             return False
         return True
 
-    async def _arrived(self, move: _Move) -> None:
+    async def _arrived(self, move: Move) -> None:
         """The end of step 5. Without room for it, the next start does this."""
         with contextlib.suppress(StoreError):
             if move.target.container.arriving(move.place) is None:
@@ -435,61 +383,10 @@ class Mover:
         except StoreError as error:  # the next start does it
             logger.warning("an arrival was not taken back", extra={"container": container.id, "reason": str(error)})
 
-    # --- Copying --------------------------------------------------------------------------------
-
-    async def _copy(self, move: _Move, end: int, *, patient: bool) -> None:
-        """Copy the entries up to `end`, which is durable at the source. They are durable at the target then."""
-        target, arrived = move.target.container, move.arrived
-        while arrived.end < end:
-            move.check()
-            stable = move.slot.stable_end
-            if move.barrier is None and arrived.end >= stable:
-                move.barrier = arrived.end, arrived.total_bytes
-                move.note_transactions()
-            turn = Turn()
-            for entry in await self._some(move, arrived.end, min(end, stable) if move.barrier is None else end):
-                if entry.first != arrived.end:
-                    why = f"there is nothing between offsets {arrived.end} and {entry.first}"
-                    raise CannotMove(move.stream.name, move.slot.number, why)
-                await self._append(move, entry, patient=patient)
-                move.copied_bytes += len(entry.payload)
-                await turn.breathe()
-            await target.all_durable()
-            hold_s = target.throttle.hold_s(target.clock.monotonic_s(), COPY_BYTES)
-            if patient and hold_s:
-                await asyncio.sleep(min(1.0, hold_s))
-
-    async def _append(self, move: _Move, entry: _Entry, *, patient: bool) -> None:
-        target = move.target.container
-
-        def append() -> int:
-            return target.append(move.arrived, entry.payload, entry.count, entry.timestamp)
-
-        if patient:
-            await self._with_room(move.stream, move.slot.number, append)
-        else:
-            append()
-
-    async def _some(self, move: _Move, first: int, end: int) -> Sequence[_Entry]:
-        """Some entries from `first` on, wherever the source has them, and what is known of transactions there."""
-        slot, reader = move.slot, move.source.reader
-        aborted = slot.aborted_rows  # the slot may forget these during the read
-        try:
-            found: Sequence[_Entry] = await reader.in_thread(_from_log, reader, slot, first, end)
-        except (Corrupt, UnreadableEntry):
-            move.check()
-            if move.source.tier is None or first >= slot.tiered_end:
-                raise
-            found = ()  # chunks have it as well: the log may have let go of the file during the read
-        if found and found[0].first == first:
-            move.met(overlapping(aborted, first, found[-1].first + found[-1].count))
-            return found
-        tier = move.source.tier
-        if tier is None:
-            raise OutOfRange(first, slot.start, slot.durable_end)
-        read = await reader.read(slot, first, end, COPY_BYTES, at_least_one=True)
-        move.met(read.aborted)
-        return list(await reader.in_thread(_cut, b"".join(read.parts), tier.long_term.head_of))
+def _held_by(move: Move) -> Held:
+    """The claims that this process must still have when the move is decided."""
+    both = {one.id: one.claim_epoch for one in (move.source, move.target)}
+    return {id: epoch for id, epoch in both.items() if epoch is not None} or NOTHING_HELD
 
 
 def _settled_slot(stream: Stream, number: int) -> Slot:
@@ -499,26 +396,3 @@ def _settled_slot(stream: Stream, number: int) -> Slot:
     if slot.has_moved or stream.logged.container_of_slot(number) != slot.container_id:
         raise NotMovedYet(stream.name, number, "the containers have not all followed its last move")
     return slot
-
-
-def _from_log(reader: Reader, slot: Slot, first: int, end: int) -> list[_Entry]:
-    """Entries that the log has, from the first one at or behind `first`. Blocks. Raises UnreadableEntry, OutOfRange."""
-    found: list[_Entry] = []
-    size = 0
-    for entry in entries(reader, Piece(slot, slot.segment_id, first, end, 0, 0)):
-        found.append(_Entry(entry.first, entry.count, entry.max_timestamp, bytes(entry.payload)))
-        size += len(entry.payload)
-        if size >= COPY_BYTES or len(found) >= COPY_ENTRIES:
-            break
-    return found
-
-
-def _cut(data: bytes, head_of: EntryHeadOf) -> list[_Entry]:
-    """The entries that lie in these bytes, one after another."""
-    found: list[_Entry] = []
-    view, at = memoryview(data), 0
-    while at < len(data):
-        first, count, timestamp, size = head_of(view, at)
-        found.append(_Entry(first, count, timestamp, data[at : at + size]))
-        at += size
-    return found

@@ -23,14 +23,14 @@ from typing import Final, Self
 from core.applied.tables import Delete, Put, Table
 from core.clock import Clock, SystemClock
 from core.cluster.following import Following, SharedRegistry
-from core.cluster.registry import Registry
+from core.cluster.registry import Held, Registry
 from core.cluster.shares import Shares
 from core.cluster.table_registry import TableRegistry
 from core.config import LogStore, StoreConfig
 from core.container.container import Container
 from core.container.forgetting import Forgetting
 from core.deciding import Deciding
-from core.errors import Corrupt, NotHosted, StorageFailure, StoreClosed
+from core.errors import CoordinatorRefuses, Corrupt, NotHosted, StorageFailure, StoreClosed
 from core.hosted import HostedContainer, StreamChanged, container_directory, log_directory
 from core.joining import Joining
 from core.locks import Locks
@@ -94,12 +94,14 @@ class Store:
         self._deciding = Deciding(self, self.registry, self.streams, shares, showing, self._following)
         self._leaving: set[asyncio.Task[None]] = set()  # containers that are being released
         self.joining = Joining(self, shares, showing)  # for a cluster
-        self._mover = Mover(self)
+        self.mover = Mover(self)
         self.is_ours: Callable[[int], bool] | None = None  # in a cluster: whether what is open here is still ours
         self.on_lost: Callable[[int, StorageFailure], None] | None = None  # in a cluster: hears that a container failed
         self.on_risen: Callable[[], Awaitable[None]] | None = None  # beside other processes: tells them of all epochs
         share = AT_ONCE_BYTES // len(config.container_ids)  # other processes may have the rest
         self._at_once = AtOnce(share * (len(self._hosts) or len(config.container_ids)), share)
+        self.raises: Callable[[int], Awaitable[None]] | None = None  # in a cluster: raises a container's leader epoch
+        self.relocates: Callable[[Stream, int, int], Awaitable[None]] | None = None  # there: between nodes
         self._consumed: Consumed | None = None
         self._retains = False  # retention was started
         self._scales = False
@@ -160,12 +162,12 @@ class Store:
         if self._following is not None:
             self._showing.is_settled = True
             await self._following.settle()
-            await self._mover.settle(self.streams.by_id)
+            await self.mover.settle(self.streams.by_id)
             self._following.start()
             self._shares.start(self._hosts[0] if self._hosts else HOME_CONTAINER)
             return
         await self._shares.settle(self.registry)
-        await self._mover.settle(self.streams.by_id)
+        await self.mover.settle(self.streams.by_id)
         self._showing.is_settled = True
         self._tables.load(stream.state for stream in self.streams.all())
         if len(self.containers) > 1:
@@ -309,7 +311,7 @@ class Store:
 
     async def close(self, *, clean: bool = True) -> None:
         """Stop. After a clean stop the next start replays nothing. Callers must have ended their appends."""
-        await self._mover.stop()
+        await self.mover.stop()
         await self._forgetting.stop()
         if self._following is not None:
             await self._following.stop()
@@ -402,25 +404,48 @@ class Store:
         await self._deciding.seal(stream)
 
     async def move_slot(self, stream: Stream, number: int, container_id: int) -> Moved:
-        """Move a slot to another container of this process, while it is written and read. See `core.moving`.
+        """Move a slot to another container, while it is written and read: see `core.moving`. In a cluster that may be
+        one of another node, see `core.relocation`. Whoever is cancelled here leaves it to go on.
 
         Raises UnknownStream, NotHosted, CannotMove, NotMovedYet, StoreError.
         """
-        return await self._mover.move(stream, number, container_id)
+        source = stream.slot(number).container_id if 0 <= number < stream.slot_count else container_id
+        if self.relocates is None or {source, container_id} <= self.containers.keys():
+            return await self.mover.move(stream, number, container_id)
+        await self.relocates(stream, number, container_id)
+        return Moved(source, container_id, 0, 0.0)
 
-    async def tell_epochs(self) -> None:
-        """Have other processes, which tell clients of them, know the epochs of our containers. Raises StoreError."""
-        if self.on_risen is not None:
+    async def rise_above(self, hosted: HostedContainer, epoch: int) -> None:
+        """Have a container's leader epoch above this one, and other processes, which tell clients of it, know that.
+
+        Raises StoreError, NotHosted.
+        """
+        container = hosted.container
+        if container.epoch <= epoch and self.raises is not None:
+            await self.raises(hosted.id)
+        elif container.epoch <= epoch:
+            await container.rise(epoch + 1)
+        if container.epoch <= epoch:
+            raise CoordinatorRefuses(f"the coordinator has given epoch {container.epoch} after {epoch}: restore etcd")
+        if self.on_risen is not None:  # also after a try that came no further
             await self.on_risen()
 
-    async def decide_move(self, stream: Stream, number: int, target: int) -> None:
+    async def decide_move(self, stream: Stream, number: int, target: int, held: Held) -> None:
         """Name another container as a slot's, and follow; the caller holds `stream.changing`. Raises StoreError."""
-        await self._deciding.move_locked(stream, number, target)
+        await self._deciding.move_locked(stream, number, target, held)
+
+    async def was_moved(self, stream: Stream, number: int, target: int) -> bool:
+        """Whether a decision that `decide_move` left open was made; see `core.deciding`."""
+        return await self._deciding.was_moved(stream, number, target)
+
+    async def settle_arrivals(self, container: Container) -> None:
+        """End the moves into a container that was opened just now, by what was decided. Raises StoreError."""
+        await self.mover.settle_in(container, self.streams.by_id)
 
     def on_move(self, hindrance: Hindrance) -> None:
         """Ask before each move of a slot, and when it is frozen, whether something beside it keeps it where it is: why,
         or None."""
-        self._mover.on_move(hindrance)
+        self.mover.on_move(hindrance)
 
     async def delete_stream(self, stream: Stream) -> None:
         """Delete a stream, durably. Raises UnknownStream, StoreError."""

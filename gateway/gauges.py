@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from core.hosted import HostedContainer
+from core.store import Store
 from core.streams.known_writers import KnownWriters
 from gateway.groups.share.dead_letters import DeadLetters
 from gateway.metrics.counters import Metrics
@@ -29,6 +30,7 @@ def offer_services(metrics: Metrics, services: Services, letters: DeadLetters) -
     )
     metrics.gauge("penstock_groups", "Consumer groups", lambda: len(services.groups))
     metrics.memory("members' metadata", lambda: services.groups.allowance.used)
+    _offer_moves(metrics, services.store)
     _offer_telemetry(metrics, services.telemetry)
     _offer_limits(metrics, services)
     _offer_transactions(metrics, services.transactions)
@@ -44,6 +46,21 @@ def offer_services(metrics: Metrics, services: Services, letters: DeadLetters) -
     if (authorizer := services.authorizer) is not None:
         metrics.gauge("penstock_acls", "ACLs", lambda: len(authorizer))
         metrics.counter("penstock_requests_denied_total", "Denials, a resource each", lambda: authorizer.denied)
+
+
+def _offer_moves(metrics: Metrics, store: Store) -> None:
+    """Slots that went from one container to another one, in this process."""
+    counts = store.mover.counts
+    metrics.counter("penstock_slots_moved_total", "Slots that have moved to another container", lambda: counts.moved)
+    metrics.counter("penstock_slot_moves_failed_total", "Moves of slots that were taken back", lambda: counts.failed)
+    metrics.counter(
+        "penstock_slot_move_bytes_total", "Bytes of history that were copied by moves", lambda: counts.copied_bytes
+    )
+    metrics.counter(
+        "penstock_slot_frozen_ms_total",
+        "Milliseconds in which appends to moving slots were refused",
+        lambda: round(1000 * counts.frozen_s),
+    )
 
 
 def offer_budgets(metrics: Metrics, server: Server) -> None:

@@ -15,6 +15,8 @@ from core.balance import Balance, totals_of
 from core.clock import Clock
 from core.cluster.following import Changed
 from core.membership import Membership, Services
+from core.relocation import Relocation
+from core.spread import Spread
 from core.store import Store
 from gateway.cluster.authority import NodeTls
 from gateway.cluster.nodes import Node, Nodes, owners_of
@@ -69,6 +71,8 @@ class Standing:
         self.node_tls: NodeTls | None = None
         self._membership: Membership | None = None
         self.balance: Balance | None = None
+        self._relocation: Relocation | None = None
+        self._spread: Spread | None = None
         self._keeper: SettingsKeeper | None = None
         self._pulse: Pulse | None = None
         self._mourning: Mourning | None = None
@@ -155,7 +159,15 @@ class Standing:
         if self._seat is None:
             return
         seat, coordination = self._seat, self._seat.coordination
-        self.balance = Balance(coordination, partial(totals_of, self._store), moves=seat.rebalances, troubles=troubles)
+        if seat.moves is not None:
+            self._relocation = Relocation(coordination, seat.moves, self._store)
+        self.balance = Balance(
+            coordination,
+            partial(totals_of, self._store),
+            moves=seat.rebalances,
+            troubles=troubles,
+            has_travels=lambda: self._relocation is not None and self._relocation.is_at_work,
+        )
         self._membership = Membership(
             coordination,
             self._store,
@@ -176,6 +188,11 @@ class Standing:
             self._keep_settings(seat, settings)
         self._membership.start()
         self.balance.start()
+        if self._relocation is not None:
+            self._relocation.start()
+            if seat.rebalances:
+                self._spread = Spread(coordination, self._relocation, self._store, self.balance.weights)
+                self._spread.start()
 
     def _keep_settings(self, seat: Seat, storage: Storage) -> None:
         if seat.settings is None:
@@ -189,6 +206,10 @@ class Standing:
         """Give up the part, while this node still answers."""
         if self.balance is not None:
             await self.balance.stop()
+        if self._spread is not None:
+            await self._spread.stop()
+        if self._relocation is not None:
+            await self._relocation.stop()
         if self._keeper is not None:
             await self._keeper.stop()
         if self._membership is not None:

@@ -9,7 +9,7 @@ move of one of its containers to the node with the least, if that lowers the hig
 
 - Each move lowers the sum of the squares of the nodes' loads. So with the same loads no move is ever undone, no
   distribution comes again, and moves come to an end.
-- While a container is nobody's, is being opened, or has to move, no other one is moved.
+- While a container is nobody's, is being opened, or has to move, or slots are to move, no other one is moved.
 - After any change of an owner `APART_S` pass before the next move that fills no new node.
 """
 
@@ -107,13 +107,15 @@ def distribution(
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What the coordinator's mirror shows. `weights`: of containers that were measured."""
+    """What the coordinator's mirror shows. `weights`: of containers that were measured; `has_travels`: a container is on
+    a trip for slots that move (`core.cluster.wanted_moves`), and goes home by itself."""
 
     containers: Collection[int]
     owners: Mapping[int, Owner]
     lives: Mapping[int, Life]
     wishes: Mapping[int, Wish]
     weights: Mapping[int, float]
+    has_travels: bool = False
 
 
 class Balancer:
@@ -162,6 +164,8 @@ class Balancer:
         }
 
     def _is_at_rest(self, scene: Scene, now_s: float) -> bool:
+        if scene.has_travels:
+            return False
         for container in scene.containers:
             owner = scene.owners.get(container)
             if owner is None or owner.stage is not Stage.SERVING:

@@ -59,6 +59,12 @@ class Owner:
     life: str
     epoch: int
     stage: Stage
+    risen: int = 0  # its leader epoch, where that has risen above the claim's
+
+    @property
+    def leader_epoch(self) -> int:
+        """The epoch that clients are told, and that new entries carry."""
+        return max(self.epoch, self.risen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +169,15 @@ class Coordination(Protocol):
 
     async def reserve_epoch(self) -> int:
         """The next epoch of the cluster, for a claim that this node will hand over."""
+
+    async def rise(self, claim: Claim) -> int | None:
+        """The next epoch of the cluster, as the leader epoch of a container that is served under this claim, which
+        keeps its own epoch. One transaction that compares the claim; all others see it before anything that its owner
+        decides afterwards. None if the claim is not the container's any more.
+
+        A slot that comes from another container needs it, since leader epochs never fall. What is reserved for a hand-over
+        must be reserved afterwards.
+        """
 
     async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:
         """Give a container whose log ends with this link to the life that is wished for: its claim, in stage `opening`,

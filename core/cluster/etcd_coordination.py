@@ -14,6 +14,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Self
 
 from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage, Wish
@@ -331,7 +332,7 @@ class EtcdCoordination(Coordination):
             outcome = await self._decide(
                 (absent(key), unchanged(counter, counter_key)),
                 (
-                    Put(key, owner_value(self._node, life, epoch, Stage.OPENING), lease.id),
+                    Put(key, owner_value(self._owner(life, epoch, Stage.OPENING)), lease.id),
                     Put(counter_key, b"%d" % epoch),
                     Delete(self._key(ASSIGN, container)),
                 ),
@@ -357,7 +358,7 @@ class EtcdCoordination(Coordination):
         return Claim(container=container, epoch=epoch, life=life, links=links_of(found[0]) if found else ())
 
     async def confirm(self, claim: Claim, links: Sequence[Link]) -> bool:
-        serving = owner_value(self._node, claim.life, claim.epoch, Stage.SERVING)
+        serving = owner_value(self._owner(claim.life, claim.epoch, Stage.SERVING))
         stored = Put(self._key(LINKS, claim.container), links_value(links))
         return await self._change_claimed(claim, lambda row: (Put(row.key, serving, row.lease), stored))
 
@@ -386,7 +387,8 @@ class EtcdCoordination(Coordination):
         wish = Wish(epoch=owner.epoch, node=node, life=target.life)
         if owner.stage is not Stage.SERVING or not wish.stands(owner, self._seen.lives):
             return False
-        outcome = await self._decide((unchanged(row, row.key),), (Put(self._key(ASSIGN, container), wish_value(wish)),), ())
+        asked = Put(self._key(ASSIGN, container), wish_value(wish))
+        outcome = await self._decide((unchanged(row, row.key),), (asked,), ())
         return outcome is not None and outcome.succeeded
 
     async def tell_warm(self, container: int, wish: Wish) -> None:
@@ -403,6 +405,23 @@ class EtcdCoordination(Coordination):
             counter = next(iter(outcome.found[0]), None)
         raise CoordinatorAway(f"no epoch was reserved: others raised it {TRIES_MAX} times")
 
+    async def rise(self, claim: Claim) -> int | None:
+        key, counter_key = self._key(CONTAINERS, claim.container), self._mirror.prefix + EPOCH
+        row, counter = self._mirror.values.get(key[len(self._mirror.prefix) :]), self._mirror.values.get(EPOCH)
+        for _ in range(TRIES_MAX):
+            owner, risen = None if row is None else owner_of(row), number_of(counter, 0) + 1
+            if row is None or owner is None or owner.epoch != claim.epoch or owner.stage is not Stage.SERVING:
+                return None
+            outcome = await self._decide(
+                (unchanged(row, key), unchanged(counter, counter_key)),
+                (Put(key, owner_value(replace(owner, risen=risen)), row.lease), Put(counter_key, b"%d" % risen)),
+                (Range(key), Range(counter_key)),
+            )
+            if outcome is None or outcome.succeeded:
+                return None if outcome is None else risen
+            row, counter = (next(iter(found), None) for found in outcome.found)
+        raise CoordinatorAway(f"the epoch of container {claim.container} did not rise: others did {TRIES_MAX} times")
+
     async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:
         key, links_key = self._key(CONTAINERS, claim.container), self._key(LINKS, claim.container)
         below = len(self._mirror.prefix)
@@ -417,10 +436,11 @@ class EtcdCoordination(Coordination):
             return False
         before = self._mirror.values.get(links_key[below:])
         links = (*(() if before is None else links_of(before)), link)
+        heir = Owner(node=wish.node, life=wish.life, epoch=link.next_epoch, stage=Stage.OPENING)
         outcome = await self._decide(
             (unchanged(row, key), same_life(target)),
             (
-                Put(key, owner_value(wish.node, wish.life, link.next_epoch, Stage.OPENING), target.lease),
+                Put(key, owner_value(heir), target.lease),
                 Put(links_key, links_value(links)),
                 Delete(self._key(ASSIGN, claim.container)),
                 Delete(self._key(WARM, claim.container)),
@@ -429,7 +449,7 @@ class EtcdCoordination(Coordination):
         )
         if outcome is None or outcome.succeeded:
             return outcome is not None
-        now = next(map(_owner, outcome.found[0]), None)
+        now = next(map(owner_of, outcome.found[0]), None)
         return now is not None and now.epoch == link.next_epoch
 
     async def read_epochs(self) -> Mapping[int, int]:
@@ -452,6 +472,9 @@ class EtcdCoordination(Coordination):
     async def _shown(self, outcome: Outcome) -> None:
         if outcome.succeeded:
             await self._mirror.reached(outcome.revision)
+
+    def _owner(self, life: str, epoch: int, stage: Stage) -> Owner:
+        return Owner(node=self._node, life=life, epoch=epoch, stage=stage)
 
     def _key(self, kind: bytes, number: int) -> bytes:
         return b"%s%s%d" % (self._mirror.prefix, kind, number)

@@ -21,6 +21,7 @@ hex digits, so that they are in order. Format 1:
     ``containers/<id>``         the owner of a container; under its lease (there as well)
     ``assign/<id>``             the node that a container is to go to (there as well)
     ``warm/<id>``               that this node is ready for it; under its lease (there as well)
+    ``moves/<id>/<slot>``       a slot that is to go to another node's container (`core.cluster.etcd_moves`)
     ``loads/<id>``              how busy a node's containers are; under its lease (`core.cluster.loads`)
     ``troubles/<id>``           what a node says is wrong with it; under its lease (`core.cluster.etcd_values`)
     ``links/<id>``              where the epochs of a container's log end (there as well)
@@ -59,6 +60,7 @@ CONTAINERS: Final = b"containers/"
 LINKS: Final = b"links/"
 ASSIGN: Final = b"assign/"
 LOADS: Final = b"loads/"
+MOVES: Final = b"moves/"
 REBUILD: Final = b"rebuild"
 WARM: Final = b"warm/"
 TROUBLES: Final = b"troubles/"

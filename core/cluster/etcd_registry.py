@@ -6,6 +6,7 @@ was made from, and is answered when the own copy has it. The keys are in `core.c
 **Invariants**: see `core.cluster.registry`. Besides:
 
 - A stream is changed only by whoever knew its present state; anybody else gets Stale, and can look again.
+- A change that depends on claims is one transaction with them: an owner that was deposed unseen decides nothing.
 - What was answered to anybody before a `look` begins is in the copy when it ends.
 - CoordinatorAway leaves open whether a change was made; the copy shows it, sooner or later.
 """
@@ -37,8 +38,17 @@ from core.cluster.etcd_keys import (
     number_of,
     stream_key,
 )
-from core.cluster.registry import NewStream
-from core.errors import CoordinatorAway, CorruptState, NameCollides, Stale, StreamExists, UnknownStream
+from core.cluster.etcd_values import owner_of
+from core.cluster.registry import NOTHING_HELD, Held, NewStream
+from core.errors import (
+    CoordinatorAway,
+    CorruptState,
+    NameCollides,
+    NotHosted,
+    Stale,
+    StreamExists,
+    UnknownStream,
+)
 from core.streams.state import REGISTRY_DECIDES, StreamState, decode_stream, new_stream
 
 logger = logging.getLogger(__name__)
@@ -204,15 +214,28 @@ class EtcdRegistry:
             await _step_aside()
         raise CoordinatorAway(f"stream {wanted.name!r} was not created: others were faster {TRIES_MAX} times")
 
-    async def change(self, state: StreamState) -> None:
+    async def change(self, state: StreamState, held: Held = NOTHING_HELD) -> None:
         known = self._streams.get(state.id)
         if known is None:
             raise UnknownStream(state.name)
         if state.revision != known.state.revision + 1:  # made from a state that the copy has left behind since
             raise Stale(state.name)
         key = self._key(stream_key(state.id))
-        if not (await self._changed((unchanged(known.row, key),), (Put(key, state.encode()),))).succeeded:
+        compares = unchanged(known.row, key), *self._still(held)
+        if not (await self._changed(compares, (Put(key, state.encode()),))).succeeded:
+            self._still(held)
             raise Stale(state.name)
+
+    def _still(self, held: Held) -> list[Compare]:
+        """That these containers have the claims that they have by the mirror. Raises NotHosted if those are others."""
+        found: list[Compare] = []
+        for container, epoch in held.items():
+            row = self._mirror.values.get(b"%s%d" % (CONTAINERS, container))
+            owner = None if row is None else owner_of(row)
+            if owner is None or owner.epoch != epoch:
+                raise NotHosted(container)
+            found.append(unchanged(row, self._key(b"%s%d" % (CONTAINERS, container))))
+        return found
 
     async def delete(self, state: StreamState) -> None:
         known = self._streams.get(state.id)

@@ -7,7 +7,8 @@ Format 1 of the values, JSON each, without spaces:
     ===================  =========================================================================================
     ``nodes/<id>``       ``v`` (1), ``life``, ``draining``, ``told`` (what the node tells of itself: any object),
                          ``level`` (the highest that it knows)
-    ``containers/<id>``  ``v`` (1), ``node``, ``life``, ``epoch``, ``stage`` (`opening` or `serving`)
+    ``containers/<id>``  ``v`` (1), ``node``, ``life``, ``epoch``, ``stage`` (`opening` or `serving`); from level 3 on
+                         ``leader``, if its leader epoch has risen above that of the claim
     ``assign/<id>``      ``v`` (1), ``epoch``, ``node``, ``life``: a wish of that name, gone with the next claim
     ``warm/<id>``        the same: that node is ready to take the container over
     ``troubles/<id>``    ``v`` (1), ``troubles``: sentences for people, `TROUBLES_MAX` at most; no key if there are none
@@ -47,8 +48,10 @@ def node_value(life: str, is_draining: bool, told: Mapping[str, Any], level: int
     return encode({"life": life, "draining": is_draining, "level": level, "told": told})
 
 
-def owner_value(node: int, life: str, epoch: int, stage: Stage) -> bytes:
-    return encode({"node": node, "life": life, "epoch": epoch, "stage": stage.value})
+def owner_value(owner: Owner) -> bytes:
+    """The leader epoch is left out while it is the claim's: nodes below level 3 know no other."""
+    value = {"node": owner.node, "life": owner.life, "epoch": owner.epoch, "stage": owner.stage.value}
+    return encode(value if owner.risen <= owner.epoch else {**value, "leader": owner.risen})
 
 
 def links_value(links: Sequence[Link]) -> bytes:
@@ -96,7 +99,11 @@ def owner_of(row: KeyValue) -> Owner | None:
     value = decode(row)
     try:
         return Owner(
-            node=int(value["node"]), life=str(value["life"]), epoch=int(value["epoch"]), stage=Stage(value["stage"])
+            node=int(value["node"]),
+            life=str(value["life"]),
+            epoch=int(value["epoch"]),
+            stage=Stage(value["stage"]),
+            risen=int(value.get("leader", 0)),
         )
     except (KeyError, TypeError, ValueError):
         return None

@@ -131,10 +131,14 @@ class Following:
 
         Raises UnknownStream.
         """
+        await self.take_locked(stream, self.newest(stream))
+
+    def newest(self, stream: Stream) -> StreamState:
+        """The newest state of a stream that this process has heard of. Raises UnknownStream."""
         newest = self._registry.stream(stream.id)
         if newest is None:
             raise UnknownStream(stream.name)
-        await self.take_locked(stream, newest)
+        return newest
 
     async def _drop(self, stream: Stream) -> None:
         try:

@@ -8,6 +8,7 @@ key in etcd has it. Each node tells the highest level that it knows.
 |---|---|
 | 1 | claims, links, streams and settings as in format 1 |
 | 2 | moves are asked for by wishes, in place of nodes that give away by themselves |
+| 3 | slots move between containers, whose leader epochs rise above those of their claims |
 
 **Invariants**
 
@@ -30,6 +31,7 @@ class Feature(enum.IntEnum):
     """What is written from a level on. The values are the levels."""
 
     WISHES = 2
+    SLOT_MOVES = 3
 
 
 NEWEST: Final = max(int(feature) for feature in Feature)

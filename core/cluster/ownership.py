@@ -241,6 +241,11 @@ class Ownership:
         """How far this node is with a container."""
         return self._containers[container].phase
 
+    def stays(self, container: int) -> bool:
+        """Whether this node serves it, and is not about to give it away."""
+        one = self._containers[container]
+        return one.phase is Phase.SERVING and one.wish is None and not one.is_lost
+
     def is_lost(self, container: int) -> bool:
         """Whether the claim that this node has, or had last, is known to be no more its own."""
         return self._containers[container].is_lost

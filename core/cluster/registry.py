@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 from uuid import UUID
 
 from core.streams.state import StreamState
@@ -34,6 +35,11 @@ class NewStream:
     placement: Sequence[int]  # containers for its segments, run by run
 
 
+Held = Mapping[int, int]
+"""Claims of containers that a decision depends on: their epochs."""
+NOTHING_HELD: Final[Held] = MappingProxyType({})
+
+
 def common_form(name: str) -> str:
     """What names have in common that collide: those that differ by `.` and `_` alone have the same metrics in Kafka."""
     return name.replace(".", "_")
@@ -50,8 +56,12 @@ class Registry(Protocol):
         """Give a name and an id to a stream. Raises StreamExists; where other processes create streams, too, also
         NameCollides: of two names that are alike the first one wins."""
 
-    async def change(self, state: StreamState) -> None:
-        """Make this the state of a stream; it was made from the present one. Raises UnknownStream, NotHosted."""
+    async def change(self, state: StreamState, held: Held = NOTHING_HELD) -> None:
+        """Make this the state of a stream; it was made from the present one. Raises UnknownStream, NotHosted.
+
+        `held`: only if these containers still have their claims, as part of the same decision; else NotHosted, and
+        nothing was changed. Where no coordinator gives claims there are none to name.
+        """
 
     async def delete(self, state: StreamState) -> None:
         """End a stream; its name is free. Raises UnknownStream, NotHosted."""

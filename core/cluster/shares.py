@@ -25,7 +25,7 @@ from core.background import Background
 from core.errors import StorageFull, StoreError
 from core.streams.live import Stream
 from core.streams.registry import Streams
-from core.streams.state import STREAMS_TABLE, stream_key
+from core.streams.state import REGISTRY_DECIDES, STREAMS_TABLE, stream_key
 
 if TYPE_CHECKING:
     from core.cluster.registry import Registry
@@ -53,6 +53,7 @@ class Shares:
         self._late: dict[Stream, None] = {}  # some containers had no room for what was decided
         self._background: Background | None = None
         self._refused: dict[int, float] = {}  # containers that had no room for a copy: when, monotonic s
+        self._joining: dict[int, Container] = {}  # those that are about to be open
 
     def has_refused(self, container: Container) -> bool:
         """Whether a container has had no room lately."""
@@ -67,6 +68,19 @@ class Shares:
         if self._background is not None:
             await self._background.stop()
 
+    def join(self, container: Container) -> None:
+        """A container is about to be open: whatever is decided about streams from now on is brought to it as well."""
+        self._joining[container.id] = container
+
+    def joined(self, container: Container) -> None:
+        """It is open, or will not be."""
+        self._joining.pop(container.id, None)
+
+    def _all_here(self) -> list[Container]:
+        """All that take copies: not those whose logs have ended, since their next owners bring what is missing."""
+        found = {one.id: one for one in (*self._joining.values(), *self._containers())}
+        return [one for one in found.values() if not one.is_sealed]
+
     async def bring(self, stream: Stream) -> None:
         """Log what was decided about a stream in each of its containers that lacks it; others have no copy.
 
@@ -76,14 +90,16 @@ class Shares:
         wanted = state.containers | {state.container}
         changes: list[Awaitable[None]] = []
         over: list[Container] = []  # after a growth that was taken back, or the last slot has left
-        for one in self._containers():
-            if one.id not in wanted and not one.outcomes.has_arrivals(stream.id):
-                if stream.id in one.streams:
-                    over.append(one)
-            elif one.table(STREAMS_TABLE).get(key) != value:
+        for one in self._all_here():
+            is_over = one.id not in wanted and not one.outcomes.has_arrivals(stream.id)
+            if is_over and stream.id in one.streams:
+                over.append(one)
+            # Whoever decides outside of all containers may be lost, so the source says where its slots went.
+            is_missing = stream.id in one.streams and state.container == REGISTRY_DECIDES if is_over else True
+            if is_missing and one.table(STREAMS_TABLE).get(key) != value:
                 changes.append(self._log(one, stream))
         await _all(*changes)
-        if over:
+        if over and not any(one.is_sealed for one in self._containers() if one.id in wanted):
             await _all(*(one.synced() for one in self._containers() if one.id == state.container))
             await _all(*(one.update(Delete(STREAMS_TABLE, key)) for one in over))
 
@@ -101,7 +117,7 @@ class Shares:
 
     async def drop(self, stream: Stream) -> None:
         """Log in each container that a stream is gone. Raises as `bring` does."""
-        has_it = [one for one in self._containers() if stream.id in one.streams]
+        has_it = [one for one in self._all_here() if stream.id in one.streams]
         await _all(*(one.update(Delete(STREAMS_TABLE, stream_key(stream.id))) for one in has_it))
 
     def note_late(self, stream: Stream, error: StoreError) -> None:

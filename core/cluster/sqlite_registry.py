@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from core.cluster.changes import Changes
-from core.cluster.registry import NewStream, common_form
+from core.cluster.registry import NOTHING_HELD, Held, NewStream, common_form
 from core.errors import CorruptState, NameCollides, Stale, StorageFailure, StorageFull, StreamExists, UnknownStream
 from core.streams.state import REGISTRY_DECIDES, StreamState, decode_stream, new_stream
 
@@ -202,7 +202,7 @@ class SqliteRegistry:
 
         return decode_stream(await self._changed(created))
 
-    async def change(self, state: StreamState) -> None:
+    async def change(self, state: StreamState, held: Held = NOTHING_HELD) -> None:
         known = self._streams.get(state.id)
         if known is None:
             raise UnknownStream(state.name)
@@ -332,10 +332,11 @@ class SqliteRegistry:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            if self._connection.in_transaction:  # else SQLite has rolled back by itself
+                self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     def _count(self, name: str, more: int) -> int:
         """Raise a counter within a transaction; returns what it was."""

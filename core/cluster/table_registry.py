@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from core.applied.tables import Delete, Put
-from core.cluster.registry import NewStream
+from core.cluster.registry import NOTHING_HELD, Held, NewStream
 from core.container.container import Container
 from core.errors import StoreError, StreamExists, UnknownStream
 from core.log.records import Operation
@@ -94,7 +94,7 @@ class TableRegistry:
             raise
         return state
 
-    async def change(self, state: StreamState) -> None:
+    async def change(self, state: StreamState, held: Held = NOTHING_HELD) -> None:
         container = self._deciding(state.container)
         stream = container.streams.get(state.id)
         if stream is None:

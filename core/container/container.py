@@ -11,10 +11,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -22,20 +21,16 @@ from typing import Final
 from crc32c import crc32c
 
 from core.applied.metadata import Metadata
-from core.applied.tables import Table
 from core.clock import Clock
 from core.config import StoreConfig
-from core.container.arrivals import ARRIVING_TABLE, Place
 from core.container.kept import KeptFile
 from core.container.log_files import LogFiles
-from core.container.outcomes import Outcomes, TableListener
-from core.container.ports import AppendWaiter, LongTerm, TransactionEnd
+from core.container.ports import AppendWaiter, TransactionEnd
+from core.container.residents import Residents
 from core.container.throttle import Throttle
-from core.container.unsaved import Unsaved
-from core.errors import NotHosted, SlotMoves, StorageFailure, StorageFull, StoreError, StreamSealed
-from core.index.rows import BlockRef
+from core.container.waiting import AllDurable, Append, Update, tell
+from core.errors import NotHosted, StorageFailure, StorageFull, StoreError
 from core.log.durable_log import DurableLog
-from core.log.files import KEPT
 from core.log.format import (
     ABORT_MARKER,
     APPEND_OVERHEAD,
@@ -58,8 +53,6 @@ from core.streams.state import STREAMS_TABLE, StreamState, stream_key
 from core.streams.writers import Duplicate
 from core.trusted_clock import TrustedClock
 
-logger = logging.getLogger(__name__)
-
 CONTAINER_TABLE: Final = "container"
 EPOCH_KEY: Final = b"epoch"
 
@@ -78,44 +71,7 @@ NameWriters = Callable[[Collection[int]], Mapping[int, str]]
 """The names of writers for people."""
 
 
-@dataclass(slots=True)
-class _AllDurable:
-    """A waiter that is done once everything up to its point is durable."""
-
-    future: asyncio.Future[None]
-
-    def appended(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
-
-    def append_failed(self, error: StorageFailure) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-@dataclass(slots=True)
-class _Update:
-    """An update record on its way: its operations, and the future that waits for it."""
-
-    operations: Sequence[Operation]
-    future: asyncio.Future[None] | None = None  # None: no caller waits for this record alone
-
-    def settle(self, container: Container) -> None:
-        """Apply the operations of the durable record, and tell the waiter."""
-        container.outcomes.apply(self.operations)
-        if self.future is not None and not self.future.done():
-            self.future.set_result(None)
-
-    def fail(self, error: StorageFailure) -> None:
-        if self.future is not None and not self.future.done():
-            self.future.set_exception(error)
-
-
-_Append = tuple[Slot, int, int, AppendWaiter | None]
-"""An append on its way: the slot, its end behind it, bytes, waiter. A plain tuple, as there is one for each append."""
-
-
-class Container:
+class Container(Residents):
     """One container. Made by the store, filled by recovery, then started."""
 
     def __init__(
@@ -130,44 +86,19 @@ class Container:
         stream_changed: Callable[[Container, int, StreamState | None], Stream | None],
         new_writer: NewWriter,
     ) -> None:
-        self.id = container_id
+        super().__init__(container_id, clock, known_writers, partial(stream_changed, self))
         self.directory = directory
         self.config = config
-        self.clock = clock
         self.trusted = trusted  # by which things expire
         self.metadata = metadata
-        self.known_writers = known_writers  # of the whole store
         self.epoch = 0
-        self.unsaved = Unsaved()
-        self.outcomes = Outcomes(
-            container_id,
-            self.unsaved,
-            known_writers,
-            partial(stream_changed, self),
-            self._trimmed,
-            self.make_slot,
-            self._slot_left,
-            self._stream_left,
-            _displaced,
-        )
-        self.streams: Mapping[int, Stream] = self.outcomes.streams
-        self.tables: Mapping[str, Table] = self.outcomes.tables
-        self.tier: LongTerm | None = None  # where there is long-term storage, once the store has been recovered
         self.log = DurableLog(directory, container_id, config, clock, self, new_writer)
         self.files = LogFiles(self.log.slabs)
         self.damage = Damage(directory)
         self.kept: list[KeptFile] = []  # entries that pinned the log, oldest first
         self.moved = 0  # log files that went after some of their entries were kept: rows looked up before may be stale
         self.unreadable_indices: set[Path] = set()  # sidecars that are to be made again
-        self._refused: dict[Slot, str] = {}  # slots that hold too much of the log, and why nothing is appended to them
-        self._frozen: dict[Slot, int] = {}  # slots that are about to leave, and the containers that are to have them
-        self._barred: frozenset[Slot] = frozenset()  # all of these: appends look here alone
         self.name_writers: NameWriters = _by_number  # for the operator
-        self.untiered: dict[Slot, float] = {}  # since when they have something that is in no chunk, monotonic s
-        self.trimmed: dict[Slot, None] = {}  # their start moved: chunks may have become free
-        self.departed: dict[Place, None] = {}  # slots that have left: their runs in chunks are dead
-        self._left_in: dict[Place, int] = {}  # the open log file when they left, by its first LSN
-        self._streams_left_in: dict[int, int] = {}  # the same, when a stream left with its last slot
         self.throttle = Throttle(config.log_max_bytes)  # of appends, when the log fills faster than it is tiered
         self.appended_bytes = 0  # since the start, for the operator
         self.failed: asyncio.Future[StorageFailure] = asyncio.get_running_loop().create_future()
@@ -175,7 +106,7 @@ class Container:
         self.is_sealed = False  # for another owner: nothing follows in the log
         self.on_applied(DAMAGED_TABLE, self.damage.apply)
         self._applied_lsn = 0
-        self._pending: deque[_Append | _Update] = deque()
+        self._pending: deque[Append | Update] = deque()
         self._late: deque[tuple[int, AppendWaiter]] = deque()
 
     def __repr__(self) -> str:
@@ -198,6 +129,13 @@ class Container:
         """Go on in a higher epoch and make these changes with it, before the first append. Raises StorageFailure."""
         await self.update(Put(CONTAINER_TABLE, EPOCH_KEY, epoch.to_bytes(4, "big")), *operations)
         self.epoch = self.log.epoch = epoch
+
+    def risen(self, epoch: int) -> None:
+        """A coordinator has raised the leader epoch, and others know it by now. The log's objects keep the epoch of the
+        claim. That our own table has it counts for nothing here, only for whoever makes a coordinator's keys anew."""
+        self.epoch = self.log.epoch = epoch
+        with contextlib.suppress(StoreError):
+            self._queue([Put(CONTAINER_TABLE, EPOCH_KEY, epoch.to_bytes(4, "big"))], None)
 
     # Appends
 
@@ -329,7 +267,7 @@ class Container:
 
     def all_durable(self) -> asyncio.Future[None]:
         """A future: done once everything queued now is durable and applied; StorageFailure if it never will be."""
-        waiter = _AllDurable(asyncio.get_running_loop().create_future())
+        waiter = AllDurable(asyncio.get_running_loop().create_future())
         self.when_durable(waiter)
         return waiter.future
 
@@ -395,96 +333,6 @@ class Container:
             )
         self.log.make_room(size)
 
-    # Slots that come and go
-
-    @property
-    def refused(self) -> dict[Slot, str]:
-        """Slots that hold too much of the log, and why nothing is appended to them."""
-        return self._refused
-
-    @refused.setter
-    def refused(self, refused: dict[Slot, str]) -> None:
-        self._refused = refused
-        self._barred = frozenset((*refused, *self._frozen))
-
-    def freeze(self, slot: Slot, target: int) -> None:
-        """Take nothing more for a slot that is about to leave for another container: SlotMoves. What is on its way
-        comes to its end."""
-        self._frozen[slot] = target
-        self.refused = self._refused
-
-    def thaw(self, slot: Slot) -> None:
-        """The slot stays after all, or its stream has another object for it."""
-        self._frozen.pop(slot, None)
-        self.refused = self._refused
-
-    def is_leaving(self, slot: Slot) -> bool:
-        """Whether a slot is about to leave, or has left."""
-        return slot in self._frozen or slot.has_moved
-
-    def check_not_frozen(self, slot: Slot) -> None:
-        """Raises SlotMoves for a slot that is about to leave or has left, NotHosted for one of another container."""
-        if slot.container_id != self.id:
-            raise NotHosted(self.id)
-        if self.is_leaving(slot):
-            raise SlotMoves(slot.stream.name, slot.number, self.id)
-
-    def _refusal(self, slot: Slot) -> StoreError:
-        if slot.stream.is_sealed:
-            return StreamSealed(slot.stream.name)
-        if self.is_leaving(slot):
-            return SlotMoves(slot.stream.name, slot.number, self.id)
-        return StorageFull(self._refused[slot])
-
-    def slot_at(self, stream_id: int, number: int) -> Slot | None:
-        """The slot of this container, or on its way into it; None if it is neither, or its stream is gone."""
-        return self.outcomes.slot_at(stream_id, number)
-
-    def is_here(self, slot: Slot) -> bool:
-        """Whether this is the container's object for a slot that it has."""
-        return self.outcomes.slot_at(slot.stream.id, slot.number) is slot
-
-    def slot_of(self, ref: BlockRef) -> Slot | None:
-        """The slot of rows of the log; None if it is gone, or if they are of an earlier stay of it."""
-        slot = self.outcomes.slot_at(ref.stream_id, ref.slot)
-        return None if slot is None or ref.file_lsn & ~KEPT < slot.since_lsn else slot
-
-    def arriving(self, place: Place) -> Slot | None:
-        """A slot on its way into this container, by stream and number."""
-        return self.outcomes.beside.get(place)
-
-    @property
-    def arrivals(self) -> list[bytes]:
-        """The keys of all arrivals that the log does not know to have ended."""
-        return list(self.table(ARRIVING_TABLE).entries)
-
-    def begin_stay(self, place: Place) -> int:
-        """The first LSN of the log file from which on a slot that comes has entries here.
-
-        No file has entries of two stays. Raises StorageFull if the next file is not ready, StorageFailure.
-        """
-        if self.log.file.first_lsn in (self._left_in.get(place), self._streams_left_in.get(place[0])):
-            self.log.roll()
-        return self.log.file.first_lsn
-
-    def displaced(self, slot: Slot) -> None:
-        """Another container has brought the stream its own object for this slot."""
-        self.outcomes.displaced(slot)
-        self.thaw(slot)  # only now: until then callers found this one
-        slot.changed()
-
-    def _slot_left(self, slot: Slot) -> None:
-        place = slot.stream.id, slot.number
-        self.untiered.pop(slot, None)
-        self.trimmed.pop(slot, None)
-        self.departed[place] = None
-        self._left_in[place] = self.log.file.first_lsn
-        if self.tier is not None:
-            self.tier.promised()
-
-    def _stream_left(self, stream_id: int) -> None:
-        self._streams_left_in[stream_id] = self.log.file.first_lsn
-
     # Transactions
 
     def end_transactions(self, ends: Sequence[TransactionEnd], operations: Sequence[Operation]) -> asyncio.Future[None]:
@@ -511,7 +359,7 @@ class Container:
         for part, body in zip(parts, bodies, strict=True):
             left -= 1
             self.log.queue_update(body, STEP_GOES_ON if left else 0)
-            self._pending.append(_Update(part))
+            self._pending.append(Update(part))
         return self.all_durable()
 
     def _append_marker(self, end: TransactionEnd, entry: Buffer, follows: int) -> None:
@@ -546,35 +394,16 @@ class Container:
         Returns a future that is done when they are durable and applied. Raises StorageFull, StorageFailure; NotHosted
         once the log is sealed.
         """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue(operations, future)
+        return future
+
+    def _queue(self, operations: Sequence[Operation], future: asyncio.Future[None] | None) -> None:
         self._check_failed()
         if self.is_sealed:
             raise NotHosted(self.id)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.log.append_update(encode_update(operations))
-        self._pending.append(_Update(operations, future))
-        return future
-
-    def on_applied(self, table: str, listener: TableListener) -> None:
-        """Let a listener hear of each operation on a table from now on. It is called on the loop, or in recovery."""
-        self.outcomes.on_applied(table, listener)
-
-    def table(self, name: str) -> Table:
-        """A table's applied state; empty when nothing was ever put."""
-        return self.outcomes.table(name)
-
-    def mark_dirty(self, slot: Slot) -> None:
-        """Note that the slot's durable state changed since the last checkpoint."""
-        self.unsaved.mark(slot)
-
-    def mark_untiered(self, slot: Slot) -> None:
-        """Note that the slot has entries that are in no chunk yet."""
-        slot.untiered = True
-        self.untiered[slot] = self.clock.monotonic_s()
-
-    def _trimmed(self, slot: Slot) -> None:
-        self.trimmed[slot] = None
-        if self.tier is not None:
-            self.tier.promised()
+        self._pending.append(Update(operations, future))
 
     @property
     def log_bytes(self) -> int:
@@ -596,9 +425,6 @@ class Container:
         """The first LSN of the file that holds the durable end: files before it are complete."""
         return self.log.durable_position.file_lsn
 
-    def make_slot(self, stream: Stream, number: int) -> Slot:
-        return Slot(self, stream, number)
-
     # Reports of the log
 
     def log_durable(self, lsn: int) -> None:
@@ -607,7 +433,7 @@ class Container:
             oldest = pending.popleft()
             self._applied_lsn += 1
             if not isinstance(oldest, tuple):  # this test is quick for a tuple
-                oldest.settle(self)
+                oldest.settle(self.outcomes.apply)
                 continue
             slot, end, size, waiter = oldest
             self.appended_bytes += size
@@ -617,9 +443,9 @@ class Container:
                 self.mark_untiered(slot)
             slot.durable(end, size)
             if waiter is not None:
-                _tell(waiter)
+                tell(waiter)
         while self._late and self._late[0][0] <= lsn:
-            _tell(self._late.popleft()[1])
+            tell(self._late.popleft()[1])
 
     def log_rolled(self, old: LogFile) -> None:
         self.files.completed(old)
@@ -630,7 +456,7 @@ class Container:
         pending, self._pending = self._pending, deque()
         late, self._late = self._late, deque()
         for one in pending:
-            if isinstance(one, _Update):
+            if isinstance(one, Update):
                 one.fail(error)
                 continue
             slot, _, _, waiter = one
@@ -642,19 +468,5 @@ class Container:
         self.fail(error)
 
 
-def _displaced(slot: Slot) -> None:
-    """The stream has another container's object for a slot: its owner may still have to let it go."""
-    if isinstance(slot.owner, Container):
-        slot.owner.displaced(slot)
-
-
 def _by_number(writers: Collection[int]) -> Mapping[int, str]:
     return {writer_id: f"writer {writer_id}" for writer_id in writers}
-
-
-def _tell(waiter: AppendWaiter) -> None:
-    """Tell one waiter. An error in it must not keep the news from the others."""
-    try:
-        waiter.appended()
-    except Exception:
-        logger.exception("an append was durable, but telling so failed", extra={"waiter": repr(waiter)})

@@ -171,7 +171,9 @@ class Outcomes:
         for place in [place for place in self.beside if place[0] == stream.id and self.owns(place)]:
             if stream.logged.container_of_slot(place[1]) == own:
                 slot = self.beside.pop(place)
+                slot.sampled_bytes, slot.sampled_end = slot.total_bytes, slot.end  # its history has not come just now
                 for other in stream.adopt(slot):
+                    slot.rate = other.rate
                     if other.container_id != own:
                         self._displaced(other)
                 slot.segment_id = stream.segment_id_of(slot.number)
@@ -181,6 +183,13 @@ class Outcomes:
         place = slot.stream.id, slot.number
         if self.owns(place):
             self.beside[place] = slot
+
+    def rejoin(self, stream: Stream) -> None:
+        """A stream of a container that was recovered on its own is this one for all that is shown."""
+        self.streams[stream.id] = stream
+        for place, slot in self.beside.items():
+            if place[0] == stream.id:
+                slot.stream = stream
 
     # Streams
 

@@ -101,6 +101,11 @@ class Scaler:
     async def stop(self) -> None:
         await self._background.stop()
 
+    def age_of(self, stream: Stream, segment: Segment) -> float:
+        """The time since an active segment was first seen here, s; 0 for one that was not looked at yet."""
+        since = self._seen.get(stream.id, {}).get(segment.number)
+        return 0.0 if since is None else self._container.clock.monotonic_s() - since
+
     def record(self, event: ScaleEvent) -> None:
         """Note a scale that has happened, by hand or by itself."""
         self.events.append(event)

@@ -165,7 +165,7 @@ def owners_of(told: Mapping[int, Mapping[str, Any]], coordination: Coordination)
         replace(
             node,
             containers={
-                container_id: owner.epoch
+                container_id: owner.leader_epoch
                 for container_id, owner in served.items()
                 if owner.node == node.id and owner.stage is Stage.SERVING
             },

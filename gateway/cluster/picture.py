@@ -109,7 +109,7 @@ class Picture:
             ContainerSeen(
                 one,
                 NOBODY if (owner := owners.get(one)) is None else owner.node,
-                -1 if owner is None else owner.epoch,
+                -1 if owner is None else owner.leader_epoch,
                 "nobody" if owner is None else "serving" if owner.stage is Stage.SERVING else "opening",
                 wishes[one].node if one in wishes else NOBODY,
             )

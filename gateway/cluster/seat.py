@@ -23,10 +23,12 @@ from core.cluster.etcd.http import Endpoint
 from core.cluster.etcd.mirror import Mirror
 from core.cluster.etcd.session import Session
 from core.cluster.etcd_coordination import EtcdCoordination
+from core.cluster.etcd_moves import EtcdMoves
 from core.cluster.etcd_registry import EtcdRegistry
 from core.cluster.following import SharedRegistry
 from core.errors import CoordinatorRefuses, StoreError
 from core.membership import Fence
+from core.relocation import Rows
 from gateway.cluster.authority import Authority
 from gateway.cluster.pulse import own_address
 from gateway.cluster.settings_copy import SettingsView, Version
@@ -64,6 +66,8 @@ class Seat:
     """From where this node reaches the coordinator; empty if that is not known."""
     authority: Authority | None = None
     """By which nodes know one another; None: they ask one another for nothing."""
+    moves: Rows | None = None
+    """Slots that are to go to containers of other nodes; None: they move within a node only."""
     settings: Callable[[], SettingsView] | None = None
     """All settings that nodes share, as this node has them; None: they need no copy."""
 
@@ -110,6 +114,7 @@ async def take_seat(config: Config, cluster_id: str) -> Seat:
         rebalances=config.cluster_rebalance == "auto",
         address=await own_address(place.endpoints),
         authority=authority,
+        moves=EtcdMoves(mirror, of_claims),
         settings=partial(_settings_in, mirror),
     )
 

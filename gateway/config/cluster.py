@@ -107,8 +107,8 @@ class ClusterKeys(BaseModel):
     )
     cluster_rebalance: Literal["auto", "off"] = Field(
         "auto",
-        description="auto: containers go from busy nodes to others, and to those that join. off: only a node that "
-        "stops gives some away.",
+        description="auto: containers go from busy nodes to others, and to those that join, and so do partitions "
+        "where one container is too much for a node. off: only a node that stops gives containers away.",
     )
     cluster_settings_key: SecretStr | None = Field(
         None,

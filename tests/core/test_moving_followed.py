@@ -215,13 +215,13 @@ def test_a_kill_after_the_stream_was_changed_meanwhile(tmp_path: Path, monkeypat
 
         monkeypatch.setattr(moving, "LEFT_BYTES_MAX", 0)
         monkeypatch.setattr(store, "decide_move", late)
-        real_hand_over = store._mover._hand_over
+        real_hand_over = store.mover._hand_over
 
         async def hand_over(move: Any) -> float:
             await changed[0]
             return await real_hand_over(move)
 
-        monkeypatch.setattr(store._mover, "_hand_over", hand_over)
+        monkeypatch.setattr(store.mover, "_hand_over", hand_over)
         with pytest.raises(StorageFull):
             await store.move_slot(stream, 1, target)
         await store.close()

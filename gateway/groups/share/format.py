@@ -76,8 +76,13 @@ def encode_group_prefix(group_id: str) -> bytes:
     return _LENGTH.pack(len(group)) + group
 
 
+def encode_place(topic: UUID, partition: int) -> bytes:
+    """What the keys of a partition end with, whichever group they are of."""
+    return _PLACE.pack(topic.bytes, partition)
+
+
 def encode_key(key: PlaceKey) -> bytes:
-    return encode_group_prefix(key.group_id) + _PLACE.pack(key.topic.bytes, key.partition)
+    return encode_group_prefix(key.group_id) + encode_place(key.topic, key.partition)
 
 
 def decode_key(data: bytes) -> PlaceKey:

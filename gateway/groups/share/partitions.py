@@ -36,6 +36,7 @@ from gateway.groups.share.format import (
     encode_group_prefix,
     encode_key,
     encode_partition,
+    encode_place,
 )
 from gateway.groups.share.key_order import KeyOrder
 from gateway.groups.share.partition import Acquired, Judgement, SharePartition
@@ -352,11 +353,14 @@ class SharePartitions:
     def _keeps(self, slot: Slot) -> str | None:
         """Why a partition stays in its container: what groups have settled of it lies there, and does not move."""
         container = self._store.hosted(slot).container
-        place = slot.stream.uuid, slot.number
-        stored = map(decode_key, dict(container.table(PARTITIONS_TABLE).items()))
+        uuid, number = slot.stream.uuid, slot.number
         begun = [key for key, live in self._live.items() if not live.is_gone]
-        keys = (*stored, *begun, *self._opening)  # the rows of the latter two may be on their way
-        group = next((key.group_id for key in keys if (key.topic, key.partition) == place), None)
+        known = (*begun, *self._opening)  # their rows may be on their way
+        group = next((key.group_id for key in known if (key.topic, key.partition) == (uuid, number)), None)
+        if group is None:  # a look at the end of each key: there may be very many, of which none is read
+            end = encode_place(uuid, number)
+            stored = next((key for key in container.table(PARTITIONS_TABLE).entries if key.endswith(end)), None)
+            group = None if stored is None else decode_key(stored).group_id
         if group is None:
             return None
         return f"share group {group!r} reads it, and what that has settled lies beside it: delete the group first"

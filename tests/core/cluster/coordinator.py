@@ -94,6 +94,15 @@ class Coordinator:
         self.epoch += 1
         return self.epoch
 
+    def rise(self, claim: Claim) -> int | None:
+        owner = self.owners.get(claim.container)
+        if owner is None or owner.epoch != claim.epoch or owner.stage is not Stage.SERVING:
+            return None
+        self.epoch += 1
+        self.owners = {**self.owners, claim.container: replace(owner, risen=self.epoch)}
+        self.tell()
+        return self.epoch
+
     def hand_over(self, claim: Claim, wish: Wish, link: Link, *, compares: bool = True) -> bool:
         owner = self.owners.get(claim.container)
         if compares and (owner is None or owner.epoch != claim.epoch):
@@ -222,6 +231,10 @@ class Seat(Coordination):
     async def reserve_epoch(self) -> int:
         self._reach("reserve_epoch")
         return self.coordinator.reserve_epoch()
+
+    async def rise(self, claim: Claim) -> int | None:
+        self._reach("rise")
+        return self.coordinator.rise(claim)
 
     async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:
         self._reach("hand_over")

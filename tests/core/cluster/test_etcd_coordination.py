@@ -331,6 +331,36 @@ def test_handing_over(etcd: EtcdServer) -> None:
     run(test())
 
 
+def test_a_leader_epoch_rises(etcd: EtcdServer) -> None:
+    """By the counter of the cluster, while the claim stays what it is; the next claim is above it. Whoever has no
+    claim, or does not serve yet, raises nothing."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with joined(etcd.settings(), prefix, 1) as one, joined(etcd.settings(), prefix, 2) as two:
+            claim, other = await claimed(one, 0), await claimed(one, 1)
+            assert await one.rise(claim) is None, "nobody serves it yet"
+            for its in (claim, other):
+                assert await one.confirm(its, [])
+            risen = [await one.rise(claim), await one.rise(other), await one.rise(claim)]
+            assert risen == [other.epoch + 1, other.epoch + 2, other.epoch + 3]
+            await until(lambda: two.owners().get(0, one.owners()[1]).leader_epoch == risen[-1])
+            now = two.owners()[0]
+            assert (now.epoch, now.stage, two.owners()[1].leader_epoch) == (claim.epoch, Stage.SERVING, risen[1])
+            assert await one.read_epochs() == {0: claim.epoch, 1: other.epoch}
+            assert await two.ask(0, 2)
+            await until(one.wishes)
+            epoch = await one.reserve_epoch()
+            assert epoch > risen[-1]
+            assert await one.hand_over(claim, one.wishes()[0], Link(claim.epoch, 7, epoch))
+            assert one.owners()[0] == Owner(node=2, life=two.life, epoch=epoch, stage=Stage.OPENING)
+            assert await one.rise(claim) is None
+            await one.give_up(other)
+            assert (await claimed(two, 1)).epoch > epoch
+
+    run(test())
+
+
 def test_burying(etcd: EtcdServer) -> None:
     """Another node may end a life that is certainly over: its claims are free at once. A life that has ended already is
     left alone, and so is the one after it."""

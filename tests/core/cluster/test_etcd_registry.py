@@ -15,10 +15,10 @@ from core.cluster.etcd_keys import META, Meta, join, prefix_of
 from core.cluster.etcd_registry import EtcdRegistry
 from core.cluster.levels import FIRST
 from core.cluster.registry import NewStream
-from core.errors import CoordinatorRefuses, CorruptState, Stale, StreamExists, UnknownStream
+from core.errors import CoordinatorRefuses, CorruptState, NotHosted, Stale, StreamExists, UnknownStream
 from tests.core.cluster.etcd.proxy import CuttingProxy
 from tests.core.cluster.etcd.servers import EtcdServer
-from tests.core.cluster.etcd.support import connected, new_prefix, run
+from tests.core.cluster.etcd.support import connected, new_prefix, run, until
 from tests.core.cluster.test_shared_registries import etcd_registry, wanted
 
 GOLDEN = {
@@ -156,6 +156,40 @@ def test_a_callers_copy_is_as_new_as_the_registry(etcd: EtcdServer) -> None:
                     await look()
                 await look()
                 assert copy == own.settings("acls")
+
+    run(test())
+
+
+def test_a_change_that_depends_on_claims(etcd: EtcdServer) -> None:
+    """It is made if just these claims are there, and only then; also when the own copy does not know better yet."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with connected(etcd.settings()) as client, etcd_registry(etcd.settings(), prefix) as registry:
+            state = await registry.create(wanted("s"))
+            rows = {0: 7, 1: 9}
+            owners = [
+                Put(prefix + b"containers/%d" % one, b'{"v":1,"node":1,"life":"l","epoch":%d,"stage":"serving"}' % epoch)
+                for one, epoch in rows.items()
+            ]
+            await client.decide((), owners)
+            await registry.look()
+            await registry.change(state.after(state), {0: 7, 1: 9})
+            now = registry.stream(state.id)
+            assert now is not None
+            for held, gone in (({0: 7, 1: 8}, 1), ({0: 7, 2: 1}, 2)):
+                with pytest.raises(NotHosted) as refused:
+                    await registry.change(now.after(now), held)
+                assert refused.value.container_id == gone
+
+            values = dict(registry._mirror.values)
+            await client.decide((), [Put(prefix + b"containers/1", owners[1].value.replace(b"9", b"11"))])
+            await until(lambda: registry._mirror.values[b"containers/1"].value != values[b"containers/1"].value)
+            registry._mirror._values[b"containers/1"] = values[b"containers/1"]  # as if it had not heard of it yet
+            with pytest.raises((NotHosted, Stale)):
+                await registry.change(now.after(now), {0: 7, 1: 9})
+            found = (await client.read(Range(prefix + b"streams/i/00000001"))).keys
+            assert found[0].value == now.encode()
 
     run(test())
 

@@ -23,12 +23,14 @@ import core.log.objects.reading
 import core.log.objects.writer
 from core.cluster.etcd.lease import Lease
 from core.cluster.etcd_coordination import EtcdCoordination
+from core.cluster.etcd_registry import EtcdRegistry
 from core.cluster.guard import Guard
 from core.joining import Joining
 from core.log.objects.format import log_prefix
 from core.log.objects.home import LogObjects
 from core.log.objects.protocol import Group, Outcome, Place, Takeover, Window
 from core.membership import Membership
+from core.moving import Mover
 from gateway.cli.app import main as serve
 from tier2.s3 import S3Storage
 from tier2.storage import Storage
@@ -65,6 +67,13 @@ OF_AN_OWNER: Final[Mapping[str, Step]] = {
 }
 OF_AN_HEIR: Final[Mapping[str, Step]] = {
     **_steps(EtcdCoordination, "tell_warm", "read ahead", "warm"),
+}
+OF_A_MOVER: Final[Mapping[str, Step]] = {
+    **_steps(EtcdCoordination, "ask", "", "target asked for"),
+    **_steps(Mover, "_begin", "target there", "arrived"),
+    **_steps(Mover, "_settled", "copied", "state there"),
+    **_steps(EtcdRegistry, "change", "before the decision", "decided"),
+    **_steps(Mover, "_arrived", "followed", "arrival ended"),
 }
 STEPS: Final = {**OF_A_TAKER, **OF_AN_OWNER, **OF_AN_HEIR}
 
@@ -175,7 +184,7 @@ def main() -> None:
     what, name, *rest = sys.argv[1:]
     own, arguments = rest[: rest.index("--")], rest[rest.index("--") + 1 :]
     if what == "step":
-        end_at(STEPS[name], Path(own[0]))
+        end_at((STEPS | OF_A_MOVER)[name], Path(own[0]))
     else:
         for one in name.split(","):
             MISTAKES[one]()

@@ -1,0 +1,197 @@
+"""The copying of a slot's history into another container: a part of its move, see `core.moving`.
+
+Entries go from wherever the source has them, memory, log or chunks, through the target's log, as frames like any others.
+
+**Invariants**
+
+- What is copied is durable at the source before, and at the target when `copy` returns. Its order has no gaps.
+- The target puts nothing into chunks that an open transaction of the source may still change: what was copied while one
+  was open lies behind a *barrier*, until all of it is settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from core.container.arrivals import Place
+from core.errors import CannotMove, Corrupt, NotMovedYet, OutOfRange, StorageFull, UnknownStream
+from core.streams.transactions import Aborted, SlotTransactions, Unstable, overlapping
+from core.tiering.writing.backlog import Piece, UnreadableEntry, entries
+from core.turns import Turn
+
+if TYPE_CHECKING:
+    from core.hosted import HostedContainer
+    from core.reading.reader import Reader
+    from core.streams.live import Slot, Stream
+    from tier2.chunk import EntryHeadOf
+
+COPY_BYTES: Final = 1 << 20
+COPY_ENTRIES: Final = 2_000
+"""The most that is read at a time, unless a single entry is larger."""
+ROOM_S_MAX: Final = 60.0
+"""The longest wait for room in the target's log."""
+PAUSE_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    first: int
+    count: int
+    timestamp: int
+    payload: bytes
+
+
+@dataclass(eq=False, slots=True)
+class Move:
+    """One move on its way: what is copied from where to where, and how far it is."""
+
+    stream: Stream
+    slot: Slot
+    source: HostedContainer
+    target: HostedContainer
+    arrived: Slot
+    copied_bytes: int = 0
+    aborted: set[Aborted] = field(default_factory=set)
+    may_be_decided: bool = False
+    barrier: tuple[int, int] | None = None  # copied beyond this while a transaction was open: offset, bytes before it
+
+    @property
+    def place(self) -> Place:
+        return self.stream.id, self.slot.number
+
+    def note_transactions(self) -> None:
+        """Have the target put into chunks only what is settled, and list what was aborted there."""
+        made = SlotTransactions()
+        for row in sorted(self.aborted):
+            made.aborted.extend(row)
+        if self.barrier is not None:
+            made.unstable[self.barrier[0]] = Unstable(-1, self.barrier[1])
+        self.arrived.transactions = made if made.aborted or made.unstable else None
+
+    def met(self, aborted: Iterable[Aborted]) -> None:
+        """Take in aborted transactions of what is copied next."""
+        before = len(self.aborted)
+        self.aborted.update(aborted)
+        if len(self.aborted) > before:
+            self.note_transactions()
+
+    def check(self) -> None:
+        """Raises UnknownStream, NotMovedYet if it cannot go on."""
+        if self.stream.deleted:
+            raise UnknownStream(self.stream.name)
+        for one in (self.source, self.target):
+            if one.container.is_left:
+                raise NotMovedYet(self.stream.name, self.slot.number, f"container {one.id} leaves this process")
+        if self.target.container.arriving(self.place) is not self.arrived:
+            raise NotMovedYet(self.stream.name, self.slot.number, "its arrival was taken back meanwhile")
+        if self.arrived.end < self.slot.start:
+            raise NotMovedYet(self.stream.name, self.slot.number, "retention was faster than the copying")
+
+
+async def with_room(stream: Stream, number: int, call: Callable[[], int]) -> int:
+    """The answer, once the target's log has room for it."""
+    deadline = asyncio.get_running_loop().time() + ROOM_S_MAX
+    while True:
+        try:
+            return call()
+        except StorageFull as error:
+            if asyncio.get_running_loop().time() > deadline:
+                raise NotMovedYet(stream.name, number, f"there is no room for it: {error}") from error
+        await asyncio.sleep(PAUSE_S)
+
+
+async def lift(move: Move) -> None:
+    """Let go of the barrier once all is settled that was copied beyond it."""
+    slot, copied = move.slot, move.arrived.end
+    if move.barrier is None or slot.stable_end < copied:
+        return
+    if await move.source.reader.first_in_log(slot, copied) > copied:
+        # The slot may have forgotten what was aborted; the chunks that have the next entries know it.
+        await copy(move, slot.stable_end, patient=True)
+    elif move.arrived.end == copied:
+        move.aborted.update(overlapping(slot.aborted_rows, move.barrier[0], copied))
+        move.barrier = None
+        move.note_transactions()
+
+
+async def copy(move: Move, end: int, *, patient: bool) -> None:
+    """Copy the entries up to `end`, which is durable at the source. They are durable at the target then."""
+    target, arrived = move.target.container, move.arrived
+    while arrived.end < end:
+        move.check()
+        stable = move.slot.stable_end
+        if move.barrier is None and arrived.end >= stable:
+            move.barrier = arrived.end, arrived.total_bytes
+            move.note_transactions()
+        turn = Turn()
+        for entry in await _some(move, arrived.end, min(end, stable) if move.barrier is None else end):
+            if entry.first != arrived.end:
+                why = f"there is nothing between offsets {arrived.end} and {entry.first}"
+                raise CannotMove(move.stream.name, move.slot.number, why)
+            await _append(move, entry, patient=patient)
+            move.copied_bytes += len(entry.payload)
+            await turn.breathe()
+        await target.all_durable()
+        hold_s = target.throttle.hold_s(target.clock.monotonic_s(), COPY_BYTES)
+        if patient and hold_s:
+            await asyncio.sleep(min(1.0, hold_s))
+
+
+async def _append(move: Move, entry: _Entry, *, patient: bool) -> None:
+    target = move.target.container
+
+    def append() -> int:
+        return target.append(move.arrived, entry.payload, entry.count, entry.timestamp)
+
+    if patient:
+        await with_room(move.stream, move.slot.number, append)
+    else:
+        append()
+
+
+async def _some(move: Move, first: int, end: int) -> Sequence[_Entry]:
+    """Some entries from `first` on, wherever the source has them, and what is known of transactions there."""
+    slot, reader = move.slot, move.source.reader
+    aborted = slot.aborted_rows  # the slot may forget these during the read
+    try:
+        found: Sequence[_Entry] = await reader.in_thread(_from_log, reader, slot, first, end)
+    except (Corrupt, UnreadableEntry):
+        move.check()
+        if move.source.tier is None or first >= slot.tiered_end:
+            raise
+        found = ()  # chunks have it as well: the log may have let go of the file during the read
+    if found and found[0].first == first:
+        move.met(overlapping(aborted, first, found[-1].first + found[-1].count))
+        return found
+    tier = move.source.tier
+    if tier is None:
+        raise OutOfRange(first, slot.start, slot.durable_end)
+    read = await reader.read(slot, first, end, COPY_BYTES, at_least_one=True)
+    move.met(read.aborted)
+    return list(await reader.in_thread(_cut, b"".join(read.parts), tier.long_term.head_of))
+
+
+def _from_log(reader: Reader, slot: Slot, first: int, end: int) -> list[_Entry]:
+    """Entries that the log has, from the first one at or behind `first`. Blocks. Raises UnreadableEntry, OutOfRange."""
+    found: list[_Entry] = []
+    size = 0
+    for entry in entries(reader, Piece(slot, slot.segment_id, first, end, 0, 0)):
+        found.append(_Entry(entry.first, entry.count, entry.max_timestamp, bytes(entry.payload)))
+        size += len(entry.payload)
+        if size >= COPY_BYTES or len(found) >= COPY_ENTRIES:
+            break
+    return found
+
+
+def _cut(data: bytes, head_of: EntryHeadOf) -> list[_Entry]:
+    """The entries that lie in these bytes, one after another."""
+    found: list[_Entry] = []
+    view, at = memoryview(data), 0
+    while at < len(data):
+        first, count, timestamp, size = head_of(view, at)
+        found.append(_Entry(first, count, timestamp, data[at : at + size]))
+        at += size
+    return found

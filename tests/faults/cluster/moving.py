@@ -1,0 +1,87 @@
+"""Slots of a cluster's streams that are wanted elsewhere, by the rows in etcd that nodes go by: as an operator wants them
+whose gateway has died."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from core.cluster.etcd.wire import end_of
+from core.cluster.etcd_keys import CONTAINERS as OWNERS
+from core.cluster.etcd_keys import MOVES, STREAMS, prefix_of
+from core.streams.state import decode_stream
+from tests.core.cluster.etcd.test_client import post
+from tests.faults.cluster.nodes import BUCKET, CONTAINERS, POLL_S, Nodes
+
+ENDS_WITHIN_S: Final = 90.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A slot that is to leave `source`'s node for `target`."""
+
+    stream: int
+    slot: int
+    source: int
+    target: int
+
+
+class Moving:
+    """Moves of slots of some topics. `dice` choose."""
+
+    def __init__(self, nodes: Nodes, dice: random.Random) -> None:
+        self._nodes = nodes
+        self._dice = dice
+        self._prefix = prefix_of(BUCKET)
+
+    def _below(self, prefix: bytes) -> dict[str, bytes]:
+        start = self._prefix + prefix
+        wanted = {"key": b64encode(start).decode(), "range_end": b64encode(end_of(start)).decode()}
+        rows = post(self._nodes.leader_of_etcd(), "kv/range", wanted).get("kvs", [])
+        return {b64decode(row["key"])[len(start) :].decode(): b64decode(row["value"]) for row in rows}
+
+    def owners(self) -> dict[int, int]:
+        """The node of each container that is served."""
+        rows = {int(container): json.loads(value) for container, value in self._below(OWNERS).items()}
+        return {container: row["node"] for container, row in rows.items() if row["stage"] == "serving"}
+
+    def containers(self, stream: int) -> list[int]:
+        """The container of each slot of a stream."""
+        state = decode_stream(self._below(STREAMS)[f"{stream:08x}"])
+        return [state.container_of_slot(number) for number in range(state.slots)]
+
+    def want(self, topics: Collection[str], source_node: int | None = None) -> Wanted | None:
+        """Want a slot in another node's container; None if there is none to want just now."""
+        owners = self.owners()
+        states = [decode_stream(value) for value in self._below(STREAMS).values()]
+        places = [
+            (state.id, number, state.container_of_slot(number))
+            for state in states
+            if state.name in topics
+            for number in range(state.slots)
+        ]
+        here = [one for one in places if owners.get(one[2]) == source_node or (source_node is None and one[2] in owners)]
+        if not here:
+            return None
+        stream, slot, source = self._dice.choice(here)
+        others = [one for one in range(CONTAINERS) if owners.get(one, owners[source]) != owners[source]]
+        if not others:
+            return None
+        target = self._dice.choice(others)
+        key = self._prefix + MOVES + b"%08x/%d" % (stream, slot)
+        row = json.dumps({"v": 1, "target": target, "home": owners[target]}).encode()
+        put = {"key": b64encode(key).decode(), "value": b64encode(row).decode()}
+        post(self._nodes.leader_of_etcd(), "kv/put", put)
+        return Wanted(stream, slot, source, target)
+
+    def until_ended(self) -> None:
+        """Until nothing is wanted any more."""
+        deadline = time.monotonic() + ENDS_WITHIN_S
+        while rows := self._below(MOVES):
+            assert time.monotonic() < deadline, f"after {ENDS_WITHIN_S:g} s: {rows}\n{self._nodes.log_tail()}"
+            time.sleep(POLL_S)
