@@ -299,7 +299,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 self._said_goodbye = True
                 return size, end, False
             size += count
-            is_at_head = not session.pending()
+            is_at_head = drain is not None and not session.pending()
         return size, at, True
 
     def _has_input(self) -> bool:
