@@ -5,4 +5,9 @@ Without a compiler Penstock does the same in Python.
 
 from setuptools import Extension, setup
 
-setup(ext_modules=[Extension("gateway.records._native", ["gateway/records/_native.c"], optional=True)])
+NATIVE = {
+    "gateway.records._native": "gateway/records/_native.c",
+    "gateway.network._draining": "gateway/network/_draining.c",
+}
+
+setup(ext_modules=[Extension(name, [source], optional=True) for name, source in NATIVE.items()])

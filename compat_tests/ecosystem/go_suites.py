@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,10 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from compat_tests.ecosystem.finding import Finding
-from compat_tests.harness.system import SETTINGS as OF_EVERY_SERVER
+from compat_tests.ecosystem.running import secured
 from compat_tests.harness.system import Penstock
-from tests.gateway.launching import PENSTOCK, serving
-from tests.gateway.security.certificates import make
 
 SECONDS_MAX: Final = 1_200
 SAID_CHARS_MAX: Final = 4_000
@@ -140,25 +137,9 @@ def _open(suite: GoSuite, directory: Path) -> Iterator[Mapping[str, str]]:
 
 @contextlib.contextmanager
 def _secured(suite: GoSuite, directory: Path) -> Iterator[Mapping[str, str]]:
-    """A server that asks everybody who they are, and whose only user may do everything."""
-    files = make(directory)
-    password = secrets.token_hex(16)
-    file = directory / "password"
-    file.write_text(password)
-    data = ("--data-dir", str(directory / "data"))
-    user = ("users", "add", USER, "--mechanism", "SCRAM-SHA-512", "--password-file", str(file))
-    subprocess.run([PENSTOCK, *user, *data], check=True, timeout=60)
-    settings = OF_EVERY_SERVER | SETTINGS | {
-        "ssl.keystore.location": str(files.keystore),
-        "sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512",
-        "allow.everyone.if.no.acl.found": "false",
-        "super.users": f"User:{USER}",
-    }
-    sets = [f"--set={key}={value}" for key, value in (settings | suite.settings).items()]
-    listeners = ("--listen", "SASL_SSL://localhost:0", "--listen", "SASL_PLAINTEXT://localhost:0")
-    with serving(directory, *listeners, "--http", "off", *sets) as running:
-        sealed, unsealed = running.ready()["kafka"]
-        yield {"kafka": sealed, "unsealed": unsealed, "password": password, "ca": str(files.truststore)}
+    """A server that asks everybody who they are."""
+    with secured(directory, USER, SETTINGS | suite.settings) as values:
+        yield values
 
 
 FRANZ_TESTS: Final = partial(run, FRANZ)

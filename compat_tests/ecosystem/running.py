@@ -5,8 +5,9 @@ Keeps: the starter of a process ends it, by its pid; every wait has a bound.
 
 from __future__ import annotations
 
+import secrets
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,9 @@ from typing import Final
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from compat_tests.harness.system import JVM_FLAGS, Penstock
+from compat_tests.harness.system import JVM_FLAGS, SETTINGS, Penstock
+from tests.gateway.launching import PENSTOCK, serving
+from tests.gateway.security.certificates import make
 
 WITHIN_S: Final = 120.0
 QUIET: Final = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
@@ -30,6 +33,33 @@ def penstock(directory: Path) -> Iterator[Penstock]:
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def secured(directory: Path, user: str, settings: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+    """A Penstock that asks everybody who they are; its only user may do everything. Yields the addresses of its
+    listeners, `kafka` with TLS and `unsealed` without, the user's `password` for SCRAM, and `ca`, a file of who vouches
+    for it."""
+    files = make(directory)
+    password = secrets.token_hex(16)
+    file = directory / "password"
+    file.write_text(password)
+    data = ("--data-dir", str(directory / "data"))
+    for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+        add = ("users", "add", user, "--mechanism", mechanism, "--password-file", str(file))
+        subprocess.run([PENSTOCK, *add, *data], check=True, timeout=60)
+    given = SETTINGS | settings | {
+        "ssl.keystore.location": str(files.keystore),
+        "sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "false",
+        "super.users": f"User:{user}",
+    }
+    sets = [f"--set={key}={value}" for key, value in given.items()]
+    listeners = ("--listen", "SASL_SSL://localhost:0", "--listen", "SASL_PLAINTEXT://localhost:0")
+    with serving(directory, *listeners, *sets) as running:
+        sealed, unsealed = running.ready()["kafka"]
+        yield {"kafka": sealed, "unsealed": unsealed, "password": password, "ca": str(files.truststore)}
 
 
 class Jvm:

@@ -1,9 +1,7 @@
 """TLS of the HTTP server: connections that have not ended their handshake, which cost a stranger nothing.
 
 Invariant: there are at most `HANDSHAKES_MAX` of them; a further one takes the place of the oldest, of its own address
-if that has `HANDSHAKES_PER_ADDRESS_MAX`. Each ends within `HANDSHAKE_S_MAX`. Only then does the server hear of it. At
-most one begins in each `PACE_S`, as a handshake is done on the loop, which Kafka's clients share; further ones wait in
-the kernel's queue.
+if that has `HANDSHAKES_PER_ADDRESS_MAX`. Each ends within `HANDSHAKE_S_MAX`. Only then does the server hear of it.
 """
 
 from __future__ import annotations
@@ -20,8 +18,6 @@ HANDSHAKES_MAX: Final = 128
 """A handshake takes a millisecond, and each holds some 300 KiB meanwhile."""
 HANDSHAKES_PER_ADDRESS_MAX: Final = 64
 HANDSHAKE_S_MAX: Final = 10.0
-PACE_S: Final = 0.005
-"""With a key of 2,048 bits (RSA) a fifth of the loop's time, however many come."""
 SHORT_PAUSE_S: Final = 0.1
 """Pause after there was no descriptor, or no memory, for a connection."""
 
@@ -79,7 +75,6 @@ class Handshakes:
                 await asyncio.sleep(SHORT_PAUSE_S)
                 continue
             self._begin(Stranger(connection, str(address[0])))
-            await asyncio.sleep(PACE_S)
 
     def _begin(self, stranger: Stranger) -> None:
         near = [other for other in self._begun if other.address == stranger.address]

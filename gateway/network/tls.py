@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, cast
 
+from gateway.network.draining import drain
 from gateway.network.host import Host
 from gateway.network.outgoing import Outgoing
 from gateway.network.response_slot import Part
@@ -265,19 +266,29 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         Records are read one by one, so each costs; what can be done once for many is. OpenSSL gets the next bytes while
         it has a whole record: each time that it lacks some costs an exception."""
         session, arrived = cast(ssl.SSLObject, self._session), self._arrived
-        read, end = cast(Callable[[int, memoryview], int], session.read), len(wire)
+        read, end = _reading(session), len(wire)
         buffer = self._upper.get_buffer(-1)
         size, room = 0, len(buffer)
+        is_at_head = not (self._has_part or session.pending())  # is what OpenSSL reads next the head of a record?
         self._has_part = False
         while size < room:
             pending = arrived.pending
             if pending < RECORD_BYTES_MAX and at < end:
                 at += arrived.write(wire[at : at + FEED_BYTES])
+                pending = arrived.pending
             elif not pending and not session.pending():
                 return size, at, False
             try:
+                if drain is not None and is_at_head and pending <= at:
+                    count, error = drain(read, buffer[size:], wire[at - pending : at])
+                    size += count
+                    if error is not None:
+                        raise error
+                    if count:
+                        continue
                 count = read(room - size, buffer[size:])
             except ssl.SSLWantReadError:
+                is_at_head = False
                 if at == end:
                     self._has_part = True
                     return size, at, False
@@ -288,6 +299,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 self._said_goodbye = True
                 return size, end, False
             size += count
+            is_at_head = drain is not None and not session.pending()
         return size, at, True
 
     def _has_input(self) -> bool:
@@ -471,6 +483,11 @@ class SealedOutgoing(Outgoing):
         while self._rest and self._tls.takes_answers():
             aside = self._rest_bytes >= ASIDE_BYTES_MIN
             self._tls.seal(self._taken(SEAL_ASIDE_BYTES if aside else SEAL_BYTES), aside=aside)
+
+
+def _reading(session: ssl.SSLObject) -> Callable[[int, memoryview], int]:
+    """The method that reads: of the object below, where there is one, as `SSLObject.read` only passes calls on to it."""
+    return cast(Callable[[int, memoryview], int], getattr(session, "_sslobj", session).read)
 
 
 def _reason(error: ssl.SSLError) -> str:

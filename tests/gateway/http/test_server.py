@@ -8,7 +8,6 @@ import json
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -200,22 +199,6 @@ def test_handshakes_that_nobody_ends(files: Files, monkeypatch: pytest.MonkeyPat
                 one.close()
 
     run(tls, steps)
-
-
-def test_handshakes_leave_the_loop_to_others(files: Files) -> None:
-    """Clients that come one behind another, or at once, with a whole handshake each, are served, but no faster than at
-    the pace that leaves most of the loop to Kafka's clients."""
-    count = 40
-
-    async def steps(port: int) -> None:
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        with ThreadPoolExecutor(8) as pool:
-            found = [loop.run_in_executor(pool, asked, port, files.context()) for _ in range(count)]
-            assert all(known for known, _ in await asyncio.gather(*found))
-        assert loop.time() - began_s >= (count - 1) * handshakes.PACE_S
-
-    run(security(files), steps)
 
 
 def has_ended(connection: socket.socket) -> bool:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import functools
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Final
 
 import pytest
@@ -24,51 +21,51 @@ pytestmark = pytest.mark.slow
 METADATA, CREATE_ACLS, DELETE_ACLS, CREATE_TOKEN, EXPIRE_TOKEN, ALTER_QUOTAS = 3, 30, 31, 38, 40, 49
 WITHIN_S: Final = 10.0
 """Far longer than the second that it may take, for a machine with other work."""
-TOPIC, DENIED = "orders", 29
+TOPIC, LIMITED, DENIED = "orders", "limited", 29
 SETTINGS: Final = (
     "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "super.users=User:alice",
+    "containers=2",
     "sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512",
     "delegation.token.secret.key=a key of tests",
 )
 Connect = Callable[[int], Awaitable[Client]]
 
 
-def served(test: Callable[[Connect], Coroutine[Any, Any, None]]) -> Callable[[Path], None]:
-    """Run a test with two workers, and what connects to one of them by number."""
-
-    @functools.wraps(test)
-    def run(tmp_path: Path) -> None:
-        asyncio.run(asyncio.wait_for(_beside(tmp_path, test), 60))
-
-    del run.__dict__["__wrapped__"]  # it has another argument
-    return run
-
-
-async def _beside(directory: Path, test: Callable[[Connect], Coroutine[Any, Any, None]]) -> None:
-    async with workers(directory) as connect:
-        await test(connect)
-
-
-@asynccontextmanager
-async def workers(directory: Path) -> AsyncIterator[Connect]:
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of the first worker; the second one's is the next."""
+    directory = tmp_path_factory.mktemp("workers")
     (directory / "password").write_text(f"{PASSWORD}\n")
-    add = ("users", "add", "alice", "--password-file", str(directory / "password"), "--data-dir", str(directory / "data"))
+    data = ("--data-dir", str(directory / "data"))
+    add = ("users", "add", "alice", "--password-file", str(directory / "password"), *data)
     subprocess.run([PENSTOCK, *add], check=True, timeout=30)
-    port = free_ports(2)
+    first = free_ports(2)
     sets = [part for setting in SETTINGS for part in ("--set", setting)]
-    arguments = ("--workers", "2", "--set", "containers=2", "--listen", f"SASL_PLAINTEXT://127.0.0.1:{port}", *sets)
-    with serving(directory, *arguments) as running:
-        await asyncio.to_thread(running.ready)
+    with serving(directory, "--workers", "2", "--listen", f"SASL_PLAINTEXT://127.0.0.1:{first}", *sets) as running:
+        running.ready()
+        yield first
+
+
+def connected(test: Callable[[Connect], Coroutine[Any, Any, None]]) -> Callable[[int], None]:
+    """Run a test with what connects to a worker by number."""
+
+    def run(port: int) -> None:
         opened: list[Client] = []
 
         async def connect(worker: int) -> Client:
             opened.append(Client(*await asyncio.open_connection("127.0.0.1", port + worker)))
             return opened[-1]
 
-        yield connect
-        for client in opened:
-            client.close()
+        async def main() -> None:
+            await asyncio.wait_for(test(connect), 60)
+            for client in opened:
+                client.close()
+
+        asyncio.run(main())
+
+    run.__doc__ = test.__doc__
+    return run
 
 
 async def until(found: Callable[[], Awaitable[bool]], what: str) -> None:
@@ -89,7 +86,7 @@ async def lets_in(connect: Connect, worker: int, user: str) -> bool:
     return (await login(await connect(worker), SHA_256, user)).error_code == 0
 
 
-@served
+@connected
 async def test_users_and_rights(connect: Connect) -> None:
     """A user that one worker was told of comes in at the other one, with the rights that the first was told of, for as
     long as there are these; so does one who is connected already."""
@@ -125,7 +122,7 @@ async def test_users_and_rights(connect: Connect) -> None:
     await until(is_kept_out, "bob does not come in")
 
 
-@served
+@connected
 async def test_delegation_tokens(connect: Connect) -> None:
     """A token that one worker has made lets its holder in at the other one, until it is ended."""
     admin = await logged_in(connect, 0)
@@ -153,11 +150,11 @@ async def test_delegation_tokens(connect: Connect) -> None:
     await until(holder_is_kept_out, "the token has ended")
 
 
-@served
+@connected
 async def test_quotas(connect: Connect) -> None:
     """A quota that was set at one worker holds at the other one, and so does its end."""
     admin = await logged_in(connect, 0)
-    await admin.create(TOPIC, 2)
+    await admin.create(LIMITED, 2)
 
     async def set_quota(value: float | None) -> None:
         entity = [{"entity_type": "user", "entity_name": "alice"}]
@@ -169,7 +166,7 @@ async def test_quotas(connect: Connect) -> None:
         """A client of its own each time, as one that must pause is not read."""
         client = await logged_in(connect, 1)
         pieces = [(number, batch(bytes(60_000))) for number in range(2)]
-        return int((await client.ask(PRODUCE, 8, produce_body(TOPIC, pieces))).throttle_time)
+        return int((await client.ask(PRODUCE, 8, produce_body(LIMITED, pieces))).throttle_time)
 
     async def must_pause() -> bool:
         return await pause_ms() > 10_000
