@@ -46,6 +46,7 @@ from core.cluster.ownership import (
     View,
     Warm,
 )
+from core.cluster.reaching import Reaching
 from core.errors import Deposed, NotHosted, StorageFailure, StoreError
 from core.log.objects.home import Claimed
 from core.log.objects.prefetch import Prefetched
@@ -111,6 +112,7 @@ class Membership:
         self._services = services
         self._guard = None if fence is Fence.CONDITIONAL else Guard(coordination.read_epochs)
         self._ownership = Ownership(coordination.containers)
+        self._reaching = Reaching(store.reach_log, coordination.tell_reach)
         self._weights = weights
         self._rebalances = rebalances
         self._changed = asyncio.Event()
@@ -153,6 +155,7 @@ class Membership:
         self._store.on_move(self._keeps)
         self._coordination.on_changed(self._changed.set)
         self._looking = asyncio.create_task(self._look_for_ever(), name="membership")
+        self._reaching.start()
 
     async def drain(self, timeout_s: float) -> None:
         """Give all containers to other nodes, each cleanly. Returns when that is done, or the time is over."""
@@ -168,6 +171,7 @@ class Membership:
 
     async def stop(self) -> None:
         """End. Containers that are open are left to the store's end."""
+        await self._reaching.stop()
         for task in (self._looking, *self._actions):
             if task is not None:
                 task.cancel()

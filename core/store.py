@@ -34,8 +34,10 @@ from core.errors import CoordinatorRefuses, Corrupt, NotHosted, StorageFailure, 
 from core.hosted import HostedContainer, StreamChanged, container_directory, log_directory
 from core.joining import Joining
 from core.locks import Locks
+from core.log.objects.format import log_key
 from core.log.objects.home import Claimed, LogStorage
 from core.log.objects.prefetch import Prefetched
+from core.log.objects.protocol import GENESIS
 from core.log.records import Operation
 from core.log.replay import open_log_files
 from core.log.slabs import AT_ONCE_BYTES, AtOnce
@@ -237,6 +239,11 @@ class Store:
             found.forget()
             raise
         return found
+
+    async def reach_log(self) -> None:
+        """Ask the object store for an object of a log, which need not be there. Raises StorageError."""
+        if self._log_storage is not None:
+            await self._log_storage.storage.stat(log_key(self.config.container_ids[0], GENESIS))
 
     async def begin_serving(self, hosted: HostedContainer) -> None:
         """Have a container take appends, and begin its background work. Raises StoreError."""

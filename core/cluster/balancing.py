@@ -98,7 +98,7 @@ def distribution(
     owners: Mapping[int, Owner], lives: Mapping[int, Life], weights: Mapping[int, float]
 ) -> dict[int, dict[int, float]]:
     """The containers of each node that takes some, with their weights."""
-    nodes: dict[int, dict[int, float]] = {life.node: {} for life in lives.values() if not life.is_draining}
+    nodes: dict[int, dict[int, float]] = {life.node: {} for life in lives.values() if life.takes}
     for container, owner in owners.items():
         if owner.node in nodes:
             nodes[owner.node][container] = weights.get(container, IDLE.weight)

@@ -75,6 +75,12 @@ class Life:
     life: str
     is_draining: bool = False  # it gives its containers away, and wants no others
     level: int = field(default=FIRST, compare=False)  # the highest that it knows (`core.cluster.levels`)
+    reaches_store: bool = field(default=True, compare=False)  # else it keeps what it has, and could open nothing more
+
+    @property
+    def takes(self) -> bool:
+        """Whether containers may go there."""
+        return self.reaches_store and not self.is_draining
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +95,7 @@ class Wish:
     def stands(self, owner: Owner | None, lives: Mapping[int, Life]) -> bool:
         """Whether it is still to be fulfilled. `owner`: of the container, if it has one."""
         target = lives.get(self.node)
-        is_there = target is not None and target.life == self.life and not target.is_draining
+        is_there = target is not None and target.life == self.life and target.takes
         return is_there and (owner is None or (owner.epoch == self.epoch and owner.life != self.life))
 
 
@@ -162,7 +168,7 @@ class Coordination(Protocol):
 
     async def ask(self, container: int, node: int) -> bool:
         """Ask that a container goes from its owner to this node. False if that is not as the mirror shows it:
-        the container is nobody's, or that node's, or was given away meanwhile, or the node does not live, or drains."""
+        the container is nobody's, or that node's, or was given away meanwhile, or the node takes none."""
 
     async def tell_warm(self, container: int, wish: Wish) -> None:
         """Tell the owner that this node has fetched what it can of a container that is to come here."""
@@ -192,6 +198,9 @@ class Coordination(Protocol):
 
     async def tell_troubles(self, troubles: Sequence[str]) -> None:
         """Tell people what is wrong with this node, in this life."""
+
+    async def tell_reach(self, reaches_store: bool) -> None:
+        """Tell all whether this node reaches the object store, in this life and in those to come."""
 
     async def drain(self) -> None:
         """Tell all that this node gives its containers away. It stays so until its life ends."""

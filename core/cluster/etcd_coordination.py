@@ -47,6 +47,7 @@ from core.cluster.etcd_values import (
     node_value,
     owner_of,
     owner_value,
+    reaches_store,
     troubles_value,
     wish_value,
 )
@@ -83,6 +84,7 @@ class EtcdCoordination(Coordination):
         self._lease: Lease | None = None
         self._said: dict[str, Any] = {}
         self._is_draining = False
+        self._reaches_store = True
         self._told: list[Callable[[], None]] = []
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -235,7 +237,7 @@ class EtcdCoordination(Coordination):
         if self._mirror.values.get(key[len(self._mirror.prefix) :]) is not None:
             return False
         lease = await Lease.grant(self._client, self._ttl_s)
-        value = node_value(life, False, self._said)
+        value = node_value(life, False, self._said, reaches_store=self._reaches_store)
         try:
             compares = absent(key), unchanged(meta_row, meta_key)
             outcome = await self._session.change(compares, (Put(key, value, lease.id),), (Range(key),))
@@ -258,6 +260,10 @@ class EtcdCoordination(Coordination):
         self._said = dict(told)
         await self._write_row()
 
+    async def tell_reach(self, reaches_store: bool) -> None:
+        self._reaches_store = reaches_store
+        await self._write_row()
+
     async def drain(self) -> None:
         self._is_draining = True
         await self._write_row()
@@ -265,7 +271,7 @@ class EtcdCoordination(Coordination):
     async def _write_row(self) -> None:
         if self._row is None or self._lease is None:
             return
-        value = node_value(self._life, self._is_draining, self._said)
+        value = node_value(self._life, self._is_draining, self._said, reaches_store=self._reaches_store)
         try:
             await self._shown(
                 await self._session.change((same_life(self._row),), (Put(self._row.key, value, self._lease.id),))
@@ -299,7 +305,8 @@ class EtcdCoordination(Coordination):
             value = {} if row is None else decode(row)
             if row is None or value.get("life") != life.life or value.get("draining") is True:
                 return
-            drained = node_value(life.life, True, value.get("told", {}), life.level)
+            reach = reaches_store(value)
+            drained = node_value(life.life, True, value.get("told", {}), life.level, reaches_store=reach)
             outcome = await self._decide((unchanged(row, row.key),), (Put(row.key, drained, row.lease),), ())
             if outcome is None or outcome.succeeded:
                 return

@@ -6,7 +6,7 @@ Format 1 of the values, JSON each, without spaces:
     key                  value
     ===================  =========================================================================================
     ``nodes/<id>``       ``v`` (1), ``life``, ``draining``, ``told`` (what the node tells of itself: any object),
-                         ``level`` (the highest that it knows)
+                         ``level`` (the highest that it knows); ``store`` (false) if it does not reach the object store
     ``containers/<id>``  ``v`` (1), ``node``, ``life``, ``epoch``, ``stage`` (`opening` or `serving`); from level 3 on
                          ``leader``, if its leader epoch has risen above that of the claim
     ``assign/<id>``      ``v`` (1), ``epoch``, ``node``, ``life``: a wish of that name, gone with the next claim
@@ -44,8 +44,11 @@ def encode(value: Mapping[str, Any]) -> bytes:
     return json.dumps({"v": FORMAT, **value}, separators=(",", ":")).encode()
 
 
-def node_value(life: str, is_draining: bool, told: Mapping[str, Any], level: int = NEWEST) -> bytes:
-    return encode({"life": life, "draining": is_draining, "level": level, "told": told})
+def node_value(
+    life: str, is_draining: bool, told: Mapping[str, Any], level: int = NEWEST, *, reaches_store: bool = True
+) -> bytes:
+    value = {"life": life, "draining": is_draining, "level": level, "told": told}
+    return encode(value if reaches_store else value | {"store": False})
 
 
 def owner_value(owner: Owner) -> bytes:
@@ -92,7 +95,13 @@ def life_of(node: int, row: KeyValue) -> Life | None:
         life=value["life"],
         is_draining=value.get("draining") is True,
         level=level if isinstance(level, int) else FIRST,
+        reaches_store=reaches_store(value),
     )
+
+
+def reaches_store(value: Mapping[str, Any]) -> bool:
+    """Whether a node, by its row's fields, reaches the object store, as far as it has told."""
+    return value.get("store") is not False
 
 
 def owner_of(row: KeyValue) -> Owner | None:

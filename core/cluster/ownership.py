@@ -27,7 +27,8 @@ taken as always: the fence is one that a taker died behind.
   comes of that, this node serves the container no more under that claim.
 - A claim that this life holds without having asked for it was handed over to it, and is opened as any other.
 - Nobody is asked who takes a container that is nobody's: all nodes that live compute it from what they see, and the
-  coordinator lets one of them win. If that one does not take it, any other does, `PATIENCE_S` later.
+  coordinator lets one of them win. If that one does not take it, any other does, `PATIENCE_S` later. Whoever does not
+  reach the object store takes none, and is given none.
 - A container is given away because its node drains, or because of a wish (`core.cluster.balancing` makes some), and
   then to the node that the wish names.
 """
@@ -437,7 +438,8 @@ class Ownership:
         return [TakeClaim(one.id) for one in handed] + self._takes_nobodys(view, now_s)
 
     def _takes_nobodys(self, view: View, now_s: float) -> list[Action]:
-        if not view.is_fresh or self.is_draining or view.node not in view.lives:
+        own = view.lives.get(view.node)
+        if not view.is_fresh or self.is_draining or own is None or not own.takes:
             return []
         nobodys = [one for one in self._containers.values() if one.id not in view.owners]
         for one in self._containers.values():
@@ -470,7 +472,7 @@ def assigned(
 ) -> dict[int, int]:
     """The node that takes each of these containers, the heaviest first: the one with the least load. Among several, a
     hash decides, so that the containers of a dead node go to all that are left."""
-    loads = {life.node: 0.0 for life in lives.values() if not life.is_draining}
+    loads = {life.node: 0.0 for life in lives.values() if life.takes}
     for container, owner in sorted(owners.items()):
         if owner.node in loads:
             loads[owner.node] += weights.get(container, IDLE.weight)

@@ -61,8 +61,13 @@ def _of_nodes(seen: Seen) -> list[str]:
                 "has just died. Unless it comes back its containers go to others when the lease ends"
             )
         left = sum(owner.node == node for owner in seen.owners.values())
+        if not life.reaches_store:
+            told.append(
+                f"node {node} does not reach the bucket: acknowledgements of its {left} containers wait, and it is given "
+                "no others. Repair its way to the bucket, or kill it, so that others take them"
+            )
         if life.is_draining:
-            others = [one for one in seen.lives.values() if one.node != node and not one.is_draining]
+            others = [one for one in seen.lives.values() if one.node != node and one.takes]
             told.append(f"node {node} {_draining(left, bool(others))}")
     return told
 

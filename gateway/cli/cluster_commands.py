@@ -162,6 +162,7 @@ async def _nodes(seen: Observer) -> list[dict[str, Any]]:
             "id": node,
             "addresses": _addresses(told.get(node, {})),
             "draining": life.is_draining,
+            "reaches_bucket": life.reaches_store,
             "level": life.level,
             "lease_ttl_s": renewal.ttl_s if (renewal := renewals.get(node)) is not None else None,
             "lease_age_s": None if renewal is None else renewal.age_s,
@@ -202,7 +203,7 @@ async def _status(seen: Observer, output: Output) -> ExitCode:
             (
                 one["id"],
                 " ".join(f"{name}={place}" for name, place in one["addresses"].items()),
-                "draining" if one["draining"] else "lives",
+                "draining" if one["draining"] else "lives" if one["reaches_bucket"] else "without the bucket",
                 one["level"],
                 None if one["lease_age_s"] is None else f"{one['lease_age_s']} s ago, of {one['lease_ttl_s']} s",
                 one["containers"],

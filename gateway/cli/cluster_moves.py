@@ -84,6 +84,8 @@ async def _move(
         return _refused(f"node {node} is not running: these are: {_named(cluster.lives())}")
     if cluster.lives()[node].is_draining:
         return _refused(f"node {node} drains: start it again before it is given anything")
+    if not cluster.lives()[node].takes:
+        return _refused(f"node {node} does not reach the bucket, and could not open anything: repair its way there")
     before, began, asked_at = cluster.owners().get(container), time.monotonic(), -ASK_AGAIN_S
     if before is not None and before.node == node:
         moved = {"container": container, "from": node, "to": node, "seconds": 0.0}
@@ -117,7 +119,7 @@ async def _drain(cluster: EtcdCoordination, node: int, timeout_s: float, told: O
     life, began = cluster.lives().get(node), time.monotonic()
     if life is None:
         return _refused(f"node {node} is not running: these are: {_named(cluster.lives())}")
-    if all(other.is_draining for other in cluster.lives().values() if other.node != node):
+    if not any(other.takes for other in cluster.lives().values() if other.node != node):
         return _refused(f"there is no other node that could take the containers of node {node}")
     await cluster.ask_to_drain(life)
     left: set[int] | None = None

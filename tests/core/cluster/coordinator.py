@@ -116,6 +116,10 @@ class Coordinator:
         self.tell()
         return True
 
+    def reach(self, node: int, reaches_store: bool) -> None:
+        self.lives = {**self.lives, node: replace(self.lives[node], reaches_store=reaches_store)}
+        self.tell()
+
     def drain(self, node: int) -> None:
         self.lives = {**self.lives, node: replace(self.lives[node], is_draining=True)}
         self.tell()
@@ -239,6 +243,10 @@ class Seat(Coordination):
     async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:
         self._reach("hand_over")
         return self.coordinator.hand_over(claim, wish, link)
+
+    async def tell_reach(self, reaches_store: bool) -> None:
+        self._reach()
+        self.coordinator.reach(self.node, reaches_store)
 
     async def drain(self) -> None:
         self._reach()

@@ -193,6 +193,21 @@ def test_nothing_moves_while_a_container_is_on_its_way() -> None:
     assert move.container != 1
 
 
+def test_a_node_without_the_store_is_neither_filled_nor_emptied() -> None:
+    """Its containers stand still, so it has the least load. It is filled once it reaches the store."""
+    world = World(dict.fromkeys(range(6), BASE_WEIGHT), (1, 2, 3))
+    world.pass_by(300)
+    assert world.counts() == {1: 2, 2: 2, 3: 2}
+    world.weights = {one: {1: 0.4, 2: BASE_WEIGHT, 3: 0.35}[owner.node] for one, owner in world.owners.items()}
+    world.lives[2] = replace(world.lives[2], reaches_store=False)
+    before = len(world.moves)
+    world.pass_by(300)
+    assert len(world.moves) == before
+    world.lives[2] = replace(world.lives[2], reaches_store=True)
+    world.pass_by(300)
+    assert world.counts()[2] > 2
+
+
 def test_a_draining_node_gets_nothing_and_one_that_lives_anew_is_filled_anew() -> None:
     world = World(dict.fromkeys(range(4), BASE_WEIGHT), (1, 2))
     world.lives[2] = replace(world.lives[2], is_draining=True)

@@ -71,7 +71,13 @@ def test_lives(etcd: EtcdServer) -> None:
                 await until(lambda: one.lives().keys() == two.lives().keys() == {1, 2})
                 assert one.lives()[2] == Life(node=2, life=two.life)
                 assert (two.node, list(two.containers)) == (2, [0, 1, 2, 3])
+                await two.tell_reach(False)
+                await until(lambda: not one.lives()[2].takes)
+                assert not await one.ask(0, 2)
                 await two.tell({"load": 7})
+                assert not two.lives()[2].reaches_store
+                await two.tell_reach(True)
+                assert two.lives()[2].takes
                 await two.drain()
                 assert two.lives()[2].is_draining
                 await until(lambda: one.lives()[2].is_draining and one.nodes()[2] == {"load": 7})

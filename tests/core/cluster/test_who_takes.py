@@ -30,8 +30,8 @@ from core.log.objects.protocol import Link
 CONTAINERS = range(8)
 
 
-def life(node: int, *, is_draining: bool = False) -> Life:
-    return Life(node=node, life=f"life of {node}", is_draining=is_draining)
+def life(node: int, *, is_draining: bool = False, reaches_store: bool = True) -> Life:
+    return Life(node=node, life=f"life of {node}", is_draining=is_draining, reaches_store=reaches_store)
 
 
 def owner(node: int, epoch: int = 1, stage: Stage = Stage.SERVING) -> Owner:
@@ -73,6 +73,25 @@ def test_the_containers_of_a_dead_node_go_to_all_that_are_left() -> None:
     owners = {0: owner(1), 1: owner(2), 2: owner(3)}
     takers = assigned([3, 4, 5, 6, 7, 8], owners, {node: life(node) for node in (1, 2, 3)})
     assert sorted(takers.values()) == [1, 1, 2, 2, 3, 3]
+
+
+def test_a_node_that_does_not_reach_the_store_takes_nothing() -> None:
+    """However long a container is nobody's: it would keep it from all others. It keeps what it has, and takes again once
+    it reaches the store; a container is not wished there."""
+    apart, other = life(1, reaches_store=False), life(2)
+    assert set(assigned([0, 1, 2], {}, {1: apart, 2: other}).values()) == {2}
+    machine = serving()
+    owners = {container: owner(1) for container in CONTAINERS if container}
+    machine.look(view(owners, life(1)), 0)
+    machine.stepped_down(claim(0))
+    machine.gave_up(claim(0))
+    assert machine.look(view(owners, apart, other), 1) == []
+    assert machine.look(view(owners, apart, other), 1 + 2 * PATIENCE_S) == []
+    assert machine.serving == set(owners)
+    assert takes(machine.look(view(owners, life(1), other), 2 + 2 * PATIENCE_S)) == [0]
+    wish = Wish(epoch=1, node=1, life=life(1).life)
+    assert wish.stands(owner(2), {1: life(1), 2: other})
+    assert not wish.stands(owner(2), {1: apart, 2: other})
 
 
 def test_a_node_that_drains_gets_nothing() -> None:

@@ -292,6 +292,10 @@ class Nodes:
                         answer.one("i")
         return found
 
+    def led_by(self, node: int, asked: int) -> list[tuple[str, int]]:
+        """The partitions that a node leads, as another one tells."""
+        return sorted(place for place, leader in self.leaders(asked).items() if leader == node)
+
     def until_led_by_others(self, gone: Iterable[int], within_s: float = TAKEOVER_S) -> None:
         """Until each partition has a leader that is none of these, as each other node tells."""
         out = {*gone, -1}

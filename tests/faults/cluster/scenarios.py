@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from core.cluster import reaching
 from tests.faults.cluster.links import How, Link
 from tests.faults.cluster.nodes import LEASE_S, NODES, WHOLE_WITHIN_S, Node, Nodes
 from tests.faults.settings import SOAK, scaled
@@ -111,6 +112,20 @@ def kept(ways: Ways, how: How = How.HELD) -> Scenario:
         hurting.until_over()
 
     return cut
+
+
+def a_death_beside_a_node_without_the_store(hurting: Hurting) -> None:
+    """Whoever cannot open a container takes none: all that the dead one had goes to the third."""
+    nodes = hurting.nodes
+    apart, dead, third = hurting.dice.sample(NODES, 3)
+    with hurting.failing(apart, to_the_store(nodes.nodes[apart]), How.HELD):
+        hurting.rest(2 * (reaching.LOOK_S + reaching.ANSWER_S))
+        had = nodes.led_by(apart, third)
+        nodes.kill(dead)
+        nodes.until_led_by_others([dead])
+        assert nodes.led_by(apart, third) == had, f"node {apart} has taken what it cannot open"
+        nodes.start(dead)
+    hurting.until_over()
 
 
 def the_leader_of_etcd_is_killed(hurting: Hurting) -> None:
@@ -284,6 +299,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     **{f"a node loses etcd: {how}": replaced(to_etcd, how) for how in How},
     **{f"a node loses the store: {how}": kept(to_the_store, how) for how in How},
     **{f"a node loses clients: {how}": kept(to_clients, how) for how in How},
+    "a node loses the store, and another one dies": a_death_beside_a_node_without_the_store,
     "a node loses the other nodes": kept(to_other_nodes),
     "a node reaches nobody": replaced(to_anybody),
     "etcd's leader is killed": the_leader_of_etcd_is_killed,

@@ -17,6 +17,7 @@ def owned(node: int, stage: Stage = Stage.SERVING) -> Owner:
 
 
 WELL = Seen(range(3), {0: owned(1), 1: owned(2), 2: owned(1)}, LIVES, {1: (1, 4), 2: (0, 4)}, {})
+APART = {2: replace(LIVES[2], reaches_store=False)}
 DRAINING = {2: replace(LIVES[2], is_draining=True)}
 
 
@@ -40,6 +41,14 @@ DRAINING = {2: replace(LIVES[2], is_draining=True)}
         (
             replace(WELL, lives=DRAINING, owners={one: owned(2) for one in range(3)}),
             ["no other node is there to take them: start one"],
+        ),
+        (
+            replace(WELL, lives=LIVES | APART),
+            ["node 2 does not reach the bucket: acknowledgements of its 1 containers wait, and it is given no others"],
+        ),
+        (
+            replace(WELL, lives={1: replace(LIVES[1], is_draining=True), **APART}),
+            ["node 1 should give 2 containers away, and no other node is there", "node 2 does not reach the bucket"],
         ),
         (replace(WELL, troubles={2: ["the store does not answer"]}), ["node 2 says: the store does not answer"]),
     ],
