@@ -22,7 +22,7 @@ from kio.schema.errors import ErrorCode
 from core.clock import Clock
 from core.container.container import Container
 from core.container.ports import TransactionEnd
-from core.errors import StoreError
+from core.errors import NotHosted, StoreError
 from core.log.records import Operation
 from core.store import Store
 from core.streams.live import Slot, Stream
@@ -194,11 +194,19 @@ class Participant:
         )
 
     def _slots(self, places: Iterable[Place]) -> Iterator[Slot]:
-        """The partitions' slots; without those of deleted topics."""
+        """The partitions' slots; without those of deleted topics.
+
+        Raises NotHosted for one that has left this container since its coordinator looked: nothing is open of it here,
+        and its transaction is, wherever it is.
+        """
         for stream_id, number in places:
             stream = self._store.stream_of(stream_id)
-            if stream is not None and number < stream.slot_count:
-                yield stream.slot(number)
+            if stream is None or number >= stream.slot_count:
+                continue
+            slot = stream.slot(number)
+            if slot.container_id != self._container.id:
+                raise NotHosted(self._container.id)
+            yield slot
 
     # --- Coordinators that were replaced ------------------------------------------------------
 

@@ -303,6 +303,27 @@ def test_a_partition_leaves_the_coordinators_container_before_it_is_judged(tmp_p
     run(scenario())
 
 
+def test_a_partition_has_left_before_its_end_comes(tmp_path: Path) -> None:
+    """Its transaction is open elsewhere, perhaps on another node, and here nothing is: who asked has to ask there."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who = await services.init()
+            await services.write(who, "u", b"a")
+            first, places = outcome_of(services, who), [services.place("u")]
+            slot = services.slot("u")
+            await services.store.move_slot(slot.stream, 0, HOME)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(services.slot("u"), "transactions", None)  # as an address of another node's partition
+                with pytest.raises(NotHosted):
+                    await part(services).end(first, places)
+            await services.end(who)
+            assert await services.committed("u") == [b"a"]
+
+    run(scenario())
+
+
 def test_an_end_waits_for_its_own_row_alone(tmp_path: Path) -> None:
     """Whatever others queue behind a logged outcome, the markers are on their way before that is synced."""
 
