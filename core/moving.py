@@ -250,22 +250,30 @@ class Mover:
             raise CannotMove(stream.name, number, why)
         return slot, source, target
 
-    def _hindrance(self, slot: Slot, source: HostedContainer, target: HostedContainer) -> str | None:
+    def why_stays(self, slot: Slot) -> str | None:
+        """Why a slot cannot leave its container just now, wherever it is to go; None if it can, or is not here."""
+        source = self._store.containers.get(slot.container_id)
         if slot.stream.is_sealed:
             return "its stream is sealed, and takes no more entries anywhere"
-        for one in (source, target):
-            if one.container.failed.done():
-                return f"container {one.id} takes nothing more: {one.container.failed.result()}"
+        if source is None:
+            return None
+        if source.container.failed.done():
+            return f"container {source.id} takes nothing more: {source.container.failed.result()}"
         if source.container.damage.of(slot):
             return "a part of it is damaged"
         if slot.removed or slot.compacted_end > slot.start:
             return "compaction has taken records out of it, and offsets without a record are not copied yet"
+        return self._beside(slot)
+
+    def _hindrance(self, slot: Slot, source: HostedContainer, target: HostedContainer) -> str | None:
+        if target.container.failed.done():
+            return f"container {target.id} takes nothing more: {target.container.failed.result()}"
         is_in_objects = target.container.config.log_store is LogStore.OBJECT and target.claim_epoch is None
         if is_in_objects and target.container.epoch <= source.container.epoch:
             return (
                 f"container {target.id} is in an earlier epoch, and its log in long-term storage has its name from that"
             )
-        return self._beside(slot)
+        return self.why_stays(slot)
 
     def _beside(self, slot: Slot) -> str | None:
         return next((why for ask in self._hindrances if (why := ask(slot)) is not None), None)
