@@ -246,7 +246,7 @@ class Relocation:
                 await self._store.mover.move(stream, move.place[1], move.target)
             self._travels.carried()
         except CannotMove as error:
-            await self._refuse(move, str(error))
+            await self._refuse(move, error.why)
         except (NotMovedYet, NotHosted, UnknownStream, CoordinatorAway) as error:
             logger.info("a slot has not moved yet", extra={**_told(move), "reason": str(error)})
             self._travels.failed(move, time.monotonic())
