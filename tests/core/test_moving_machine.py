@@ -283,6 +283,14 @@ class MovesInACluster(Moves):
         self.claims = [1, 2]
         self.late: Late | None = None
 
+    @rule(is_meant=seldom)
+    def kill(self, is_meant: bool) -> None:
+        """Whoever is there afterwards has claims of its own."""
+        if is_meant:
+            self.claims = [max(self.claims) + 1, max(self.claims) + 2]
+            self.world.restart()
+            self.step = "rest"
+
     def send(self) -> None:
         self.late = Late(self.world.decided.revision, tuple(self.claims), self.target.id)
 
