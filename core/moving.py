@@ -85,6 +85,11 @@ Hindrance = Callable[["Slot"], "str | None"]
 asked at the beginning of a move, and again when the slot is frozen: from then on nothing may be put beside it."""
 
 
+Companion = Callable[["Slot", int], None]
+"""Brings along what lies beside a slot and has to be with it: it queues updates in the log of the container of this id.
+It is called when the slot is frozen, perhaps several times, before the state is logged that the slot has there."""
+
+
 class Movable(Protocol):
     """The store, as slots move in it."""
 
@@ -130,12 +135,17 @@ class Mover:
         self._under_way: dict[tuple[Stream, int, int], asyncio.Task[Moved]] = {}
         self._deciding: set[asyncio.Task[None]] = set()
         self._hindrances: list[Hindrance] = []
+        self._companions: list[Companion] = []
         self.counts = MoveCounts()
 
     def on_move(self, hindrance: Hindrance) -> None:
         """Ask this before each move, and once more when the slot is frozen: what begins beside it from then on has to
         be refused (`Container.check_not_frozen`)."""
         self._hindrances.append(hindrance)
+
+    def on_frozen(self, companion: Companion) -> None:
+        """Call this before a frozen slot's state is logged in its target."""
+        self._companions.append(companion)
 
     async def move(self, stream: Stream, number: int, target: int) -> Moved:
         """Move a slot, or wait for that move if it is under way. It goes on if its caller is cancelled. A slot that is
@@ -366,6 +376,8 @@ class Mover:
                 move.check()
                 if move.arrived.tiered_end < move.slot.tiered_end:
                     return False  # chunks of the source came to be meanwhile
+                for bring in self._companions:
+                    bring(move.slot, target.id)
                 value = handed_over(move.slot, move.arrived, move.aborted)
                 await target.update(arrival_put(move.place, value))
                 await target.synced()

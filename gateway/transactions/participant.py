@@ -215,6 +215,15 @@ class Participant:
         if self._epochs.is_fenced(producer_id, epoch):
             raise Refusal(ErrorCode.transaction_coordinator_fenced)
 
+    def know_coordinators(self, epochs: Mapping[int, int]) -> None:
+        """Queue what another container knows of these producers' coordinators, as far as that is newer. Raises
+        StoreError."""
+        newer = {id: epoch for id, epoch in epochs.items() if epoch > (self._epochs.get(id) or -1)}
+        for producer_id, epoch in newer.items():
+            logged = self._container.submit(self._epochs.raising(producer_id, epoch))
+            logged.add_done_callback(nobody_waits)
+            self._epochs.raised(producer_id, epoch)
+
     def coordinator_epoch(self, producer_id: int) -> int | None:
         """The epoch of the newest coordinator elsewhere that has ended a transaction of this producer here."""
         return self._epochs.get(producer_id)

@@ -108,6 +108,30 @@ def test_a_coordinator_that_was_replaced(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_coordinator_that_was_replaced_where_a_partition_was_before(tmp_path: Path) -> None:
+    """Its late word is refused in the container to which the partition has moved since, too."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who = await services.init()
+            await services.write(who, "u", b"a")
+            await services.end(who, bumps=False)
+            old = outcome_of(services, who, committed=False)
+        async with serving(tmp_path, clean=False, containers=BOTH) as services:
+            await services.write(who, "u", b"b", sequence=1)
+            await services.end(who, bumps=False)
+            await services.store.move_slot(services.slot("u").stream, 0, HOME)
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.write(who, "u", b"c", sequence=2)
+            with pytest.raises(Refusal, match="transaction_coordinator_fenced"):
+                await services.all_transactions.participant_in(HOME).end(old, [services.place("u")])
+            await services.end(who, bumps=False)
+            assert await services.committed("u") == [b"a", b"b", b"c"]
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("version", [11, 12])
 def test_an_end_between_question_and_batch(tmp_path: Path, version: int) -> None:
     """A batch whose transaction ended while its coordinator was asked is refused: nobody would end what it begins."""
