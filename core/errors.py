@@ -152,6 +152,7 @@ class CannotMove(StoreError, ValueError):
 
     def __init__(self, stream: str, number: int, why: str) -> None:
         super().__init__(f"slot {number} of stream {stream!r} stays where it is: {why}")
+        self.why = why
 
 
 class NotMovedYet(StoreError):

@@ -85,6 +85,11 @@ Hindrance = Callable[["Slot"], "str | None"]
 asked at the beginning of a move, and again when the slot is frozen: from then on nothing may be put beside it."""
 
 
+Companion = Callable[["Slot", int], None]
+"""Brings along what lies beside a slot and has to be with it: it queues updates in the log of the container of this id.
+It is called when the slot is frozen, perhaps several times, before the state is logged that the slot has there."""
+
+
 class Movable(Protocol):
     """The store, as slots move in it."""
 
@@ -130,12 +135,17 @@ class Mover:
         self._under_way: dict[tuple[Stream, int, int], asyncio.Task[Moved]] = {}
         self._deciding: set[asyncio.Task[None]] = set()
         self._hindrances: list[Hindrance] = []
+        self._companions: list[Companion] = []
         self.counts = MoveCounts()
 
     def on_move(self, hindrance: Hindrance) -> None:
         """Ask this before each move, and once more when the slot is frozen: what begins beside it from then on has to
         be refused (`Container.check_not_frozen`)."""
         self._hindrances.append(hindrance)
+
+    def on_frozen(self, companion: Companion) -> None:
+        """Call this before a frozen slot's state is logged in its target."""
+        self._companions.append(companion)
 
     async def move(self, stream: Stream, number: int, target: int) -> Moved:
         """Move a slot, or wait for that move if it is under way. It goes on if its caller is cancelled. A slot that is
@@ -250,22 +260,30 @@ class Mover:
             raise CannotMove(stream.name, number, why)
         return slot, source, target
 
-    def _hindrance(self, slot: Slot, source: HostedContainer, target: HostedContainer) -> str | None:
+    def why_stays(self, slot: Slot) -> str | None:
+        """Why a slot cannot leave its container just now, wherever it is to go; None if it can, or is not here."""
+        source = self._store.containers.get(slot.container_id)
         if slot.stream.is_sealed:
             return "its stream is sealed, and takes no more entries anywhere"
-        for one in (source, target):
-            if one.container.failed.done():
-                return f"container {one.id} takes nothing more: {one.container.failed.result()}"
+        if source is None:
+            return None
+        if source.container.failed.done():
+            return f"container {source.id} takes nothing more: {source.container.failed.result()}"
         if source.container.damage.of(slot):
             return "a part of it is damaged"
         if slot.removed or slot.compacted_end > slot.start:
             return "compaction has taken records out of it, and offsets without a record are not copied yet"
+        return self._beside(slot)
+
+    def _hindrance(self, slot: Slot, source: HostedContainer, target: HostedContainer) -> str | None:
+        if target.container.failed.done():
+            return f"container {target.id} takes nothing more: {target.container.failed.result()}"
         is_in_objects = target.container.config.log_store is LogStore.OBJECT and target.claim_epoch is None
         if is_in_objects and target.container.epoch <= source.container.epoch:
             return (
                 f"container {target.id} is in an earlier epoch, and its log in long-term storage has its name from that"
             )
-        return self._beside(slot)
+        return self.why_stays(slot)
 
     def _beside(self, slot: Slot) -> str | None:
         return next((why for ask in self._hindrances if (why := ask(slot)) is not None), None)
@@ -358,6 +376,8 @@ class Mover:
                 move.check()
                 if move.arrived.tiered_end < move.slot.tiered_end:
                     return False  # chunks of the source came to be meanwhile
+                for bring in self._companions:
+                    bring(move.slot, target.id)
                 value = handed_over(move.slot, move.arrived, move.aborted)
                 await target.update(arrival_put(move.place, value))
                 await target.synced()

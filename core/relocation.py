@@ -146,7 +146,8 @@ class Relocation:
             why = f"container {target} is nobody's just now" if owner is None else f"{WANTED_MAX} moves are wanted"
             raise NotMovedYet(stream.name, number, why)
         self._ended.pop(place, None)
-        if not await self._rows.want(WantedMove(place=place, target=target, home=owner.node)):
+        home = next((one.home for one in wanted if one.target == target), owner.node)  # it may be on a trip
+        if not await self._rows.want(WantedMove(place=place, target=target, home=home)):
             raise NotMovedYet(stream.name, number, "another move of it has not come to its end")
 
     def ended(self, stream: Stream, number: int, target: int) -> bool:
@@ -199,6 +200,7 @@ class Relocation:
             moves=self._rows.wanted(),
             where=self._where,
             is_open=self._store.serves,
+            stays=self._stays,
         )
         return self._travels.look(view, time.monotonic())
 
@@ -207,6 +209,10 @@ class Relocation:
         if stream is None or stream.deleted or not 0 <= place[1] < stream.logged.slots:
             return None
         return stream.logged.container_of_slot(place[1])
+
+    def _stays(self, place: Place) -> str | None:
+        stream = self._store.stream_of(place[0])
+        return None if stream is None else self._store.mover.why_stays(stream.slot(place[1]))
 
     async def _act(self, action: Action) -> None:
         travels = self._travels
@@ -240,7 +246,7 @@ class Relocation:
                 await self._store.mover.move(stream, move.place[1], move.target)
             self._travels.carried()
         except CannotMove as error:
-            await self._refuse(move, str(error))
+            await self._refuse(move, error.why)
         except (NotMovedYet, NotHosted, UnknownStream, CoordinatorAway) as error:
             logger.info("a slot has not moved yet", extra={**_told(move), "reason": str(error)})
             self._travels.failed(move, time.monotonic())

@@ -18,6 +18,7 @@ from core.cluster.balancing import distribution
 from core.cluster.coordination import Life, Owner, Stage, Wish
 from core.cluster.levels import Feature, allows
 from core.cluster.spreading import ColdSlot, SlotLoad, SlotMove, Spreader
+from core.cluster.wanted_moves import Place
 from core.errors import StoreError
 from core.hosted import HostedContainer
 from core.scaling.decisions import MERGE_BELOW
@@ -113,7 +114,7 @@ class Spread:
         hosted = None if hot is None else self._store.containers.get(hot.container)
         move: SlotMove | None = None
         if hot is not None and hosted is not None:
-            move = self._spreader.go(hot, await loads_in(hosted), now_s)
+            move = self._spreader.go(hot, await self._loads_in(hosted), now_s)
         elif is_at_rest:
             move = self._spreader.back(await self._cold(), now_s)
         if move is not None:
@@ -132,11 +133,18 @@ class Spread:
         logger.info("a slot is to move", extra=told | {"stored_bytes": move.stored_bytes})
         await self._wants.want(stream, move.place[1], move.target)
 
+    async def _loads_in(self, hosted: HostedContainer) -> Sequence[SlotLoad]:
+        return [one for one in await loads_in(hosted) if self._can_leave(one.place)]
+
+    def _can_leave(self, place: Place) -> bool:
+        stream = self._store.stream_of(place[0])
+        return stream is not None and self._store.mover.why_stays(stream.slot(place[1])) is None
+
     async def _cold(self) -> Sequence[ColdSlot]:
         found: list[ColdSlot] = []
         for hosted in list(self._store.containers.values()):
             async for stream in in_turns(list(hosted.container.streams.values())):
-                found += cold_slots(hosted, stream)
+                found += [one for one in cold_slots(hosted, stream) if self._can_leave(one.place)]
                 if len(found) >= COLD_MAX:
                     return found[:COLD_MAX]
         return found

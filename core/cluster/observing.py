@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -17,8 +17,11 @@ from core.cluster.etcd.mirror import Mirror
 from core.cluster.etcd.session import Session
 from core.cluster.etcd.wire import Put, Range, end_of, none_newer, unchanged
 from core.cluster.etcd_coordination import EtcdCoordination
+from core.cluster.etcd_moves import EtcdMoves
 from core.cluster.loads import weights_of
-from core.errors import CoordinatorRefuses
+from core.cluster.wanted_moves import WantedMove
+from core.errors import CoordinatorRefuses, CorruptState
+from core.streams.state import decode_stream
 
 NOBODY: Final = -1
 """In place of a node's id."""
@@ -54,6 +57,17 @@ class Observer:
     def weights(self) -> Mapping[int, float]:
         """How heavy containers are, as far as anybody tells."""
         return weights_of(self.coordination.loads().values())
+
+    def moves(self) -> Sequence[tuple[str, WantedMove]]:
+        """Slots that are on their way to other nodes' containers, with the names of their streams, oldest first."""
+        return [(self._name_of(one.place[0]), one) for one in EtcdMoves(self._mirror, self._session).wanted()]
+
+    def _name_of(self, stream_id: int) -> str:
+        row = self._mirror.values.get(etcd_keys.stream_key(stream_id))
+        try:
+            return f"stream {stream_id}" if row is None else decode_stream(row.value).name
+        except CorruptState:
+            return f"stream {stream_id}"
 
     async def raise_level(self) -> int:
         """Raise the cluster's level to the highest that all nodes know, which live; returns it.

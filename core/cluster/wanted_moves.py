@@ -85,7 +85,8 @@ Action: TypeAlias = Bring | Carry | Refuse | Forget
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """What one node sees. `moves`: oldest first; `where`: the container that a slot is in, None if it is gone;
-    `is_open`: whether a container can take a slot here, which its owner's row says a moment early."""
+    `is_open`: whether a container can take a slot here, which its owner's row says a moment early; `stays`: why a slot
+    of this node cannot leave its container."""
 
     node: int
     owners: Mapping[int, Owner]
@@ -94,6 +95,7 @@ class View:
     moves: Sequence[WantedMove]
     where: Callable[[Place], int | None]
     is_open: Callable[[int], bool] = lambda container: True
+    stays: Callable[[Place], str | None] = lambda place: None
 
     def server_of(self, container: int | None) -> int | None:
         """The node that serves a container, and is not about to give it away."""
@@ -170,6 +172,8 @@ class Travels:
         move = next(iter(here or pending))
         if view.server_of(view.where(move.place)) != view.node or served_by is None:
             return None
+        if (why := view.stays(move.place)) is not None:  # before a container travels for nothing
+            return Refuse(move, why)
         if served_by != view.node:
             return self._bring(target, view.node, now_s)
         tries = self._tries[move]

@@ -30,6 +30,7 @@ from gateway.exits import ExitCode
 from gateway.process.outcome import outcome
 
 ADDRESSES_SHOWN: Final = 4
+MOVES_SHOWN: Final = 20
 NODES_NAMED: Final = 20
 
 
@@ -192,7 +193,11 @@ async def _status(seen: Observer, output: Output) -> ExitCode:
             for row in rows
         ]
         facts = {"cluster": seen.meta.cluster, "level": seen.coordination.level, "epoch": seen.epoch}
-        output.result({**facts, "nodes": nodes, "containers": containers, "advice": sentences})
+        moves = [
+            {"stream": name, "slot": one.place[1], "to": one.target, "refused": one.why_not or None}
+            for name, one in seen.moves()
+        ]
+        output.result({**facts, "nodes": nodes, "containers": containers, "moves": moves, "advice": sentences})
         return ExitCode.CLEAN
     facts = {"cluster": seen.meta.cluster, "level": seen.coordination.level}
     output.fields({**facts, "containers": seen.meta.containers, "last epoch": seen.epoch})
@@ -229,6 +234,9 @@ async def _status(seen: Observer, output: Output) -> ExitCode:
             for row in rows
         ],
     )
+    for name, one in seen.moves()[:MOVES_SHOWN]:
+        what = f"partition {one.place[1]} of {name} is on its way to container {one.target}"
+        output.note(f"{what}, and stays where it is: {one.why_not}" if one.why_not else what)
     for sentence in sentences:
         output.note(sentence)
     return ExitCode.CLEAN

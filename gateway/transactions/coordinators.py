@@ -30,7 +30,7 @@ from gateway.transactions.remote import RemoteCoordinator, RemoteParticipant
 from gateway.transactions.transaction import Transaction
 
 if TYPE_CHECKING:
-    from core.streams.live import Stream
+    from core.streams.live import Slot, Stream
     from gateway.topics.topics import Topics
 
 
@@ -58,6 +58,7 @@ class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
         self._parts = _Participants(self)
         self.counters: Final = TransactionCounters()
         topics.on_deletion(self._topic_deleted)
+        store.mover.on_frozen(self._bring_coordinators)
 
     def __repr__(self) -> str:
         return f"<TransactionCoordinators {len(self)} ids, {self.under_way} under way>"
@@ -71,6 +72,13 @@ class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
     @property
     def under_way(self) -> int:
         return sum(coordinator.under_way for coordinator in self.all())
+
+    def _bring_coordinators(self, slot: Slot, target: int) -> None:
+        """A partition leaves for another container: who was replaced there must not be heard here, either."""
+        here, there = self.in_container(slot.container_id), self.in_container(target)
+        if here is not None and there is not None and slot.writers is not None:
+            known = ((writer, here.participant.coordinator_epoch(writer)) for writer in slot.writers)
+            there.participant.know_coordinators({writer: epoch for writer, epoch in known if epoch is not None})
 
     def participant_in(self, container_id: int) -> Participant:
         """A container's part in transactions. Raises NotHosted."""

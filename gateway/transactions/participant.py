@@ -22,7 +22,7 @@ from kio.schema.errors import ErrorCode
 from core.clock import Clock
 from core.container.container import Container
 from core.container.ports import TransactionEnd
-from core.errors import StoreError
+from core.errors import NotHosted, StoreError
 from core.log.records import Operation
 from core.store import Store
 from core.streams.live import Slot, Stream
@@ -194,11 +194,19 @@ class Participant:
         )
 
     def _slots(self, places: Iterable[Place]) -> Iterator[Slot]:
-        """The partitions' slots; without those of deleted topics."""
+        """The partitions' slots; without those of deleted topics.
+
+        Raises NotHosted for one that has left this container since its coordinator looked: nothing is open of it here,
+        and its transaction is, wherever it is.
+        """
         for stream_id, number in places:
             stream = self._store.stream_of(stream_id)
-            if stream is not None and number < stream.slot_count:
-                yield stream.slot(number)
+            if stream is None or number >= stream.slot_count:
+                continue
+            slot = stream.slot(number)
+            if slot.container_id != self._container.id:
+                raise NotHosted(self._container.id)
+            yield slot
 
     # --- Coordinators that were replaced ------------------------------------------------------
 
@@ -206,6 +214,15 @@ class Participant:
         """Raises Refusal for the word of a coordinator that was replaced."""
         if self._epochs.is_fenced(producer_id, epoch):
             raise Refusal(ErrorCode.transaction_coordinator_fenced)
+
+    def know_coordinators(self, epochs: Mapping[int, int]) -> None:
+        """Queue what another container knows of these producers' coordinators, as far as that is newer. Raises
+        StoreError."""
+        newer = {id: epoch for id, epoch in epochs.items() if epoch > (self._epochs.get(id) or -1)}
+        for producer_id, epoch in newer.items():
+            logged = self._container.submit(self._epochs.raising(producer_id, epoch))
+            logged.add_done_callback(nobody_waits)
+            self._epochs.raised(producer_id, epoch)
 
     def coordinator_epoch(self, producer_id: int) -> int | None:
         """The epoch of the newest coordinator elsewhere that has ended a transaction of this producer here."""

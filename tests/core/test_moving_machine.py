@@ -262,6 +262,71 @@ class Moves(RuleBasedStateMachine):
             assert newest.last_sequence == slot.end - 1
 
 
+@dataclass(frozen=True)
+class Late:
+    """A decision on its way to the registry: from which state it was made, under which claims, and its target."""
+
+    revision: int
+    claims: tuple[int, ...]
+    target: int
+
+
+class MovesInACluster(Moves):
+    """The registry is somebody else's: it may take a decision long after it was sent, and a container may have another
+    owner by then, who has settled what it found."""
+
+    compares_no_claims: ClassVar[bool] = False
+    gives_back_what_is_open: ClassVar[bool] = False
+
+    @initialize()
+    def begin_claims(self) -> None:
+        self.claims = [1, 2]
+        self.late: Late | None = None
+
+    @rule(is_meant=seldom)
+    def kill(self, is_meant: bool) -> None:
+        """Whoever is there afterwards has claims of its own."""
+        if is_meant:
+            self.claims = [max(self.claims) + 1, max(self.claims) + 2]
+            self.world.restart()
+            self.step = "rest"
+
+    def send(self) -> None:
+        self.late = Late(self.world.decided.revision, tuple(self.claims), self.target.id)
+
+    @precondition(lambda self: self.step == "settled")
+    @rule(container=st.integers(0, 1))
+    def sleep(self, container: int) -> None:
+        """The decision is sent, and others have a container before it comes there."""
+        self.send()
+        self.claims[container] = max(self.claims) + 1
+        self.world.restart()
+        self.step = "rest"
+
+    @precondition(lambda self: self.step == "settled")
+    @rule()
+    def hear_nothing(self) -> None:
+        """The decision is sent, and its answer is lost: it is settled by a change of nothing, and taken back."""
+        self.send()
+        world = self.world
+        if not self.gives_back_what_is_open:
+            world.decided = world.decided.after(world.decided)
+            world.follow(world.containers[0])
+        self.target.write(arrival_delete(PLACE))
+        self.step = "rest"
+
+    @precondition(lambda self: self.late is not None and self.step == "rest")
+    @rule()
+    def come_late(self) -> None:
+        late, self.late = self.late, None
+        assert late is not None
+        world, is_theirs = self.world, late.claims == tuple(self.claims) or self.compares_no_claims
+        if world.decided.revision == late.revision and is_theirs:
+            world.decided = world.decided.moved(NUMBER, late.target, 0, "moved")
+            for one in world.containers:
+                world.follow(one)
+
+
 def explore(machine: type[Moves], examples: int) -> None:
     run_state_machine_as_test(
         machine,
@@ -291,3 +356,15 @@ def test_a_planted_mistake_is_found(mistake: str) -> None:
     planted = type("Planted", (Moves,), {mistake: True})
     with pytest.raises(AssertionError):
         explore(planted, 400)
+
+
+def test_moves_of_a_cluster_with_decisions_that_come_late() -> None:
+    explore(MovesInACluster, 150)
+
+
+@pytest.mark.parametrize("mistake", ["compares_no_claims", "gives_back_what_is_open"])
+def test_a_mistake_that_is_planted_in_a_cluster_is_found(mistake: str) -> None:
+    """A decision that asks for no claims, and a slot that is given back while its decision may still come."""
+    planted = type("Planted", (MovesInACluster,), {mistake: True})
+    with pytest.raises(AssertionError):
+        explore(planted, 1_000)

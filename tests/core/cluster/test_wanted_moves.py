@@ -43,6 +43,7 @@ class World:
         self.rows: list[WantedMove] = []
         self.done: list[object] = []
         self.refuses: set[Place] = set()
+        self.stays: set[Place] = set()
         self.fails_s = -1.0  # carries fail before
         for node in NODES:
             self.join(node)
@@ -78,6 +79,7 @@ class World:
                 wishes=standing,
                 moves=list(self.rows),
                 where=self.slots.get,
+                stays=lambda place: "a group reads it" if place in self.stays else None,
             )
             actions[node] = travels.look(view, self.now_s)
         for node, action in actions.items():
@@ -166,6 +168,15 @@ def test_a_slot_that_is_refused_leaves_its_reason_and_holds_up_nobody() -> None:
         world.step()
     assert said == {"", "it is damaged"}
     assert (world.slots[7, 0], world.slots[7, 1], world.owners[4].node) == (0, 4, 2)
+
+
+def test_no_container_travels_for_a_slot_that_cannot_leave() -> None:
+    world = World()
+    world.slots[7, 0] = 0
+    world.want((7, 0), 4)
+    world.stays.add((7, 0))
+    world.until_done()
+    assert [type(one) for one in world.done] == [Refuse, Forget]
 
 
 def test_a_move_that_never_comes_to_its_end_is_refused_after_some_tries() -> None:

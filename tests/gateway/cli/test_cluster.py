@@ -112,6 +112,10 @@ def test_status_shows_nodes_and_containers(etcd: EtcdServer, capsys: pytest.Capt
         await until(lambda: len(first.owners()) == 3)
         third = await cluster.join(3)
         assert await third.ask(0, 3)
+        client = EtcdClient(etcd.settings())
+        row = b'{"v":1,"target":3,"home":2,"why":"it is sealed"}'
+        await client.decide((), [Put(cluster.prefix + b"moves/00000007/1", row)])
+        await client.close()
         async with cluster.observed() as seen:
             assert await cluster_commands._status(seen, Output(as_json=True)) == ExitCode.CLEAN
             shown = told(capsys)
@@ -133,11 +137,13 @@ def test_status_shows_nodes_and_containers(etcd: EtcdServer, capsys: pytest.Capt
         assert shown["containers"][0]["log_bytes"] == 5_200_000
         assert shown["containers"][3]["log_bytes"] is None
         assert len(shown["advice"]) == 4
+        assert shown["moves"] == [{"stream": "stream 7", "slot": 1, "to": 3, "refused": "it is sealed"}]
         printed = capsys.readouterr()
         text = printed.out
         assert "container 2 is nobody's" in printed.err
         assert "node 2 says: the object store does not answer" in printed.err
         assert "serving, moves to node 3" in text
+        assert "partition 1 of stream 7 is on its way to container 3, and stays where it is: it is sealed" in printed.err
         assert "PLAINTEXT=broker2:9092" in text
         assert "draining" in text
 

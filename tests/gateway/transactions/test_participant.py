@@ -108,6 +108,30 @@ def test_a_coordinator_that_was_replaced(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_coordinator_that_was_replaced_where_a_partition_was_before(tmp_path: Path) -> None:
+    """Its late word is refused in the container to which the partition has moved since, too."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who = await services.init()
+            await services.write(who, "u", b"a")
+            await services.end(who, bumps=False)
+            old = outcome_of(services, who, committed=False)
+        async with serving(tmp_path, clean=False, containers=BOTH) as services:
+            await services.write(who, "u", b"b", sequence=1)
+            await services.end(who, bumps=False)
+            await services.store.move_slot(services.slot("u").stream, 0, HOME)
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.write(who, "u", b"c", sequence=2)
+            with pytest.raises(Refusal, match="transaction_coordinator_fenced"):
+                await services.all_transactions.participant_in(HOME).end(old, [services.place("u")])
+            await services.end(who, bumps=False)
+            assert await services.committed("u") == [b"a", b"b", b"c"]
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("version", [11, 12])
 def test_an_end_between_question_and_batch(tmp_path: Path, version: int) -> None:
     """A batch whose transaction ended while its coordinator was asked is refused: nobody would end what it begins."""
@@ -299,6 +323,27 @@ def test_a_partition_leaves_the_coordinators_container_before_it_is_judged(tmp_p
             await services.write(who, "t", b"a", version=version)
             await services.end(who)
             assert await services.committed("t") == [b"a"]
+
+    run(scenario())
+
+
+def test_a_partition_has_left_before_its_end_comes(tmp_path: Path) -> None:
+    """Its transaction is open elsewhere, perhaps on another node, and here nothing is: who asked has to ask there."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who = await services.init()
+            await services.write(who, "u", b"a")
+            first, places = outcome_of(services, who), [services.place("u")]
+            slot = services.slot("u")
+            await services.store.move_slot(slot.stream, 0, HOME)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(services.slot("u"), "transactions", None)  # as an address of another node's partition
+                with pytest.raises(NotHosted):
+                    await part(services).end(first, places)
+            await services.end(who)
+            assert await services.committed("u") == [b"a"]
 
     run(scenario())
 
