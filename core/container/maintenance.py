@@ -147,10 +147,10 @@ class Maintenance:
 
     def _is_checkpoint_urgent(self) -> bool:
         container = self._container
-        if self.log_bytes_since >= container.config.checkpoint_log_bytes:
-            # Who replays a log from long-term storage has its containers alone, and in any number.
-            if self._archive is not None or self.is_replay_long():
-                return True
+        # Who replays a log from long-term storage has its containers alone, and in any number.
+        is_long = self._archive is not None or self.is_replay_long()
+        if is_long and self.log_bytes_since >= container.config.checkpoint_log_bytes:
+            return True
         return container.tier is not None and container.tier.is_pressed
 
     # Its works
