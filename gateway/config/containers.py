@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field
 
 CONTAINERS_MAX: Final = 64
 """A container has threads, files and caches of its own."""
@@ -35,8 +35,3 @@ class ContainerKeys(BaseModel):
         "Fixed when the data directory is made, in number and order. Not set: data.dir alone.",
         json_schema_extra={"allowed": "paths, separated by commas"},
     )
-
-    @field_validator("workers", mode="before")
-    @classmethod
-    def _as_many_as_processors(cls, value: object) -> object:
-        return 0 if isinstance(value, str) and value.strip().lower() == "auto" else value

@@ -460,7 +460,7 @@ def _entry(told: Mapping[str, Any]) -> ConfigEntry:
 def _source(number: int) -> str:
     """Kafka's name of a config's source; one that kafka-python does not know has a number."""
     try:
-        return ConfigSourceType(number).name
+        return str(ConfigSourceType(number).name)
     except ValueError:
         return f"SOURCE_{number}"
 
