@@ -127,7 +127,7 @@ def test_each_node_tells_how_it_sees_the_cluster(tmp_path: Path) -> None:
             await until(lambda: len(machines.brokers[0].store.containers) == CONTAINERS)
             await scraped(nodes)
             assert [node.value("penstock_cluster_lease") for node in nodes] == [1, 0]
-            assert [node.value("penstock_cluster_nodes") for node in nodes][0] == 1
+            assert nodes[0].value("penstock_cluster_nodes") == 1
             assert nodes[0].value("penstock_cluster_containers_here") == CONTAINERS
             machines.chairs[1].is_asleep = False
 
