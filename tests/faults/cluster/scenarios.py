@@ -105,10 +105,11 @@ def kept(ways: Ways, how: How = How.HELD) -> Scenario:
     """Without these ways a node waits: nobody buries it, it keeps its containers, and goes on."""
 
     def cut(hurting: Hurting) -> None:
-        nodes, victim, lives = hurting.nodes, hurting.one(), hurting.nodes.lives()
+        nodes, victim = hurting.nodes, hurting.one()
+        life = nodes.life(victim)
         with hurting.failing(victim, ways(nodes.nodes[victim]), how):
             hurting.rest(CUT_S)
-            assert nodes.lives() == lives, f"without {how} of one way the lease of node {victim} has ended"
+            assert nodes.life(victim) == life, f"without {how} of one way the lease of node {victim} has ended"
         hurting.until_over()
 
     return cut
@@ -316,7 +317,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 }
 
 IN_CI: Final = (
-    "an owner sleeps for 4 s",
+    "an owner sleeps for 6 s",
     "a node loses etcd: answers",
     "a node reaches nobody",
     "the store answers 503",
