@@ -44,8 +44,9 @@ PARTITIONS: Final = 12
 """Of the topic that tells who leads: more than containers, so that each has some."""
 PROBE: Final = "probe"
 LEASE_S: Final = 5.0
-TAKEOVER_S: Final = 10.0
-"""The bound on the time in which others have the containers of a node that is gone, paused or cut off."""
+TAKEOVER_S: Final = 12.0
+"""The bound on the time in which others have the containers of a node that is gone, paused or cut off. Lease and bound
+are a little longer than by default, as a busy machine may be late to renew."""
 WHOLE_WITHIN_S: Final = 60.0
 ASK_S: Final = 2.0
 POLL_S: Final = 0.05

@@ -67,7 +67,8 @@ def test_what_changes_hands_is_counted_once(tmp_path: Path) -> None:
             second = await machines.join()
             await machines.at_rest([2, 2])
             for broker in machines.brokers:
-                await broker._balance.stop()  # type: ignore[union-attr]
+                assert broker.standing.balance is not None
+                await broker.standing.balance.stop()
             nodes = [Scraped(broker) for broker in machines.brokers]
             stream = first.topics.get("t")
             assert stream is not None
