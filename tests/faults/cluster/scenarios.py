@@ -25,7 +25,7 @@ AWAY_S: Final = scaled(4, 60)
 CUT_S: Final = scaled(4, 30)
 GONE_S: Final = scaled(1, 10)
 """How long a node stays cut off after it was replaced."""
-JUMPED_S: Final = scaled(0.5, 10)
+JUMPED_S: Final = scaled(1, 20) / 2
 HOUR_S: Final = 3_600
 CONFLICT: Final = Refuse(409, b"<Error><Code>ConditionalRequestConflict</Code><Message>At once.</Message></Error>")
 SLOW_S: Final = 2.0
