@@ -22,6 +22,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from core.background import Background
+from core.errors import Deposed, NotHosted
 from core.tiering.writing.backlog import Backlog, Piece, UnreadableEntry, backlogs_of, cut_segment, is_lost, pack
 from core.tiering.writing.second_look import SecondLook
 from core.tiering.writing.uploads import Counters, Upload, Uploads
@@ -270,6 +271,7 @@ class StorageWriter:
         self._tasks.discard(task)
         for slot in [slot for slot, planned in self._planned.items() if planned[2] is task]:
             del self._planned[slot]
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, (Deposed, NotHosted)):  # then its next owner makes it
             logger.error("a chunk was given up and will be made again", exc_info=error)
         self._wake.set()
