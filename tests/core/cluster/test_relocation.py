@@ -270,12 +270,11 @@ def test_what_cannot_be_wanted(tmp_path: Path, etcd: EtcdServer) -> None:
             number = slot_here(first).number
             other = next(one for one in range(CONTAINERS) if one not in (away, stream.slot(number).container_id))
             row = WantedMove(place=(stream.id, number), target=away, home=2)
-            first.node.store.on_move(lambda slot: None)
             async with asyncio.timeout(10):
                 await first.relocation.stop()
                 await second.relocation.stop()
             assert await second.rows.want(row)
-            await until(lambda: first.rows.wanted())
+            await until(first.rows.wanted)
             with pytest.raises(NotMovedYet, match=f"on its way to container {away}"):
                 await first.relocation.want(stream, number, other)
             await first.relocation.want(stream, number, away)  # it is wanted already

@@ -143,7 +143,9 @@ def test_status_shows_nodes_and_containers(etcd: EtcdServer, capsys: pytest.Capt
         assert "container 2 is nobody's" in printed.err
         assert "node 2 says: the object store does not answer" in printed.err
         assert "serving, moves to node 3" in text
-        assert "partition 1 of stream 7 is on its way to container 3, and stays where it is: it is sealed" in printed.err
+        assert (
+            "partition 1 of stream 7 is on its way to container 3, and stays where it is: it is sealed" in printed.err
+        )
         assert "PLAINTEXT=broker2:9092" in text
         assert "draining" in text
 
