@@ -26,8 +26,8 @@ class ContainerKeys(BaseModel):
         ge=0,
         le=CONTAINERS_MAX,
         description="Processes that share the work: each is a Kafka node with a port of its own, counted from that of "
-        "each listener without the one of http.listen, and has a part of the containers. 0 or auto: as many as there are processors, and no more than "
-        "containers.",
+        "each listener without the one of http.listen, and has a part of the containers. 0 or auto: as many as there "
+        "are processors, and no more than containers.",
     )
     data_dirs: tuple[Path, ...] = Field(
         (),

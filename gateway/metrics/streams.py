@@ -71,7 +71,7 @@ class _Counters:
 
     def arrived(self, containers: Sequence[HostedContainer]) -> set[int]:
         """Those that have come from another node since the last call: what they have was counted there."""
-        found = {hosted.id for hosted in containers if hosted.is_claimed and hosted not in self._parts}
+        found = {hosted.id for hosted in containers if hosted.claim_epoch is not None and hosted not in self._parts}
         for hosted in containers:
             self._parts.setdefault(hosted, {})
         return found

@@ -54,7 +54,9 @@ def test_rights(tools: Tools) -> None:
     more = ("--operation", "two_phase_commit", "--resource", "transactional_id:t")
     tools.say("acls", "add", "--principal", "User:ann", *more)
 
-    listed = {(one["principal"], one["permission"], one["operation"], one["pattern"]) for one in tools.tell("acls", "list")}
+    listed = {
+        (one["principal"], one["permission"], one["operation"], one["pattern"]) for one in tools.tell("acls", "list")
+    }
     assert listed == {
         ("User:ann", "allow", "read", "prefixed"),
         ("User:bob", "deny", "all", "literal"),
