@@ -143,7 +143,9 @@ def test_status_shows_nodes_and_containers(etcd: EtcdServer, capsys: pytest.Capt
         assert "container 2 is nobody's" in printed.err
         assert "node 2 says: the object store does not answer" in printed.err
         assert "serving, moves to node 3" in text
-        assert "partition 1 of stream 7 is on its way to container 3, and stays where it is: it is sealed" in printed.err
+        assert (
+            "partition 1 of stream 7 is on its way to container 3, and stays where it is: it is sealed" in printed.err
+        )
         assert "PLAINTEXT=broker2:9092" in text
         assert "draining" in text
 
@@ -236,7 +238,9 @@ def test_an_upgrade_is_finished_once_no_older_node_lives(etcd: EtcdServer, capsy
                 await finalized(seen)
             with pytest.raises(Refused, match="finish its upgrade with `penstock cluster finalize`"):
                 await cluster_commands._rebalance(seen, Output(as_json=False), yes=True)
-            assert await cluster_moves._move(seen.coordination, 0, 2, 1.0) == ExitCode.CONFIGURATION
+            assert (
+                await cluster_moves._move(seen.coordination, 0, 2, 1.0, Output(as_json=False)) == ExitCode.CONFIGURATION
+            )
             assert "finish its upgrade with `penstock cluster finalize`" in capsys.readouterr().err
             await end_older()
             await until(lambda: 2 not in seen.coordination.lives())
