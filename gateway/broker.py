@@ -305,9 +305,7 @@ class Broker:
     def _openings(self) -> Openings:
         kinds = (self.groups, self.share.coordinators, self.transactions)
         moved, changed = self.internal_topics.moved, self.standing.look
-        return Openings(
-            self.store, kinds, self._attend, self.metrics.forget, moved, changed, self.standing.vacancies
-        )
+        return Openings(self.store, kinds, self._attend, self.metrics.forget, moved, changed, self.standing.vacancies)
 
     def _offer_metrics(self, server: Server) -> None:
         offer_budgets(self.metrics, server)

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 TROUBLES_MAX: Final = 3
 TROUBLE_CHARS_MAX: Final = 200
 
+
 def encode(value: Mapping[str, Any]) -> bytes:
     return json.dumps({"v": FORMAT, **value}, separators=(",", ":")).encode()
 
