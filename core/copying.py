@@ -1,6 +1,6 @@
 """The copying of a slot's history into another container: a part of its move, see `core.moving`.
 
-Entries go from wherever the source has them, memory, log or chunks, through the target's log, as frames like any others.
+Entries go from wherever the source has them, memory, log or chunks, through the target's log, as frames like others.
 
 **Invariants**
 

@@ -403,6 +403,7 @@ class Mover:
         except StoreError as error:  # the next start does it
             logger.warning("an arrival was not taken back", extra={"container": container.id, "reason": str(error)})
 
+
 def _held_by(move: Move) -> Held:
     """The claims that this process must still have when the move is decided."""
     both = {one.id: one.claim_epoch for one in (move.source, move.target)}

@@ -2,9 +2,9 @@
 
 **Invariants**
 
-- What goes wrong here leaves a row as it is, to be tried again, or refused by name; it keeps nothing else from its work.
-- Whoever wants a move is told how it ended, for as long as `ENDED_MAX` later ones have not ended, also by a node that had
-  no part in it.
+- What goes wrong here leaves a row as it is, to be tried again, or refused by name; nothing else is kept from its work.
+- Whoever wants a move is told how it ended, for as long as `ENDED_MAX` later ones have not ended, also by a node that
+  had no part in it.
 """
 
 from __future__ import annotations

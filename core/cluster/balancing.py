@@ -107,8 +107,8 @@ def distribution(
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What the coordinator's mirror shows. `weights`: of containers that were measured; `has_travels`: a container is on
-    a trip for slots that move (`core.cluster.wanted_moves`), and goes home by itself."""
+    """What the coordinator's mirror shows. `weights`: of containers that were measured; `has_travels`: a container is
+    on a trip for slots that move (`core.cluster.wanted_moves`), and goes home by itself."""
 
     containers: Collection[int]
     owners: Mapping[int, Owner]

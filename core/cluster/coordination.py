@@ -181,8 +181,8 @@ class Coordination(Protocol):
         keeps its own epoch. One transaction that compares the claim; all others see it before anything that its owner
         decides afterwards. None if the claim is not the container's any more.
 
-        A slot that comes from another container needs it, since leader epochs never fall. What is reserved for a hand-over
-        must be reserved afterwards.
+        A slot that comes from another container needs it, since leader epochs never fall. What is reserved for a
+        hand-over must be reserved afterwards.
         """
 
     async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:

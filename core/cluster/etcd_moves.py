@@ -1,8 +1,8 @@
 """Rows of slots that are to go to containers of other nodes, in etcd (`core.cluster.wanted_moves`).
 
-Key ``moves/<id of the stream, 8 hex digits>/<slot>``, value of format 1: JSON without spaces, ``v`` (1), ``target`` (the
-container), ``home`` (the node that had it), and ``why`` if the move was refused. They belong to no lease: whoever owns the
-containers later goes on with them.
+Key ``moves/<id of the stream, 8 hex digits>/<slot>``, value of format 1: JSON without spaces, ``v`` (1), ``target``
+(the container), ``home`` (the node that had it), and ``why`` if the move was refused. They belong to no lease: whoever
+owns the containers later goes on with them.
 
 **Invariant**: a slot has one row at most; it is replaced or removed only by whoever knew its present value.
 """

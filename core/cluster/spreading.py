@@ -1,4 +1,4 @@
-"""Which slot should go to another node's container, where moving a container as a whole helps nobody; and which goes back.
+"""Which slot should go to another node's container, where no container's move would help; and which goes back.
 
 A container that has most of its node's load makes the other node as busy as its own, wherever it goes
 (`core.cluster.balancing`). Then some of its slots go, the largest that even out: to the coldest container of the node
@@ -128,8 +128,8 @@ class Spreader:
         return f"<Spreader: {len(self._moves)} moves lately, hot since {self._hot_since_s}>"
 
     def look(self, nodes: Nodes, node: int, now_s: float, *, is_at_rest: bool) -> Hot | None:
-        """The container that should be left by some slot now; `go` follows, with its slots. `is_at_rest`: each container
-        is served, and none is to go anywhere."""
+        """The container that should be left by some slot now; `go` follows, with its slots. `is_at_rest`: each
+        container is served, and none is to go anywhere."""
         hot = hottest(nodes, node) if is_at_rest else None
         if hot is None:
             self._hot_since_s = None
@@ -168,4 +168,3 @@ class Spreader:
     def _noted(self, move: SlotMove, now_s: float) -> SlotMove:
         self._moves.append((now_s, move.stored_bytes))
         return move
-

@@ -1,12 +1,12 @@
 """Slots that are to go to containers of other nodes, and what one node does about them.
 
-A slot moves between containers of one node (`core.moving`). So the container that is to have it comes to the slot's node
-by a hand-over, takes the slot, and goes home by another one:
+A slot moves between containers of one node (`core.moving`). So the container that is to have it comes to the slot's
+node by a hand-over, takes the slot, and goes home by another one:
 
     wanted --Bring--> both at one node --Carry--> moved --Bring, to its home--> at home --Forget-->
 
-What is wanted is a row that all nodes see; each computes from it, from who owns what, and from where the slots are, whose
-turn it is. So whoever dies leaves nothing behind but the row, and the next owners go on with it.
+What is wanted is a row that all nodes see; each computes from it, from who owns what, and from where the slots are,
+whose turn it is. So whoever dies leaves nothing behind but the row, and the next owners go on with it.
 
 No I/O and no clock: the owner of `Moving` carries out what it asks for, and tells what came of that.
 
@@ -14,8 +14,8 @@ No I/O and no clock: the owner of `Moving` carries out what it asks for, and tel
 
 - One container travels at a time: that of the oldest row. All slots that are to go into it go on that trip.
 - Nothing is asked of a container for which a wish stands, and nothing at all of one that is nobody's, or being opened.
-- A row ends: its slot is in the target or gone, or was refused by name, after `TRIES_MAX` tries or `GIVE_UP_S`. A target
-  is sent home before its rows are forgotten, if its home lives and takes containers.
+- A row ends: its slot is in the target or gone, or was refused by name, after `TRIES_MAX` tries or `GIVE_UP_S`. A
+  target is sent home before its rows are forgotten, if its home lives and takes containers.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from tests.core.cluster.several import FOUR, placed_policy
 from tests.core.support import append, run
 
 MINUTES = 60.0
-SCALES = ScalingPolicy(ScalingKind.BYTES, target_rate=1_000.0)
+SCALES = ScalingPolicy(kind=ScalingKind.BYTES, target_rate=1_000.0)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Slots that move between nodes of a cluster, over a real etcd and MinIO, under transactional and idempotent producers,
 copiers and groups; and kill -9 of the node that carries a move out, at each of its steps.
 
-Nothing acknowledged is lost, doubled, reordered or torn; each move comes to its end, and each slot lies in one container.
+Nothing acknowledged is lost, doubled, reordered or torn; each move ends, and each slot lies in one container.
 """
 
 from __future__ import annotations

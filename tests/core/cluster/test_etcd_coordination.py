@@ -442,7 +442,7 @@ GOLDEN = {
 }
 """Format 1, as it was first released, for the life L: a later release reads it."""
 WRITTEN = {
-    b"nodes/1": b'{"v":1,"life":"L","draining":false,"level":2,"told":'
+    b"nodes/1": b'{"v":1,"life":"L","draining":false,"level":3,"told":'
     b'{"listeners":{"PLAINTEXT":["127.0.0.1",9001]},"host":"h1","load":0}}',
     b"loads/1": b'{"v":1,"containers":{"2":[1000,0,500,4100]}}',
 }

@@ -169,7 +169,9 @@ def test_a_change_that_depends_on_claims(etcd: EtcdServer) -> None:
             state = await registry.create(wanted("s"))
             rows = {0: 7, 1: 9}
             owners = [
-                Put(prefix + b"containers/%d" % one, b'{"v":1,"node":1,"life":"l","epoch":%d,"stage":"serving"}' % epoch)
+                Put(
+                    prefix + b"containers/%d" % one, b'{"v":1,"node":1,"life":"l","epoch":%d,"stage":"serving"}' % epoch
+                )
                 for one, epoch in rows.items()
             ]
             await client.decide((), owners)

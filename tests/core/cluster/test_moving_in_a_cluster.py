@@ -7,7 +7,6 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from core import deciding
 from core.cluster import etcd_keys, sqlite_registry
 from core.cluster.etcd.client import EtcdClient
 from core.cluster.etcd.session import Session
+from core.cluster.etcd_coordination import EtcdCoordination
 from core.cluster.sqlite_registry import SqliteRegistry
 from core.errors import CannotMove, CoordinatorAway, NotHosted, NotMovedYet, Stale
 from core.store import Store
@@ -66,6 +66,16 @@ async def with_stream(node: Node) -> tuple[Stream, int, int]:
 
 def epoch_in(node: Node, container: int) -> int:
     return node.coordination.owners()[container].leader_epoch
+
+
+async def dies(node: Node, other: Node) -> None:
+    """It hears of nothing any more, and its lease ends, as another one has noticed. `release` its proxy in the end."""
+    number, task = node.coordination.node, node.coordination._task
+    await node.membership.stop()
+    assert task is not None
+    task.cancel()  # it begins no other life
+    node.proxy.hold()
+    await other.coordination.bury(other.coordination.lives()[number])
 
 
 async def check_owner(node: Node, container: int, expected: list[bytes]) -> None:
@@ -214,9 +224,7 @@ def test_the_node_dies_at_a_step(tmp_path: Path, etcd: EtcdServer, step: Callabl
             step(first, die)
             moving = asyncio.create_task(first.store.move_slot(stream, MOVING, target))
             await died.wait()
-            await first.membership.stop()  # it hears of nothing any more
-            first.proxy.hold()
-            await second.coordination.bury(second.coordination.lives()[1])
+            await dies(first, second)
             await serves_all(second)
             expected = [text(0), text(1)]
             owner = target if STEPS[step] else source
@@ -398,9 +406,8 @@ def test_below_the_level_slots_stay(tmp_path: Path, etcd: EtcdServer) -> None:
         async with cluster_in(tmp_path, etcd) as cluster:
             first = await cluster.join(1)
             stream, _, target = await with_stream(first)
-            meta = first.coordination._meta
-            first.coordination._meta = None if meta is None else replace(meta, level=2)
-            with pytest.raises(CannotMove, match="from level 3 on"):
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(CannotMove, match="from level 3 on"):
+                patch.setattr(EtcdCoordination, "level", 2)
                 await first.store.move_slot(stream, MOVING, target)
             assert not first.store.containers[target].container.arrivals
 

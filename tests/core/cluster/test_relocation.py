@@ -23,7 +23,7 @@ from core.streams.writers import Duplicate
 from tests.core.cluster.etcd.servers import EtcdServer
 from tests.core.cluster.test_etcd_cluster import Cluster, Node, serves_all
 from tests.core.cluster.test_membership import CONTAINERS
-from tests.core.cluster.test_moving_in_a_cluster import before, cluster_in, stream_of
+from tests.core.cluster.test_moving_in_a_cluster import before, cluster_in, dies, stream_of
 from tests.core.log.objects.test_store import text
 from tests.core.support import append, owner_of, read_all, run, until
 
@@ -225,9 +225,7 @@ def test_the_sources_node_dies_on_the_way(tmp_path: Path, etcd: EtcdServer, step
             async with writing([first, second, third], number) as producer:
                 moving = asyncio.create_task(third.node.store.move_slot(stream_of(third.node), number, away))
                 await died.wait()
-                await first.node.membership.stop()
-                first.node.proxy.hold()
-                await third.node.coordination.bury(third.node.coordination.lives()[1])
+                await dies(first.node, third.node)
                 producer.movers = [second, third]
                 await moving
                 await until(lambda: not third.rows.wanted())
@@ -249,9 +247,7 @@ def test_the_targets_home_dies_while_it_is_away(tmp_path: Path, etcd: EtcdServer
             number = slot_here(first).number
 
             async def die() -> None:
-                await second.node.membership.stop()
-                second.node.proxy.hold()
-                await first.node.coordination.bury(first.node.coordination.lives()[2])
+                await dies(second.node, first.node)
 
             before(first.node.store.mover, "move", die)
             await first.node.store.move_slot(stream_of(first.node), number, away)
@@ -270,12 +266,11 @@ def test_what_cannot_be_wanted(tmp_path: Path, etcd: EtcdServer) -> None:
             number = slot_here(first).number
             other = next(one for one in range(CONTAINERS) if one not in (away, stream.slot(number).container_id))
             row = WantedMove(place=(stream.id, number), target=away, home=2)
-            first.node.store.on_move(lambda slot: None)
             async with asyncio.timeout(10):
                 await first.relocation.stop()
                 await second.relocation.stop()
             assert await second.rows.want(row)
-            await until(lambda: first.rows.wanted())
+            await until(first.rows.wanted)
             with pytest.raises(NotMovedYet, match=f"on its way to container {away}"):
                 await first.relocation.want(stream, number, other)
             await first.relocation.want(stream, number, away)  # it is wanted already

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final
 
 import pytest
@@ -92,7 +93,9 @@ def test_slots_that_go_come_to_an_end(rates: list[float], others: list[list[floa
             return
         most = max(loads_of(now).values())
         places[best[0].place[1]] = hot.target
-        pair = [load for node, load in loads_of(nodes()).items() if hot.target in now[node] or hot.container in now[node]]
+        pair = [
+            load for node, load in loads_of(nodes()).items() if hot.target in now[node] or hot.container in now[node]
+        ]
         assert max(pair) <= (1 - GAIN) * most + 1e-9
         moved += 1
         assert moved <= 20 * len(rates)
@@ -144,7 +147,7 @@ def test_cold_slots_come_to_rest(places: list[int], dice: object) -> None:
     """Each that goes back leaves fewer neighbours apart."""
 
     def apart() -> int:
-        return sum(one != other for one, other in zip(places, places[1:], strict=False))
+        return sum(one != other for one, other in pairwise(places))
 
     while True:
         slots = [

@@ -1,5 +1,5 @@
-"""Slots of a cluster's streams that are wanted elsewhere, by the rows in etcd that nodes go by: as an operator wants them
-whose gateway has died."""
+"""Slots of a cluster's streams that are wanted elsewhere, by the rows in etcd that nodes go by: as an operator wants
+them whose gateway has died."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ class Moving:
             if state.name in topics
             for number in range(state.slots)
         ]
-        here = [one for one in places if owners.get(one[2]) == source_node or (source_node is None and one[2] in owners)]
+        here = [
+            one for one in places if owners.get(one[2]) == source_node or (source_node is None and one[2] in owners)
+        ]
         if not here:
             return None
         stream, slot, source = self._dice.choice(here)
