@@ -8,8 +8,8 @@ they behave as clients must: they give up at once what they are told to, and bea
 - A group of 100 members, one of which leaves: seconds until the others have its partitions, and how many of the others'
   own partitions moved.
 - The same with records: each member reads its partition, to which a record comes 20 times a second. The longest time in
-  which a member that stays got none, while one leaves and its partition goes to another. `--leaving` measures the latter
-  two alone.
+  which a member that stays got none, while one leaves and its partition goes to another.
+- `--leaving` measures the last two alone.
 - `--topics N`: one member subscribes to N topics of one partition each. The figure is the longest answer to another
   group's heartbeat meanwhile.
 

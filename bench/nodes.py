@@ -51,7 +51,7 @@ def asked_of_etcd(nodes: Nodes) -> Counter[str]:
         text = answer.read().decode()
     found: Counter[str] = Counter()
     for line in re.findall(r"^grpc_server_handled_total\{.*$", text, re.MULTILINE):
-        method, _, count = line.partition('grpc_method="')[2].partition('"')
+        method = line.partition('grpc_method="')[2].partition('"')[0]
         if method in CALLS:
             found[CALLS[method]] += int(float(line.rpartition(" ")[2]))
     return found

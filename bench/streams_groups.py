@@ -2,8 +2,8 @@
 
 One application reads one topic of many partitions, each a task. A member of it comes and gets all tasks; a second one
 comes, and half of them move; the first one leaves, and the other gets all. The figure of each is the longest answer
-to a heartbeat of another group's member, who beats without a pause. Members are heartbeats on sockets, with endpoints, so
-that they are told of one another's partitions too.
+to a heartbeat of another group's member, who beats without a pause. Members are heartbeats on sockets, with endpoints,
+so that they are told of one another's partitions too.
 
 Keeps: members do as clients must: they give up at once what they are told to, and say so.
 """

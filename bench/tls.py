@@ -262,7 +262,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.tls", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="one of them, for a profiler's sake")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=list(WAYS), help="one of them, for a profiler's sake"
+    )
     parser.add_argument("--without-kafka", action="store_true")
     parser.add_argument("--sink", action="store_true")
     parser.add_argument("--result", type=Path, default=RESULT)

@@ -20,6 +20,6 @@ def test_runs_beside_penstock(tool: str, tmp_path: Path) -> None:
 
 
 def test_the_page_is_of_the_runs() -> None:
-    """Each tool has a run that went well, and the page is what those runs showed."""
-    assert list(remembered()) == list(TOOLS)
+    """It is what the last runs showed, in the tools' order; a tool that never ran to its end has no row."""
+    assert list(remembered()) == [name for name in TOOLS if name in remembered()]
     assert PAGE.read_text() == page(remembered())

@@ -104,7 +104,9 @@ def test_following(tools: Tools) -> None:
     for partition in range(3):
         stamped = [json.dumps({"value": str(n), "timestamp": 1_700_000_000_000 + n}) for n in range(partition, 12, 3)]
         tools.say("produce", "ticks", "--records", "--partition", str(partition), given="\n".join(stamped))
-    assert tools.say("consume", "ticks", "--follow", "--from", "start", "-n", "12").split() == [str(n) for n in range(12)]
+    assert tools.say("consume", "ticks", "--follow", "--from", "start", "-n", "12").split() == [
+        str(n) for n in range(12)
+    ]
     assert tools.say("consume", "ticks", "--tail", "4").split() == ["8", "9", "10", "11"]
     assert tools.say("consume", "ticks", "--from", "@1700000000009").split() == ["9", "10", "11"]
 
@@ -116,7 +118,9 @@ def test_following(tools: Tools) -> None:
     copied = tools.say("consume", "made", "--json")
     tools.say("topics", "create", "copy", "-p", "1")
     assert tools.tell("produce", "copy", "--records", given=copied)["records"] == 25
-    assert tools.say("consume", "copy", "--format", "{key}={value}") == tools.say("consume", "made", "--format", "{key}={value}")
+    assert tools.say("consume", "copy", "--format", "{key}={value}") == tools.say(
+        "consume", "made", "--format", "{key}={value}"
+    )
 
 
 def test_configs_of_every_kind(tools: Tools) -> None:
@@ -155,7 +159,9 @@ def test_what_is_taken_back(tools: Tools, tmp_path: Path) -> None:
 
     (tmp_path / "password").write_text("open-sesame\n")
     for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
-        tools.say("credentials", "add", "bob", "--new-password-file", str(tmp_path / "password"), "--mechanism", mechanism)
+        tools.say(
+            "credentials", "add", "bob", "--new-password-file", str(tmp_path / "password"), "--mechanism", mechanism
+        )
     (bob,) = [one for one in tools.tell("credentials", "list") if one["user"] == "bob"]
     assert bob["mechanisms"].keys() == {"SCRAM-SHA-256", "SCRAM-SHA-512"}
     tools.say("credentials", "delete", "bob", "--mechanism", "SCRAM-SHA-256", "--yes")
@@ -165,13 +171,14 @@ def test_what_is_taken_back(tools: Tools, tmp_path: Path) -> None:
         tools.say("acls", "add", "--principal", "User:bob", "--operation", operation, "--resource", resource)
     assert len(tools.tell("acls", "list", "--principal", "User:bob")) == 3
     assert len(tools.tell("acls", "delete", "--principal", "User:bob", "--yes")) == 3
-    assert "INVALID" in tools.refuse(
-        "acls", "add", "--principal", "bob", "--operation", "read", "--resource", "topic:t"
-    ).upper()
+    assert (
+        "INVALID"
+        in tools.refuse("acls", "add", "--principal", "bob", "--operation", "read", "--resource", "topic:t").upper()
+    )
 
 
 def test_groups_with_members(tools: Tools) -> None:
-    """Members are shown with their partitions, of groups that a client and that the broker assigns; no reset meanwhile."""
+    """Members are shown with their partitions, whether a client or the broker assigns; no reset meanwhile."""
     tools.say("topics", "create", "work", "-p", "2")
     tools.say("produce", "work", given="1\n2\n3\n")
     for protocol in ("classic", "consumer"):
@@ -182,5 +189,8 @@ def test_groups_with_members(tools: Tools) -> None:
         shown = tools.tell("groups", "show", protocol)
         assert [(one["client"], len(one["partitions"])) for one in shown["members"]] == [(f"till-{protocol}", 2)]
         assert shown["kind"].lower() == protocol
-        assert "members must stop" in tools.run("groups", "reset", protocol, "--topic", "work", "--to", "end", "--yes").stderr
+        assert (
+            "members must stop"
+            in tools.run("groups", "reset", protocol, "--topic", "work", "--to", "end", "--yes").stderr
+        )
         member.close()

@@ -112,7 +112,7 @@ class Membership:
         self._services = services
         self._guard = None if fence is Fence.CONDITIONAL else Guard(coordination.read_epochs)
         self._ownership = Ownership(coordination.containers)
-        self._reaching = Reaching(store.reach_log, coordination.tell_reach)
+        self._reaching = Reaching(store.reach_log, coordination.tell_reach, self._shown_reach)
         self._weights = weights
         self._rebalances = rebalances
         self._changed = asyncio.Event()
@@ -182,6 +182,10 @@ class Membership:
             await asyncio.gather(self._looking, return_exceptions=True)
         if self._guard is not None:
             await self._guard.close()
+
+    def _shown_reach(self) -> bool | None:
+        life = self._coordination.lives().get(self._coordination.node)
+        return None if life is None else life.reaches_store
 
     def _is_ours(self, container_id: int) -> bool:
         claim, coordination = self._claims.get(container_id), self._coordination

@@ -49,6 +49,15 @@ class TextFormatter(logging.Formatter):
         return f"{_time(record)} {record.levelname} {record.name} {message}{fields}"
 
 
+class ToolFormatter(logging.Formatter):
+    """`penstock: what is wrong`, as commands say it that end: without time, level and logger."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = "".join(f" {key}={_word(value)}" for key, value in facts(record).items())
+        message = record.getMessage().replace("\n", "\\n")
+        return f"penstock: {message}{fields}"
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object per event: time, level, logger, message, then the event's own facts."""
 
@@ -188,14 +197,19 @@ class StderrHandler(logging.Handler):
                 return
 
 
-def setup(form: Format, level: str) -> None:
-    """Send this process's events to stderr; those of libraries from warnings on."""
+def setup(form: Format, level: str, formatter: type[logging.Formatter] = TextFormatter) -> None:
+    """Send this process's events to stderr; those of libraries from warnings on. `formatter`: of text."""
     handler = StderrHandler(sys.stderr.fileno())
-    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter() if form == "json" else formatter())
     handler.addFilter(RepeatFilter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in OWN_LOGGERS:
         logging.getLogger(name).setLevel(level.upper())
+
+
+def setup_of_tool(form: Format = "text") -> None:
+    """The same for a command that ends: warnings and errors, in the words of all other refusals."""
+    setup(form, "warning", ToolFormatter)
 
 
 def flush() -> None:

@@ -48,13 +48,17 @@ def secured(directory: Path, user: str, settings: Mapping[str, str]) -> Iterator
     for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
         add = ("users", "add", user, "--mechanism", mechanism, "--password-file", str(file))
         subprocess.run([PENSTOCK, *add, *data], check=True, timeout=60)
-    given = SETTINGS | settings | {
-        "ssl.keystore.location": str(files.keystore),
-        "sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512",
-        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "allow.everyone.if.no.acl.found": "false",
-        "super.users": f"User:{user}",
-    }
+    given = (
+        SETTINGS
+        | settings
+        | {
+            "ssl.keystore.location": str(files.keystore),
+            "sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "allow.everyone.if.no.acl.found": "false",
+            "super.users": f"User:{user}",
+        }
+    )
     sets = [f"--set={key}={value}" for key, value in given.items()]
     listeners = ("--listen", "SASL_SSL://localhost:0", "--listen", "SASL_PLAINTEXT://localhost:0")
     with serving(directory, *listeners, *sets) as running:

@@ -253,6 +253,8 @@ class EtcdCoordination(Coordination):
             return is_level_another and await self._begin_life()
         self._life, self._row, self._lease, self._is_draining = life, row, lease, False
         self._tell()
+        if value != node_value(life, False, self._said, reaches_store=self._reaches_store):  # told meanwhile
+            await self._write_row()
         return True
 
     async def tell(self, told: Mapping[str, Any]) -> None:

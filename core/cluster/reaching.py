@@ -7,7 +7,8 @@ as its own containers stand still it would soon have the least load, and be give
 
 - One question is on its way at a time. It waits for its answer however long that takes: the state is bad from `ANSWER_S`
   on, and good again with the first answer.
-- What changed is told until the coordinator has heard it; in between the next answer may change it again.
+- What is so is told until the coordinator shows it. A life that begins meanwhile may say what was so before: the next
+  answer finds that.
 """
 
 from __future__ import annotations
@@ -32,15 +33,18 @@ Look = Callable[[], Awaitable[object]]
 """Ask the store for anything. Raises StorageError."""
 Tell = Callable[[bool], Awaitable[None]]
 """Tell all nodes, in this life and those to come. Raises StoreError."""
+Shown = Callable[[], bool | None]
+"""What this life shows to all nodes; None if there is no life."""
 
 
 class Reaching:
     """See the module. For the event loop; end it with `stop`."""
 
-    def __init__(self, look: Look, tell: Tell) -> None:
+    def __init__(self, look: Look, tell: Tell, shown: Shown) -> None:
         self._look = look
         self._tell = tell
-        self._told = True  # what all nodes believe
+        self._shown = shown
+        self._told = True
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -80,16 +84,16 @@ class Reaching:
 
     async def _tells(self, is_good: bool, why: str = "") -> bool:
         """Whether all have heard it."""
-        if is_good == self._told:
+        if is_good == self._told and self._shown() in (is_good, None):
             return True
-        if not is_good:
+        if not is_good and self._told:
             logger.warning("this node does not reach the object store, and takes no containers", extra={"reason": why})
         try:
             await self._tell(is_good)
         except StoreError as error:
             logger.warning("how the object store is reached is not told", extra={"reason": str(error)})
             return False
-        self._told = is_good
-        if is_good:
+        if is_good and not self._told:
             logger.info("this node reaches the object store again")
+        self._told = is_good
         return True

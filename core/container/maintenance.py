@@ -27,7 +27,7 @@ from core.container.indexing import Indexing
 from core.container.metadata_thread import MetadataThread
 from core.container.ports import Chunks
 from core.container.truncation import Truncation
-from core.errors import StorageFailure
+from core.errors import StorageFailure, StorageFull
 from core.index.rows import sidecar_path
 from core.log.files import KEPT_DIRECTORY
 from core.log.log_file import LogFile, LogPosition
@@ -44,6 +44,13 @@ RETRY_S: Final = 1.0
 
 class Archive(Protocol):
     """The checkpoints of a log that this machine only has a copy of."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether whoever takes the container over has so many objects of the log to read that it is to be cut."""
+
+    def is_file_long(self, first_lsn: int) -> bool:
+        """Whether the log file that begins there has so many of them that it is worth to be cut behind it."""
 
     async def checkpoint(
         self, first_lsn: int, lsn: int, snapshot: Callable[[Path], Awaitable[None]], *, is_due: bool = False
@@ -137,6 +144,7 @@ class Maintenance:
                 await self.index_files()
                 if loop.time() >= self._checkpoint_at or self._is_checkpoint_urgent():
                     self._checkpoint_at = loop.time() + self._interval_s
+                    self._shorten()
                     await self.checkpoint()
                     await self.truncate()
                     self._checkpointed.set()
@@ -145,12 +153,24 @@ class Maintenance:
             raise
         return max(0.0, min(self._checkpoint_at - loop.time(), LOOK_EVERY_S))
 
+    def _shorten(self) -> None:
+        """Have a log of many objects cut, now or behind a later checkpoint: it goes by whole files, once all of them is
+        in chunks."""
+        container, archive = self._container, self._archive
+        if archive is None or not archive.is_long:
+            return
+        if archive.is_file_long(container.log.file.first_lsn):
+            with contextlib.suppress(StorageFull):  # the next file is not ready
+                container.log.roll()
+        if container.tier is not None:
+            container.tier.log_is_long()
+
     def _is_checkpoint_urgent(self) -> bool:
         container = self._container
-        if self.log_bytes_since >= container.config.checkpoint_log_bytes:
-            # Who replays a log from long-term storage has its containers alone, and in any number.
-            if self._archive is not None or self.is_replay_long():
-                return True
+        # Who replays a log from long-term storage has its containers alone, and in any number.
+        is_long = self._archive is not None or self.is_replay_long()
+        if is_long and self.log_bytes_since >= container.config.checkpoint_log_bytes:
+            return True
         return container.tier is not None and container.tier.is_pressed
 
     # Its works
@@ -180,10 +200,13 @@ class Maintenance:
                 await self._archive.checkpoint(first_lsn, lsn, self._snapshot, is_due=is_due)
 
     async def store_now(self) -> None:
-        """Checkpoint what is durable now, and store it away. Raises StorageError, OSError, StorageFailure."""
+        """Checkpoint what is durable now, cut the log, and store it away. Raises StorageError, OSError,
+        StorageFailure.
+        """
         async with self._at_files:
             await self.index_files()
             await self.checkpoint()
+            await self.truncate()
         await self.store_away(is_due=True)
 
     async def _until_checkpointed(self, pause_s: float) -> None:

@@ -67,5 +67,8 @@ class LongTerm(Protocol):
     def promised(self) -> None:
         """Note a change that must not be undone if the disk is lost."""
 
+    def log_is_long(self) -> None:
+        """Note that the log has so many objects that it is to be cut: everything that waits is due."""
+
     def log_grew(self) -> None:
         """Note that a log file was completed: more work may be due."""

@@ -165,10 +165,10 @@ class Residents:
         """Note that the slot's durable state changed since the last checkpoint."""
         self.unsaved.mark(slot)
 
-    def mark_untiered(self, slot: Slot) -> None:
-        """Note that the slot has entries that are in no chunk yet."""
+    def mark_untiered(self, slot: Slot, age_s: float = 0.0) -> None:
+        """Note that the slot has entries that are in no chunk yet; the oldest has waited for so long."""
         slot.untiered = True
-        self.untiered[slot] = self.clock.monotonic_s()
+        self.untiered[slot] = self.clock.monotonic_s() - age_s
 
     def _trimmed(self, slot: Slot) -> None:
         self.trimmed[slot] = None

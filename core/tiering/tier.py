@@ -105,6 +105,10 @@ class Tier:
         """Note a change that must not be undone if the disk is lost."""
         self.snapshots.promised()
 
+    def log_is_long(self) -> None:
+        """Note that the log has so many objects that it is to be cut: everything that waits is due."""
+        self.writer.log_is_long()
+
     def log_grew(self) -> None:
         """Note that a log file was completed: more work may be due, and appends may have to slow down."""
         self._container.log_changed()

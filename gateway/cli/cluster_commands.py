@@ -81,7 +81,7 @@ def ended(config: Config, main: Callable[[], Awaitable[ExitCode]]) -> ExitCode:
     def command() -> ExitCode:
         if not config.cluster:
             raise Refused("name the cluster: --cluster etcd://HOST:PORT,.../NAME", ExitCode.CONFIGURATION)
-        logs.setup(config.logging_format, "warning")
+        logs.setup_of_tool(config.logging_format)
         end: ExitCode | Refused = ExitCode.CLEAN
 
         def work() -> ExitCode:

@@ -71,9 +71,7 @@ def _run(settings: Settings, told: Output, do: Callable[[EtcdCoordination, Outpu
     sys.exit(run(settings, told, lambda seen, output: do(seen.coordination, output)))
 
 
-async def _move(
-    cluster: EtcdCoordination, container: int, node: int, timeout_s: float, told: Output
-) -> ExitCode:
+async def _move(cluster: EtcdCoordination, container: int, node: int, timeout_s: float, told: Output) -> ExitCode:
     from core.cluster.coordination import Stage
     from core.cluster.levels import Feature, allows
     from gateway.exits import ExitCode

@@ -39,7 +39,7 @@ START: Final = {
 def run(config: Config, *, as_json: bool, take_over: bool = False, drill: bool = False) -> ExitCode:
     """Recover, and report on standard output. `take_over`, `drill`: see `Mode`."""
     mode = Mode.DRILL if drill else Mode.TAKE_OVER if take_over else Mode.ALONE
-    logs.setup(config.logging_format, "warning")
+    logs.setup_of_tool(config.logging_format)
     code = outcome(lambda: asyncio.run(_recover(config, mode, as_json=as_json)))
     logs.flush()
     return code

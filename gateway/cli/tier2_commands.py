@@ -65,7 +65,7 @@ def _run(config: Config, command: Callable[[], Awaitable[ExitCode]]) -> ExitCode
         check_settings(config)
         return await command()
 
-    logs.setup(config.logging_format, "warning")
+    logs.setup_of_tool(config.logging_format)
     code = outcome(lambda: asyncio.run(main()))
     logs.flush()
     return code

@@ -108,7 +108,7 @@ def run_hash(name: str, password_file: Path | None, iterations: int, told: Outpu
 
 def _run(command: Callable[[], ExitCode]) -> ExitCode:
     """A refusal passes by the log: it is said as every tool says one."""
-    logs.setup("text", "warning")
+    logs.setup_of_tool()
     refusals: list[Refused] = []
 
     def refusable() -> ExitCode:

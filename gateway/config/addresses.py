@@ -67,7 +67,7 @@ class ListenAddress:
     def of_worker(self, worker: int, http: ListenAddress | None) -> ListenAddress:
         """The same listener of a worker: its ports are counted from those that are configured, 0 is the first worker's.
 
-        A port that the HTTP server has at the same address is left out, and then the advertised one of its place is too.
+        A port that the HTTP server has at the same address is left out, and so is the advertised one of its place.
         """
         step = worker
         if http is not None and self.port < http.port <= self.port + worker and overlap(self.host, http.host):

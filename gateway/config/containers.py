@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field
 
 CONTAINERS_MAX: Final = 64
 """A container has threads, files and caches of its own."""
@@ -26,8 +26,8 @@ class ContainerKeys(BaseModel):
         ge=0,
         le=CONTAINERS_MAX,
         description="Processes that share the work: each is a Kafka node with a port of its own, counted from that of "
-        "each listener without the one of http.listen, and has a part of the containers. 0 or auto: as many as there are processors, and no more than "
-        "containers.",
+        "each listener without the one of http.listen, and has a part of the containers. 0 or auto: as many as there "
+        "are processors, and no more than containers.",
     )
     data_dirs: tuple[Path, ...] = Field(
         (),
@@ -35,8 +35,3 @@ class ContainerKeys(BaseModel):
         "Fixed when the data directory is made, in number and order. Not set: data.dir alone.",
         json_schema_extra={"allowed": "paths, separated by commas"},
     )
-
-    @field_validator("workers", mode="before")
-    @classmethod
-    def _as_many_as_processors(cls, value: object) -> object:
-        return 0 if isinstance(value, str) and value.strip().lower() == "auto" else value

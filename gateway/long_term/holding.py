@@ -1,7 +1,7 @@
 """Long-term storage as one process holds it: reached and examined at a start, owned from the first change to the end.
 
-Keeps: nothing is put or deleted before the prefix is known to be this store's, and nothing of another owner's is touched
-after it has taken over.
+Keeps: nothing is put or deleted before the prefix is known to be this store's, and nothing of another owner's is
+touched after it has taken over.
 """
 
 from __future__ import annotations

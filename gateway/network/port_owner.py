@@ -27,7 +27,7 @@ def owner_of(port: int) -> str | None:
 
 
 def is_held_by(port: int, pid: str) -> bool:
-    """Whether this process has a socket that listens on a port, perhaps with others that inherited it from each other."""
+    """Whether this process has a socket that listens on a port, perhaps with others that have inherited it."""
     sockets = {f"socket:[{inode}]" for inode in _listening(port)}
     return bool(sockets) and pid.isdecimal() and _holds(Path("/proc") / pid / "fd", sockets)
 

@@ -23,7 +23,7 @@ TOPIC: Final = "sunk"
 PORT: Final = 9_092
 END: Final = 1_000
 PRODUCE, FETCH, METADATA, API_VERSIONS = (0, 7), (1, 11), (3, 4), (18, 3)
-BATCH: Final = bytes(build_batch([Record(0, 0, None, bytes(100)), Record(0, 0, None, bytes(100))]))
+BATCH: Final = bytes(build_batch([Record(offset, 0, None, bytes(100)) for offset in range(2)]))
 STOCK: Final = Stock(TOPIC, BATCH * 3, END)
 WITHIN_S: Final = 10.0
 

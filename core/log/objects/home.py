@@ -17,6 +17,7 @@ import asyncio
 import logging
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,6 +49,11 @@ CHECKPOINT_BYTES: Final = 64 << 20
 CHECKPOINT_OBJECTS: Final = 32
 """So much is put into the log before another checkpoint is stored that only saves a taker some
 replay. A quiet container stores none."""
+LOG_OBJECTS_MAX: Final = 2_048
+"""Of so many on the log is cut as soon as it can be: who takes over reads each, and how often the container has changed
+hands must not matter."""
+FILE_OBJECTS: Final = LOG_OBJECTS_MAX // 4
+"""So many of a log file are worth to be cut behind it."""
 SNAPSHOT: Final = "snapshot"
 METADATA: Final = "metadata"
 MARK: Final = "log-in-objects"
@@ -107,6 +113,7 @@ class LogObjects:
         directory: Path,
         owned: Owned,
         files: dict[int, Place],
+        objects: Counter[int],
         is_ours: IsOurs | None,
     ) -> None:
         self._storage = storage = log.storage
@@ -117,6 +124,7 @@ class LogObjects:
         self._is_ours = is_ours
         self._writer: ObjectWriter | None = None
         self._places = files  # of each log file's first object, by the file's first LSN
+        self._objects = objects  # of each log file, in the same way
         self._uploads = Uploads(storage, f"{files_prefix(container)}{owned.place.epoch:020d}/")
         self._stored_lsn = min(files, default=0)  # where the log of the newest checkpoint begins
         self._checkpointed = _Reached(0, 0, 0)  # by our last checkpoint
@@ -191,7 +199,8 @@ class LogObjects:
                 "checkpoint": 0 if manifest is None else manifest.lsn,
             },
         )
-        return cls(log, container, directory, owned, files, None if claimed is None else claimed.is_ours)
+        objects = Counter(stretches[group.place].file_lsn for group in owned.groups)
+        return cls(log, container, directory, owned, files, objects, None if claimed is None else claimed.is_ours)
 
     @property
     def links(self) -> Sequence[Link]:
@@ -214,11 +223,26 @@ class LogObjects:
                 linger_s=None if config.log_object_linger_ms < 0 else config.log_object_linger_ms / 1000,
                 is_ours=self._is_ours,
                 packing=Packing(self._storage, self._container, self._owned.place.epoch),
+                objects=self._objects,
             )
             self._writer = ObjectWriter(settings, size, reports, new_cache)
             return self._writer
 
         return new_writer
+
+    @property
+    def objects(self) -> int:
+        """How many objects of the log, of those that are put or on their way, whoever takes over has to read."""
+        return self._objects.total()
+
+    @property
+    def is_long(self) -> bool:
+        """Whether these are so many that the log is to be cut."""
+        return self.objects >= LOG_OBJECTS_MAX
+
+    def is_file_long(self, first_lsn: int) -> bool:
+        """Whether the log file that begins there has so many of them that it is worth to be cut behind it."""
+        return self._objects[first_lsn] >= FILE_OBJECTS
 
     def disown(self, error: Deposed) -> None:
         """The log is somebody else's: end all that waits for it."""
@@ -298,6 +322,8 @@ class LogObjects:
         await remove_before(self._storage, self._container, manifest, log=not is_cut)
         self._cut_before = manifest.start
         self._places = {lsn: place for lsn, place in self._places.items() if lsn >= manifest.start.lsn}
+        for lsn in [lsn for lsn in self._objects if lsn < manifest.start.lsn]:
+            del self._objects[lsn]
 
 
 async def remove_before(storage: Storage, container: int, manifest: Manifest, *, log: bool = True) -> None:

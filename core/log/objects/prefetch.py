@@ -11,6 +11,8 @@ last pack.
   Listings, fences and whatever is not there are always asked of the store. So a takeover decides by the store,
   whatever is kept here.
 - What is found to be damaged here is dropped, and asked of the store: only that says what is damaged there.
+- Of a group that comes from here the walk reads nothing: its header is decoded as it is fetched, while someone else
+  still serves, so that what is left to do without an owner hardly grows with the log.
 - At most `BYTES_MAX` are kept in the file, and `HEADERS_MAX` headers of groups in memory. The file has no name: it is
   gone with its process.
 - The file is closed when no thread uses it any more: its number may be another file's from then on.
@@ -28,7 +30,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from core.log.objects.format import HEADER_SIZE, BadLogObject, log_key, log_prefix
+from core.log.objects.format import HEADER_SIZE, BadLogObject, Decoded, decode_header, log_key, log_prefix
 from core.log.objects.manifest import manifests_prefix, newest_manifest
 from core.log.objects.packs import decode_pack, ends_of, packs_prefix
 from core.log.objects.protocol import GENESIS, Place
@@ -43,16 +45,18 @@ ROUNDS_MAX: Final = 5
 """How often `fetch` looks for what came meanwhile, while an owner goes on writing."""
 SMALL_BYTES_MAX: Final = 256 << 10
 """Log objects up to this size are read whole ahead of a takeover that nobody has announced: two reads each else."""
+NEAR_BYTES: Final = 4 << 10
+"""Objects so near to one another in the file are read at once, with what lies between them."""
+READ_BYTES: Final = 1 << 20
 FEW: Final = 16
 """Objects that are left to the takeover."""
-HEADERS_MAX: Final = 200_000
+HEADERS_MAX: Final = 100_000
 """Headers of groups in memory, some 60 MB at most; the walk reads those of further groups from the file."""
 
 
 class _Kept(NamedTuple):
     position: int
     size: int
-    header: bytes  # of a group; else empty
 
 
 class _Scratch:
@@ -116,11 +120,11 @@ class Prefetched(Storage):
         self._container = container
         self._scratch = _Scratch(directory)
         self._kept: dict[str, _Kept] = {}
+        self._decoded: dict[Place, Decoded] = {}  # the headers of groups that are kept
         self._packs: set[str] = set()  # that were read, or cannot be
         self._start: Place | None = None  # where the log begins
         self._listed_to = ""  # the last key of the log that was listed; what comes before it late is left to the walk
         self._last_manifest = ("", 0, 0, b"")  # key, start, length, bytes
-        self._headers = 0
         self._bytes = 0  # of all that was asked for
         self._end = 0  # of what the file has
 
@@ -191,8 +195,9 @@ class Prefetched(Storage):
             return
         begins = await self._written(data)
         for place, position, length in groups:
-            header = data[position : position + HEADER_SIZE]
-            self._remember(log_key(self._container, place), begins + position, length, header)
+            key = log_key(self._container, place)
+            self._kept[key] = _Kept(begins + position, length)
+            self._decode(place, data[position : position + HEADER_SIZE])
 
     async def _keep(self, wanted: Iterable[tuple[str, int]]) -> int:
         new = [(key, size) for key, size in wanted if key not in self._kept and size]
@@ -202,8 +207,9 @@ class Prefetched(Storage):
     async def _fetch(self, key: str, size: int) -> None:
         data = await self._fetched(key, size)
         if data is not None:
-            header = data[:HEADER_SIZE] if key.startswith(log_prefix(self._container)) else b""
-            self._remember(key, await self._written(data), size, header)
+            self._kept[key] = _Kept(await self._written(data), size)
+            if key.startswith(log_prefix(self._container)):
+                self._decode(_place_of(key), data[:HEADER_SIZE])
 
     async def _fetched(self, key: str, size: int) -> bytes | None:
         if self._bytes + size > BYTES_MAX:
@@ -222,17 +228,16 @@ class Prefetched(Storage):
         await asyncio.to_thread(self._scratch.write, data, position)
         return position
 
-    def _remember(self, key: str, position: int, size: int, header: bytes) -> None:
-        if header:
-            self._headers += 1
-        self._kept[key] = _Kept(position, size, header if self._headers <= HEADERS_MAX else b"")
+    def _decode(self, place: Place, header: bytes) -> None:
+        if len(self._decoded) < HEADERS_MAX:
+            with contextlib.suppress(BadLogObject):  # whoever reads it meets that again
+                self._decoded[place] = decode_header(self._container, place, header)
 
     # What is kept
 
-    def header_of(self, key: str) -> bytes | None:
+    def decoded(self, place: Place) -> Decoded | None:
         """The header of a group, if it is in memory."""
-        kept = self._kept.get(key)
-        return kept.header or None if kept is not None else None
+        return self._decoded.get(place)
 
     def read_kept(self, key: str, start: int, length: int) -> bytes | None:
         """Bytes of an object that is kept; None if it is not. Blocks."""
@@ -241,14 +246,46 @@ class Prefetched(Storage):
             return None
         return self._scratch.read(kept.position + start, length)
 
+    def read_many(self, wanted: Sequence[tuple[str, int]], start: int) -> list[Buffer | None]:
+        """As many bytes of each object, from `start` on, in as few reads as their neighbourhood in the file allows.
+        None for one that is not kept. Blocks."""
+        found: list[Buffer | None] = [None] * len(wanted)
+        run: list[tuple[int, int, int]] = []  # which, and where its bytes lie from where to where
+        for number, (key, length) in enumerate(wanted):
+            kept = self._kept.get(key)
+            if kept is None or start + length > kept.size:
+                continue
+            begins = kept.position + start
+            if run and not (0 <= begins - run[-1][2] <= NEAR_BYTES and begins + length - run[0][1] <= READ_BYTES):
+                self._read_run(run, found)
+                run = []
+            run.append((number, begins, begins + length))
+        self._read_run(run, found)
+        return found
+
+    def _read_run(self, run: Sequence[tuple[int, int, int]], found: list[Buffer | None]) -> None:
+        if not run:
+            return
+        first = run[0][1]
+        data = self._scratch.read(first, run[-1][2] - first)
+        if data is not None:
+            view = memoryview(data)
+            for number, begins, ends in run:
+                found[number] = view[begins - first : ends - first]
+
     def drop(self, key: str) -> bool:
         """What is kept under this key is damaged: it is asked of the store from now on. False if nothing is kept."""
-        return self._kept.pop(key, None) is not None
+        if self._kept.pop(key, None) is None:
+            return False
+        if key.startswith(log_prefix(self._container)):
+            self._decoded.pop(_place_of(key), None)
+        return True
 
     def forget(self) -> None:
         """Give up what is kept."""
         self._scratch.forget()
         self._kept.clear()
+        self._decoded.clear()
 
     # The store
 

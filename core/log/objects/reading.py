@@ -35,18 +35,17 @@ BEYOND_MAX: Final = 80
 AHEAD: Final = 512
 """Headers that are read before the walk comes to them."""
 STEPS_PER_TURN: Final = 200
-"""Steps of the walk over headers in memory, some ten microseconds each, in one turn of the event loop."""
+"""Steps of the walk over headers in memory, some microseconds each, in one turn of the event loop."""
 
 
 async def read_header(storage: Storage, container: int, place: Place) -> Decoded | None:
     """The header of the object at a place, None if there is none. Raises BadLogObject, StorageError."""
+    if isinstance(storage, Prefetched) and (known := storage.decoded(place)) is not None:
+        return known
     key = log_key(container, place)
     kept = storage if isinstance(storage, Prefetched) else None
-    block: Buffer | None = None if kept is None else kept.header_of(key)
     try:
-        if block is None:
-            block = await storage.get_range(key, 0, HEADER_SIZE)
-        return decode_header(container, place, block)
+        return decode_header(container, place, await storage.get_range(key, 0, HEADER_SIZE))
     except ObjectNotFound:
         return None
     except Corrupt as error:
@@ -83,22 +82,19 @@ class _Ahead:
 
     async def read(self, place: Place) -> Decoded | None:
         """The header at a place, None if there is none. Raises BadLogObject, StorageError."""
+        storage = self._storage
+        if isinstance(storage, Prefetched) and (decoded := storage.decoded(place)) is not None:
+            self._steps += 1
+            if not self._steps % STEPS_PER_TURN:
+                await asyncio.sleep(0)
+            return decoded
         if place not in self._known:
-            found = await read_header(self._storage, self._container, place)
+            found = await read_header(storage, self._container, place)
             if found is None:
                 return None
-            if self._is_in_memory(place):
-                self._steps += 1
-                if not self._steps % STEPS_PER_TURN:
-                    await asyncio.sleep(0)
-                return found
             self._known = {place: found}
             await self._look_ahead(place)
         return self._known.pop(place)
-
-    def _is_in_memory(self, place: Place) -> bool:
-        storage = self._storage
-        return isinstance(storage, Prefetched) and storage.header_of(log_key(self._container, place)) is not None
 
     async def _look_ahead(self, place: Place) -> None:
         key = log_key(self._container, place)

@@ -66,17 +66,15 @@ def _kept(
     kept: Prefetched, container: int, groups: Sequence[Group], stretches: Sequence[Stretch]
 ) -> list[Buffer | None]:
     """The bytes of those groups that were read before; one that is damaged there is read anew."""
-    found: list[Buffer | None] = []
-    for group, stretch in zip(groups, stretches, strict=True):
-        key = log_key(container, group.place)
-        data = kept.read_kept(key, HEADER_SIZE, stretch.size)
+    wanted = [(log_key(container, group.place), stretch.size) for group, stretch in zip(groups, stretches, strict=True)]
+    found = kept.read_many(wanted, HEADER_SIZE)
+    for number, data in enumerate(found):
         if data is not None:
             try:
-                check_data(stretch, data)
+                check_data(stretches[number], data)
             except BadLogObject:
-                kept.drop(key)
-                data = None
-        found.append(data)
+                kept.drop(wanted[number][0])
+                found[number] = None
     return found
 
 
@@ -113,8 +111,9 @@ def _append_to(path: Path, its: list[tuple[Stretch, Buffer]]) -> None:
                     f"{path.name} has {size} bytes, its next object begins at {stretch.position}: "
                     "an object between them is missing. Restore it from a copy of the bucket, then start again"
                 )
-            size, view = stretch.position + len(data), memoryview(data)
-            while view:
-                view = view[os.pwrite(fd, view, size - len(view)) :]
+            size += len(data)
+        view = memoryview(its[0][1] if len(its) == 1 else b"".join(data for _, data in its))
+        while view:
+            view = view[os.pwrite(fd, view, size - len(view)) :]
     finally:
         os.close(fd)

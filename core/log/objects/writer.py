@@ -21,9 +21,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from core.errors import Deposed, StorageFailure
@@ -63,6 +63,7 @@ class ObjectLog:
     linger_s: float | None = None  # None: by the store's answers
     is_ours: IsOurs | None = None
     packing: Packing | None = None  # of groups that are acknowledged
+    objects: Counter[int] = field(default_factory=Counter)  # of each log file, by its first LSN
     close_timeout_s: float = 30.0
 
 
@@ -221,6 +222,7 @@ class ObjectWriter:
             parts += one.buffers
         position, self._position = self._position, self._position + sum(map(len, parts))
         assert self._position == end.position, "the object's bytes do not end where the file's do"
+        self._settings.objects[end.file_lsn] += 1
         return encode_group(self._settings.container, group, end.file_lsn, self._file_id, position, parts)
 
     async def _settle(self, group: Group, data: bytes) -> None:

@@ -1,7 +1,7 @@
 """The second look at a chunk: a store may lose an object that it has just acknowledged.
 
-**Invariant**: a chunk is verified only when its object was seen `tier2_verify_delay_ms` after its commit, or after the
-start, with the size and the etag of its put. Until then the log keeps the chunk's entries, so an object that is gone or
+**Invariant**: a chunk is verified only when its object was seen `tier2_verify_delay_ms` after its commit, whoever made
+that, with the size and the etag of its put. Until then the log keeps the chunk's entries, so an object that is gone or
 has changed can be made again.
 """
 
@@ -47,17 +47,22 @@ class SecondLook:
         """Begin the chunk's delay."""
         self._due_at[chunk_id] = self._clock.monotonic_s() + self._delay_s
 
+    def _begun(self, row: ChunkRow, now: float) -> float:
+        """When the look at a chunk is due whose delay a former owner, or the last run, has begun."""
+        passed_s = self._container.trusted.age_ms(row.changed_ms) / 1000
+        return now + max(0.0, self._delay_s - passed_s)
+
     async def look(self, uploads: Uploads) -> None:
         """Verify chunks that are due, and begin to put missing ones again.
 
         A chunk that cannot be looked at holds up no other. Raises StoreError, StorageError for the last of those.
         """
         now = self._clock.monotonic_s()
-        due = [
-            row
-            for row in self._catalog.pending
-            if row.state is ChunkState.COMMITTED and self._due_at.setdefault(row.id, now + self._delay_s) <= now
-        ]
+        committed = [row for row in self._catalog.pending if row.state is ChunkState.COMMITTED]
+        for row in committed:
+            if row.id not in self._due_at:
+                self._due_at[row.id] = self._begun(row, now)
+        due = [row for row in committed if self._due_at[row.id] <= now]
         whole: list[ChunkRow] = []
         failure: StorageError | None = None
         for row in due:

@@ -3,10 +3,12 @@
 A segment is due when it has `chunk_bytes` that are in no chunk, and when it is sealed; a slot also while it is hurried.
 When an entry is older than `chunk_age_ms`, all entries at least half as old go in one round, many slots in one object.
 So rounds by age cost at most two puts a minute times 60,000 / `chunk_age_ms`, plus one for each `chunk_bytes` or
-`RUNS_MAX` slots, however many slots there are. When the log is half full, everything is due, every `PRESSURE_PAUSE_S`.
+`RUNS_MAX` slots, however many slots there are. When the log is half full, everything is due, every `PRESSURE_PAUSE_S`;
+when whoever takes the container over would have too many objects of the log to read, every `LONG_PAUSE_S`.
 
 **Invariants**
 
+- The age of an entry goes on over starts and hand-overs: an owner of a short time moves what many before it have left.
 - Chunks of a slot are committed in the order of its sequence numbers, though several are uploaded at a time.
 - Nothing is put that the log has not synced.
 """
@@ -16,12 +18,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.background import Background
+from core.errors import Deposed, NotHosted
+from core.tiering.rows import ChunkState
 from core.tiering.writing.backlog import Backlog, Piece, UnreadableEntry, backlogs_of, cut_segment, is_lost, pack
 from core.tiering.writing.second_look import SecondLook
 from core.tiering.writing.uploads import Counters, Upload, Uploads
@@ -36,12 +41,24 @@ logger = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
 PRESSURE_PAUSE_S: Final = 5.0
+LONG_PAUSE_S: Final = 30.0
+"""The log is not cut sooner after a round: it waits for the second look at the chunks."""
 SLICE_SLOTS: Final = 2000
 """The most slots that one turn of the event loop looks at: about a millisecond."""
 LOOK_COST: Final = 50
 """The pause between two looks at all waiting slots, in durations of a look: two percent of a core at most."""
 UNFORESEEN_S: Final = 15.0
 """The pause after a failure that nobody foresaw: a step may have read much."""
+
+
+class _Ages(NamedTuple):
+    """How long entries have waited that a start has found, seconds at most."""
+
+    log: float
+    chunks: dict[tuple[int, int], float]  # by stream and slot
+
+    def of(self, stream_id: int, slot: int) -> float:
+        return min(self.log, self.chunks.get((stream_id, slot), self.log))
 
 
 class StorageWriter:
@@ -62,6 +79,8 @@ class StorageWriter:
         self._planned: dict[Slot, tuple[int, int, asyncio.Task[bool]]] = {}  # end, bytes before it, the newest chunk
         self._tasks: set[asyncio.Task[bool]] = set()
         self._pressed_at = 0.0
+        self._is_log_long = False  # all that waits is due, because of the objects of the log
+        self._shortened_at = -math.inf  # when that was so last
         self._look_at = 0.0
         self._tick_s = min(TICK_S, context.container.config.chunk_age_ms / 4000)
         self._background = Background(
@@ -103,10 +122,11 @@ class StorageWriter:
         """Abandon the uploads that an earlier run left, then begin. Raises StoreError."""
         self._pins.name_lost()
         await self._uploads.abandon_left()
-        for stream in self._container.streams.values():
-            for slot in stream.slots_in(self._container.id):
+        container, ages = self._container, self._ages_s()
+        for stream in container.streams.values():
+            for slot in stream.slots_in(container.id):
                 if slot.durable_end > slot.untiered_from[0] and not slot.untiered and not slot.has_moved:
-                    self._container.mark_untiered(slot)
+                    container.mark_untiered(slot, ages.of(stream.id, slot.number))
         self._background.start()
 
     async def stop(self) -> None:
@@ -125,6 +145,10 @@ class StorageWriter:
 
     def calm(self, slot: Slot) -> None:
         self._hurried.discard(slot)
+
+    def log_is_long(self) -> None:
+        """Tier all that waits: the log has so many objects that it is to be cut."""
+        self._is_log_long = True
 
     def wake(self) -> None:
         """Look soon: something may be due."""
@@ -175,6 +199,9 @@ class StorageWriter:
         if self._context.is_pressed and now >= self._pressed_at + PRESSURE_PAUSE_S:
             self._pressed_at = now
             await self._start(rest, by_age=True)
+        elif self._is_log_long and now >= self._shortened_at + LONG_PAUSE_S:
+            self._is_log_long, self._shortened_at = False, now
+            await self._start(rest, by_age=True)
         elif now - oldest >= (age_s := self._config.chunk_age_ms / 1000):
             await self._start([s for s in rest if now - container.untiered.get(s, now) >= age_s / 2], by_age=True)
 
@@ -211,6 +238,20 @@ class StorageWriter:
         first, before = slot.untiered_from
         planned = self._planned.get(slot)
         return (first, before) if planned is None or planned[0] <= first else planned[:2]
+
+    def _ages_s(self) -> _Ages:
+        """How long what a start finds has waited: the log keeps it since its oldest file was begun, and what a chunk
+        that is still pending has left of a slot came after that chunk was made."""
+        container, trusted = self._container, self._container.trusted
+        files = container.files.complete
+        chunks: dict[tuple[int, int], float] = {}
+        for row in self._catalog.pending:
+            if row.state is ChunkState.COMMITTED:
+                age_s = trusted.age_ms(row.changed_ms) / 1000
+                for run in row.runs:
+                    place = run.stream_id, run.slot
+                    chunks[place] = min(age_s, chunks.get(place, age_s))
+        return _Ages(trusted.age_ms(files[0].created_ms) / 1000 if files else 0.0, chunks)
 
     def _backlogs(self, slot: Slot) -> Iterator[Backlog]:
         """The backlog of each segment that the slot was appended to, oldest first."""
@@ -270,6 +311,7 @@ class StorageWriter:
         self._tasks.discard(task)
         for slot in [slot for slot, planned in self._planned.items() if planned[2] is task]:
             del self._planned[slot]
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, (Deposed, NotHosted)):  # then its next owner makes it
             logger.error("a chunk was given up and will be made again", exc_info=error)
         self._wake.set()

@@ -24,7 +24,7 @@ from kafka.admin import (
 )
 from kafka.admin._configs import ConfigSourceType
 from kafka.admin._users import UserScramCredentialDeletion, UserScramCredentialUpsertion
-from kafka.errors import KafkaError, KafkaTimeoutError, NoError, for_code
+from kafka.errors import KafkaTimeoutError, NoError, for_code
 from kafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest, DescribeConfigsRequest
 from kafka.protocol.admin.client_quotas import AlterClientQuotasRequest, DescribeClientQuotasRequest
 from kafka.structs import OffsetAndMetadata
@@ -378,7 +378,9 @@ class KafkaPythonCluster:
         return KafkaPythonReader(consumer)
 
     @refusing
-    def group_reader(self, topics: Sequence[str], group: str, *, committed: bool, from_start: bool) -> KafkaPythonReader:
+    def group_reader(
+        self, topics: Sequence[str], group: str, *, committed: bool, from_start: bool
+    ) -> KafkaPythonReader:
         reset = "earliest" if from_start else "latest"
         consumer = self._consumer(committed=committed, group_id=group, auto_offset_reset=reset)
         consumer.subscribe(list(topics))
@@ -458,7 +460,7 @@ def _entry(told: Mapping[str, Any]) -> ConfigEntry:
 def _source(number: int) -> str:
     """Kafka's name of a config's source; one that kafka-python does not know has a number."""
     try:
-        return ConfigSourceType(number).name
+        return str(ConfigSourceType(number).name)
     except ValueError:
         return f"SOURCE_{number}"
 

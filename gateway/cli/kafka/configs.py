@@ -80,7 +80,9 @@ def diff(
     kind: Kind,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Its name; without it all topics, or a broker of each.", show_default=False),
+        typer.Argument(
+            metavar="[NAME]", help="Its name; without it all topics, or a broker of each.", show_default=False
+        ),
     ] = None,
     *,
     other: Annotated[
@@ -114,9 +116,7 @@ def diff(
     else:
         rows = _differences(names[0], *here.values(), *far.values())
     if session.output.as_json:
-        session.output.result(
-            [{"name": one, "key": key, "here": here, "there": far} for one, key, here, far in rows]
-        )
+        session.output.result([{"name": one, "key": key, "here": here, "there": far} for one, key, here, far in rows])
     elif rows:
         session.output.table((kind, "config", session.connection.bootstrap or "", other), rows)
     else:

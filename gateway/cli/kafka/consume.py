@@ -38,7 +38,11 @@ def consume(
     tail: Annotated[
         int | None,
         typer.Option(
-            "--tail", metavar="N", min=1, max=10_000, help="The newest N records of all partitions, in order of time; with --follow what comes then, too."
+            "--tail",
+            metavar="N",
+            min=1,
+            max=10_000,
+            help="The newest N records of all partitions, in order of time; with --follow what comes then, too.",
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new records until Ctrl-C.")] = False,

@@ -162,9 +162,7 @@ def produce(
         session.output.note(f"{counted(written, 'record')} written to {topic}")
 
 
-def _write(
-    session: Session, writer: Writer, records: Iterator[NewRecord], count: int | None, *, is_typed: bool
-) -> int:
+def _write(session: Session, writer: Writer, records: Iterator[NewRecord], count: int | None, *, is_typed: bool) -> int:
     """How many were written. What is typed is acknowledged line by line, so that a refusal comes at once."""
     written = 0
     try:

@@ -9,6 +9,7 @@ import typer
 
 from gateway.cli.client.session import Session, connected
 from gateway.cli.options import Yes
+from gateway.cli.output import Size
 from gateway.cli.refused import Refused
 from gateway.exits import ExitCode
 
@@ -33,7 +34,7 @@ def list_quotas(session: Session) -> None:
     if session.output.as_json:
         session.output.result([{"entity": dict(one.entity), "quotas": dict(one.values)} for one in quotas])
         return
-    rows = [(_named(one.entity), key, f"{value:g}") for one in quotas for key, value in one.values.items()]
+    rows = [(_named(one.entity), key, _shown(key, value)) for one in quotas for key, value in one.values.items()]
     session.output.table(("entity", "quota", "value"), rows)
 
 
@@ -67,7 +68,8 @@ def set_quotas(
     if session.output.as_json:
         session.output.result({"entity": whose, "quotas": wanted})
     else:
-        session.output.line(f"{_named(whose)}: {', '.join(f'{key} = {value:g}' for key, value in wanted.items())}")
+        told = (f"{key} = {_shown(key, value)}" for key, value in wanted.items() if value is not None)
+        session.output.line(f"{_named(whose)}: {', '.join(told)}")
 
 
 @app.command()
@@ -104,6 +106,12 @@ def _entity(given: list[str]) -> dict[str, str | None]:
             )
         entity[kind] = name if equals else None
     return entity
+
+
+def _shown(key: str, value: float) -> str:
+    """The whole number, with what it is for people: rounded, another could not be set again from it."""
+    text = str(int(value)) if value.is_integer() else repr(value)
+    return f"{text} ({Size(int(value))}/s)" if key.endswith("byte_rate") and value >= 1024 else text
 
 
 def _named(entity: Mapping[str, str | None]) -> str:

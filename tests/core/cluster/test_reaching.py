@@ -49,7 +49,7 @@ def test_what_changes_is_told_once() -> None:
         async def tell(is_good: bool) -> None:
             told.append(is_good)
 
-        looking = Reaching(store.look, tell)
+        looking = Reaching(store.look, tell, lambda: told[-1] if told else True)
         looking.start()
         await until(lambda: store.asked > 3)
         assert told == []
@@ -84,7 +84,7 @@ def test_what_the_coordinator_has_not_heard_is_told_again() -> None:
                 raise CoordinatorAway("cut off")
             told.append(is_good)
 
-        looking = Reaching(store.look, tell)
+        looking = Reaching(store.look, tell, lambda: None)
         looking.start()
         store.refuses = True
         await until(lambda: tries > 2)
@@ -95,6 +95,25 @@ def test_what_the_coordinator_has_not_heard_is_told_again() -> None:
         assert told == []
         store.refuses = True
         await until(lambda: told == [False])
+        await looking.stop()
+
+    run(scenario())
+
+
+def test_a_life_that_says_what_was_so_before_is_corrected() -> None:
+    """It began while the store came back, with the word of before."""
+
+    async def scenario() -> None:
+        store, shown = Store(), [True]
+
+        async def tell(is_good: bool) -> None:
+            shown[0] = is_good
+
+        looking = Reaching(store.look, tell, lambda: shown[0])
+        looking.start()
+        await until(lambda: store.asked > 1)
+        shown[0] = False
+        await until(lambda: shown[0])
         await looking.stop()
 
     run(scenario())

@@ -159,8 +159,8 @@ def test_memory_is_made_ahead_beside_the_log() -> None:
 
 
 def test_logs_share_what_they_take_at_once() -> None:
-    """A busy log takes what the others have not taken, each its own share in any case. What a log had that was closed is
-    there for the others."""
+    """A busy log takes what the others have not taken, each its own share in any case. What a log had that was closed
+    is there for the others."""
     limit = 1 << 20
     slab = limit // 16
     at_once = AtOnce(6 * slab, 2 * slab)

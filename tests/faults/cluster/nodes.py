@@ -15,6 +15,7 @@ import struct
 import sys
 import time
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -42,9 +43,10 @@ CONTAINERS: Final = 6
 PARTITIONS: Final = 12
 """Of the topic that tells who leads: more than containers, so that each has some."""
 PROBE: Final = "probe"
-LEASE_S: Final = 3.0
-TAKEOVER_S: Final = 10.0
-"""The bound on the time in which others have the containers of a node that is gone, paused or cut off."""
+LEASE_S: Final = 5.0
+TAKEOVER_S: Final = 12.0
+"""The bound on the time in which others have the containers of a node that is gone, paused or cut off. Lease and bound
+are a little longer than by default, as a busy machine may be late to renew."""
 WHOLE_WITHIN_S: Final = 60.0
 ASK_S: Final = 2.0
 POLL_S: Final = 0.05
@@ -160,8 +162,12 @@ class Nodes:
             told += [f"--- node {number}", *said[-lines:]]
         return "\n".join(told)
 
+    def life(self, number: int) -> str | None:
+        """The life of a node, as etcd has it: another one once its lease was lost; None if it has none."""
+        return self.lives().get(f"{prefix_of(BUCKET).decode()}{NODE_ROWS.decode()}{number}")
+
     def lives(self) -> dict[str, str]:
-        """The life of each node, as etcd has it: another one once a lease was lost."""
+        """The lives of all nodes, by their keys."""
         below = prefix_of(BUCKET) + NODE_ROWS
         wanted = {"key": b64encode(below).decode(), "range_end": b64encode(end_of(below)).decode()}
         rows = post(self.leader_of_etcd(), "kv/range", wanted).get("kvs", [])
@@ -303,7 +309,7 @@ class Nodes:
             self._until(
                 lambda asked=asked: bool(found := self.leaders(asked)) and not out & set(found.values()),  # type: ignore[misc]
                 within_s,
-                lambda asked=asked: f"node {asked} tells {self.leaders(asked)}, and {sorted(out)} should lead nothing",  # type: ignore[misc]
+                lambda asked=asked: f"{self._told()}; {sorted(out)} should lead nothing, says node {asked}",  # type: ignore[misc]
             )
 
     def until_led(self, within_s: float = WHOLE_WITHIN_S) -> set[int]:
@@ -332,7 +338,8 @@ class Nodes:
         return [number for number, node in self.nodes.items() if not node.has_ended]
 
     def _told(self) -> str:
-        return str({asked: self.leaders(asked) for asked in self._running()})
+        """How many partitions each leads, as each tells that runs."""
+        return str({asked: dict(Counter(self.leaders(asked).values())) for asked in self._running()})
 
     def _until(self, condition: Callable[[], bool], within_s: float, what: Callable[[], str]) -> None:
         deadline = time.monotonic() + within_s

@@ -223,7 +223,7 @@ class TestServing:
                 socket.create_connection((host, int(port)), timeout=5).close()
 
     def test_what_it_prints(self, tmp_path: Path) -> None:
-        """A starting gateway prints where it listens, where data lies, and a line to try it, which works as it stands."""
+        """A starting gateway prints where it listens, where data lies, and a line to try it, which works."""
         with serving(tmp_path) as gateway:
             address = gateway.ready()["kafka"][0]
             printed = gateway.out.read_text()

@@ -238,7 +238,9 @@ def test_an_upgrade_is_finished_once_no_older_node_lives(etcd: EtcdServer, capsy
                 await finalized(seen)
             with pytest.raises(Refused, match="finish its upgrade with `penstock cluster finalize`"):
                 await cluster_commands._rebalance(seen, Output(as_json=False), yes=True)
-            assert await cluster_moves._move(seen.coordination, 0, 2, 1.0) == ExitCode.CONFIGURATION
+            assert (
+                await cluster_moves._move(seen.coordination, 0, 2, 1.0, Output(as_json=False)) == ExitCode.CONFIGURATION
+            )
             assert "finish its upgrade with `penstock cluster finalize`" in capsys.readouterr().err
             await end_older()
             await until(lambda: 2 not in seen.coordination.lives())

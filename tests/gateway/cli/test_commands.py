@@ -1,4 +1,4 @@
-"""What holds of every command, and of those that come: JSON for scripts, a question before what destroys, completion."""
+"""What holds of every command, and of those that come: JSON, a question before what destroys, completion."""
 
 from __future__ import annotations
 

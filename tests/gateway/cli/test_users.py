@@ -68,6 +68,8 @@ def test_refusals(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None
     more = ("--password-file", str(password)) if arguments[0] == "add" else ()
     done = run("users", *arguments, *more, "--data-dir", str(tmp_path / "data"))
     assert done.returncode == 2
+    assert done.stderr.startswith("penstock: ")
+    assert done.stderr.count("\n") == 1
     assert told in done.stderr
 
 

@@ -86,12 +86,10 @@ def test_groups_go_on_at_the_heir(tmp_path: Path) -> None:
             await accept(client, 2, topic, 0, 1)
 
             second = await machines.join()
-            assert first._membership is not None
-            await first._membership.drain(20)
+            assert first.standing._membership is not None
+            await first.standing._membership.drain(20)
             groups = ("consumers", "streams", "sharers")
-            await until(
-                lambda: len(second.store.containers) == CONTAINERS and all(map(second.groups.is_here, groups))
-            )
+            await until(lambda: len(second.store.containers) == CONTAINERS and all(map(second.groups.is_here, groups)))
             refused = [
                 await consumes(client, consumer.member_epoch, topic),
                 await streams(client, streaming.member_epoch),

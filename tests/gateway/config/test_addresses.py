@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.config.addresses import ListenAddress
+from gateway.config.layers import Given
 from gateway.config.loading import load
 
 
@@ -30,6 +31,15 @@ def test_ports_are_counted(given: str, http: str | None, third: str) -> None:
     other = None if http is None else ListenAddress.parse(http)
 
     assert str(ListenAddress.parse(given).of_worker(2, other)) == third
+
+
+@pytest.mark.parametrize("text", ["auto", "AUTO", " auto ", "0"])
+def test_as_many_as_processors(text: str) -> None:
+    """The word that help texts tell is understood, whichever way it is given."""
+    given = {"workers": Given(text, "--workers")}
+
+    assert load(None, {}, (), given).workers == 0
+    assert load(None, {"PENSTOCK_WORKERS": text}, ()).workers == 0
 
 
 def test_defaults() -> None:

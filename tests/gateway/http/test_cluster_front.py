@@ -149,7 +149,8 @@ def test_any_node_answers_for_all(tmp_path: Path, browser: Chrome) -> None:
         def shown() -> list[list[str]]:
             """State and containers of each node on the page."""
             rows: list[list[str]] = browser.execute_script(
-                "return [...document.querySelectorAll('#nodes tr')].map((row) => [...row.children].map((c) => c.textContent))"
+                "return [...document.querySelectorAll('#nodes tr')]"
+                ".map((row) => [...row.children].map((cell) => cell.textContent))"
             )
             return [[one[1], one[2]] for one in rows]
 

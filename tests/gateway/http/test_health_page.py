@@ -11,8 +11,8 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from gateway.logs import RECENT_CHARS_MAX, RECENT_MAX, Recent
 from gateway.http.node_models import ContainerView, NodeList, NodeView, Stage, State
+from gateway.logs import RECENT_CHARS_MAX, RECENT_MAX, Recent
 from tests.gateway.http.browser import complaints, look, violations
 from tests.gateway.http.calls import call, create_topic, get, produce
 from tests.gateway.http.picture_data import NOW_MS
@@ -95,10 +95,18 @@ def test_nodes_of_a_cluster(certain: bool, browser: Chrome) -> None:
             ["1", "serving", "0", "7", ""],
             ["2", "draining", "1 \N{RIGHTWARDS ARROW} 1", "7", f"gives its containers away; {MARKUP}"],
             ["3", "not ready", "2 (opening)", "7", "container 5 is being opened"],
-            ["4", "silent", "3", "\N{EN DASH}", "lives, and has not answered: what is its own is missing on these pages"],
+            [
+                "4",
+                "silent",
+                "3",
+                "\N{EN DASH}",
+                "lives, and has not answered: what is its own is missing on these pages",
+            ],
             ["5", "gone", "\N{EN DASH}", "\N{EN DASH}", "ended 95 s ago"],
         ]
-        note = "2 containers served by nobody: 2, 4" if certain else "outdated: the node that answers has lost its lease"
+        note = (
+            "2 containers served by nobody: 2, 4" if certain else "outdated: the node that answers has lost its lease"
+        )
         assert browser.find_element(By.ID, "nodes-note").text == note
         panel = browser.find_element(By.ID, "nodes-panel")
         assert "warns" in (panel.get_attribute("class") or "").split()

@@ -48,7 +48,14 @@ async def described(served: Starlette) -> dict[str, Any]:
         parts.append(message.get("body", b""))
 
     path = "/api/v1/openapi.json"
-    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "headers": [], "query_string": b""}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "headers": [],
+        "query_string": b"",
+    }
     await served({**scope, "scheme": "http", "root_path": "", "http_version": "1.1"}, receive, send)
     document: dict[str, Any] = json.loads(b"".join(parts))
     return document

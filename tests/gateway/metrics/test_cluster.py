@@ -67,7 +67,8 @@ def test_what_changes_hands_is_counted_once(tmp_path: Path) -> None:
             second = await machines.join()
             await machines.at_rest([2, 2])
             for broker in machines.brokers:
-                await broker._balance.stop()  # type: ignore[union-attr]
+                assert broker.standing.balance is not None
+                await broker.standing.balance.stop()
             nodes = [Scraped(broker) for broker in machines.brokers]
             stream = first.topics.get("t")
             assert stream is not None
@@ -127,7 +128,7 @@ def test_each_node_tells_how_it_sees_the_cluster(tmp_path: Path) -> None:
             await until(lambda: len(machines.brokers[0].store.containers) == CONTAINERS)
             await scraped(nodes)
             assert [node.value("penstock_cluster_lease") for node in nodes] == [1, 0]
-            assert [node.value("penstock_cluster_nodes") for node in nodes][0] == 1
+            assert nodes[0].value("penstock_cluster_nodes") == 1
             assert nodes[0].value("penstock_cluster_containers_here") == CONTAINERS
             machines.chairs[1].is_asleep = False
 

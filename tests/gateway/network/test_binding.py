@@ -19,7 +19,7 @@ def listening(binding: Binding) -> Binding:
 
 def test_ports_end() -> None:
     """A port that is counted beyond the last one is refused as every other that cannot be bound."""
-    with pytest.raises(CannotListen, match="127.0.0.1:65536: ports end at 65535"):
+    with pytest.raises(CannotListen, match=r"127\.0\.0\.1:65536: ports end at 65535"):
         bind(ListenAddress("127.0.0.1", 65_536))
 
 

@@ -43,7 +43,7 @@ def test_a_worker_takes_what_it_is_given(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["3", "auto"])
 def test_the_port_of_http_is_left_out(tmp_path: Path, workers: str) -> None:
-    """HTTP keeps its port between those of the workers, however their number is found, and clients are told the rest."""
+    """HTTP keeps its port between those of the workers, however many there are, and clients are told the rest."""
     first = free_ports(5)
     flags = ("--listen", f"127.0.0.1:{first}", "--http", f"127.0.0.1:{first + 1}", "--workers", workers)
     with serving(tmp_path, *flags, "--set", "containers=3") as gateway:

@@ -262,9 +262,7 @@ class TestRenewal:
         assert tls.renew()
         handshake(tls, clients["bob"])
 
-    def test_lists_as_text_and_those_that_say_nothing(
-        self, files: Files, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_lists_as_text_and_those_that_say_nothing(self, files: Files, caplog: pytest.LogCaptureFixture) -> None:
         """Once there is a list, an authority without one vouches for nobody, nor does one whose list has ended, which a
         line says."""
         other = Authority("another")

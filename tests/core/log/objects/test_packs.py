@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.log.objects import packs
-from core.log.objects.format import BadLogObject, encode_fence, encode_group, log_key
+from core.log.objects.format import BadLogObject, decode_header, encode_fence, encode_group, log_key
 from core.log.objects.packs import OBJECT_BYTES_MAX, PACK_OBJECTS, Packing, decode_pack, ends_of, pack_key, packs_prefix
 from core.log.objects.prefetch import Prefetched
 from core.log.objects.protocol import Fence, Group, Place
@@ -186,13 +186,20 @@ def test_what_is_kept_answers_headers_from_memory(tmp_path: Path) -> None:
         kept = Prefetched(storage, 7, tmp_path / "scratch")
         await kept.fetch()
         for lsn, _, data in OBJECTS:
-            key = log_key(7, Place(3, lsn))
-            assert kept.header_of(key) == data[:96]
+            key, place = log_key(7, Place(3, lsn)), Place(3, lsn)
+            assert kept.decoded(place) == decode_header(7, place, data[:96])
             assert kept.read_kept(key, 96, len(data) - 96) == data[96:]
             assert kept.read_kept(key, 96, len(data)) is None, "more than there is"
-        assert kept.header_of(log_key(7, Place(3, 18))) is None
+        lsn, _, data = OBJECTS[0]
+        key = log_key(7, Place(3, lsn))
+        many = kept.read_many([(log_key(7, Place(3, one)), len(its) - 96) for one, _, its in OBJECTS], 96)
+        assert [bytes(one or b"") for one in many] == [its[96:] for _, _, its in OBJECTS]
+        assert kept.read_many([(key, len(data)), (log_key(7, Place(3, 18)), 1)], 96) == [None, None]
+        assert kept.decoded(Place(3, 18)) is None
+        kept.drop(key)
+        assert kept.decoded(Place(3, lsn)) is None
         kept.forget()
-        assert kept.header_of(KEY) is None
+        assert kept.read_many([(log_key(7, Place(3, OBJECTS[1][0])), 1)], 96) == [None]
         await storage.close()
 
     run(scenario())

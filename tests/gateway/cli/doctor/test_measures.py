@@ -184,7 +184,6 @@ class TestCertificates:
         (found,) = certificates(config_of(f"http.tls.keystore.location={make(tmp_path).keystore}"))
         assert (found.listener, found.error) == ("HTTP", "")
 
-
     def test_of_etcd(self, tmp_path: Path) -> None:
         """The one by which etcd knows this node ends as well; a file that is none is named."""
         authority = Authority()

@@ -54,7 +54,9 @@ def test_rights(tools: Tools) -> None:
     more = ("--operation", "two_phase_commit", "--resource", "transactional_id:t")
     tools.say("acls", "add", "--principal", "User:ann", *more)
 
-    listed = {(one["principal"], one["permission"], one["operation"], one["pattern"]) for one in tools.tell("acls", "list")}
+    listed = {
+        (one["principal"], one["permission"], one["operation"], one["pattern"]) for one in tools.tell("acls", "list")
+    }
     assert listed == {
         ("User:ann", "allow", "read", "prefixed"),
         ("User:bob", "deny", "all", "literal"),
@@ -106,7 +108,10 @@ def test_quotas(tools: Tools) -> None:
         (("user", None),): {"consumer_byte_rate": 2.5 * 1024 * 1024, "request_percentage": 50.0},
         (("client-id", "app"), ("user", "ann")): {"producer_byte_rate": 1024.0 * 1024},
     }
-    assert "user=(default)" in tools.say("quotas", "list")
+    shown = tools.say("quotas", "list")
+    assert "user=(default)" in shown
+    assert "1048576 (1.0 MiB/s)" in shown
+    assert "2621440 (2.5 MiB/s)" in shown
     tools.say("quotas", "delete", "user", "--quota", "request_percentage", "--yes")
     assert "request_percentage" not in tools.say("quotas", "list")
     assert "not a number" in tools.refuse("quotas", "set", "user=ann", "--set", "request_percentage=half", code=2)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from select import select
@@ -18,6 +19,8 @@ from tests.gateway.launching import END_WITHIN_S, PENSTOCK
 pytestmark = pytest.mark.slow
 
 END_OF_INPUT = "\x04"
+AT_TTY = "import os, sys; os.login_tty({slave}); os.execv(sys.argv[1], sys.argv[1:])"
+"""Becomes a command whose terminal this is."""
 BAR = "\u2501"
 """What bars are drawn of."""
 
@@ -64,8 +67,9 @@ def at_terminal(tools: Tools, *arguments: str) -> Iterator[Terminal]:
     """A command at a terminal of its own; killed in the end, if it has not ended."""
     master, slave = pty.openpty()
     environ = {**os.environ, "XDG_CONFIG_HOME": str(tools.home), "TERM": "xterm", "COLUMNS": "120", "TZ": "UTC"}
+    command = [PENSTOCK, *arguments, "--bootstrap", tools.address]
     process = subprocess.Popen(
-        [PENSTOCK, *arguments, "--bootstrap", tools.address], env=environ, preexec_fn=lambda: os.login_tty(slave)
+        [sys.executable, "-c", AT_TTY.format(slave=slave), *command], env=environ, pass_fds=[slave]
     )
     os.close(slave)
     try:
@@ -77,7 +81,7 @@ def at_terminal(tools: Tools, *arguments: str) -> Iterator[Terminal]:
 
 
 def test_records_are_not_garbled(tools: Tools) -> None:
-    """The terminal shows the records and nothing else; where they are shown at the end, a bar tells of the way there."""
+    """The terminal shows records and nothing else; where they are shown at the end, a bar tells of the way there."""
     tools.say("topics", "create", "at-terminal", "-p", "3")
     tools.say("produce", "at-terminal", "--template", "line {{seq}}", "--key-template", "{{seq}}", "-n", "2000")
 

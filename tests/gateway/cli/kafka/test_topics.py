@@ -132,7 +132,7 @@ def test_configs(tools: Tools) -> None:
 
 
 def test_two_clusters(tools: Tools, tmp_path: Path) -> None:
-    """All topics at once: those that only one has, those whose configs differ, and no word of the others; or brokers."""
+    """All topics at once: those that only one has, those whose configs differ, and no other; or brokers."""
     tools.say("topics", "create", "both", "differs", "here-only", "-p", "1")
     settings = ("--set", "num.partitions=7", "--set", "auto.create.topics.enable=false")
     with serving(tmp_path / "other", *settings) as gateway:
@@ -141,10 +141,15 @@ def test_two_clusters(tools: Tools, tmp_path: Path) -> None:
         there.say("topics", "alter", "differs", "--set", "retention.ms=1d")
 
         refused = there.refuse("produce", "typo", given="lost\n")
-        assert refused == "topic 'typo' is not there, and the cluster does not make it by itself: `penstock topics create` does"
+        assert (
+            refused
+            == "topic 'typo' is not there, and the cluster does not make it by itself: `penstock topics create` does"
+        )
 
         topics = tools.run("configs", "diff", "topic", "--with", there.address, "--json")
-        rows = [one for one in json.loads(topics.stdout) if one["name"] in ("both", "differs", "here-only", "there-only")]
+        rows = [
+            one for one in json.loads(topics.stdout) if one["name"] in ("both", "differs", "here-only", "there-only")
+        ]
         brokers = tools.run("configs", "diff", "broker", "--with", there.address)
 
     assert topics.returncode == brokers.returncode == 1

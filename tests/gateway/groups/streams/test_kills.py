@@ -23,9 +23,7 @@ EVERY: Final = {(subtopology, number) for subtopology in "01" for number in rang
 SETTINGS: Final = (
     "log.file.bytes=4194304",
     "group.streams.initial.rebalance.delay.ms=0",
-    "group.streams.assignment.interval.ms=15000",
 )
-"""After a start the first target may be made at once, the next one only after 15 s."""
 
 TaskIds = set[tuple[str, int]]
 
@@ -60,7 +58,9 @@ class Member:
         assert answer["error_code"] == ErrorCode.none, answer
         self._epoch, before = answer["member_epoch"], self.tasks
         if answer["active_tasks"] is not None:
-            self.tasks = {(one["subtopology_id"], number) for one in answer["active_tasks"] for number in one["partitions"]}
+            self.tasks = {
+                (one["subtopology_id"], number) for one in answer["active_tasks"] for number in one["partitions"]
+            }
         return self.tasks != before
 
 
@@ -76,9 +76,11 @@ def settle(client: Client, *members: Member) -> None:
 
 
 @contextmanager
-def life(directory: Path, state: str) -> Iterator[tuple[str, Client]]:
-    """One life of the gateway, which is killed as soon as the group is in a state that its members have seen."""
-    with serving(directory, *(word for one in SETTINGS for word in ("--set", one))) as gateway:
+def life(directory: Path, state: str, interval_ms: int = 0) -> Iterator[tuple[str, Client]]:
+    """One life of the gateway, which is killed as soon as the group is in a state that its members have seen. After the
+    first target of a life the next one comes no sooner than `interval_ms` later."""
+    settings = (*SETTINGS, f"group.streams.assignment.interval.ms={interval_ms}")
+    with serving(directory, *(word for one in settings for word in ("--set", one))) as gateway:
         address = gateway.ready()["kafka"][0]
         server = Server(address, own={})
         client = Client(server)
@@ -106,7 +108,7 @@ def test_kills_in_each_state(tmp_path: Path) -> None:
         assert first.beat(client), "it is told to give up half"
         second.beat(client)
         assert second.tasks == set(), "the first has not said that it has done so"
-    with life(tmp_path, "Assigning") as (_, client):
+    with life(tmp_path, "Assigning", 15_000) as (_, client):
         first.say(client)
         settle(client, first, second)
         third.beat(client)

@@ -16,7 +16,7 @@ from tests.likeness.asking import Server
 
 pytestmark = pytest.mark.slow
 
-TASKS: Final = 100_000
+TASKS: Final = 99_000
 TURN_MS_MAX: Final = 50
 WITHIN_S: Final = 30.0
 TOPOLOGY: Final = {"epoch": 0, "subtopologies": [subtopology("0", source_topics=["wide"])]}
@@ -64,7 +64,8 @@ def test_others_do_not_wait(tmp_path: Path) -> None:
     settings = ("log.file.bytes=67108864", *at_once)
     with serving(tmp_path, *(word for one in settings for word in ("--set", one)), command=WATCHED) as gateway:
         address = gateway.ready()["kafka"][0]
-        AdminClient({"bootstrap.servers": address}).create_topics([NewTopic("wide", TASKS)])["wide"].result(WITHIN_S)
+        admin = AdminClient({"bootstrap.servers": address})
+        admin.create_topics([NewTopic("wide", TASKS)])["wide"].result(WITHIN_S)
         server = Server(address, own={})
         client = Client(server)
         first = Member(client, "first")

@@ -1,0 +1,129 @@
+"""What TLS costs the gateway in memory, without sockets: `python -m bench.micro_tls`.
+
+records     microseconds of CPU to decrypt a record, read natively and by Python's loop in turn
+handshakes  microseconds of CPU of the server's two steps and of the client's, for full handshakes and resumed ones
+
+Keeps: what decrypts is the gateway's own transport; a figure is the median of the rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, cast
+
+from bench.tls import MAKE_SECRETS
+from gateway.network import tls
+from gateway.network.tls import TlsTransport
+
+ROUNDS: Final = 5
+RECORDS: Final = {"10 and 1,000 bytes": (10, 1_000), "16 KiB": (16_384,)}
+"""As librdkafka makes them of records of 1 KB, and as large as they are."""
+PIECE_BYTES: Final = 100_000
+PIECES: Final = 50
+HANDSHAKES: Final = 200
+
+
+class Room:
+    """A connection that takes everything."""
+
+    def __init__(self) -> None:
+        self._buffer = memoryview(bytearray(4 * PIECE_BYTES))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+
+class Pair:
+    """A client's and a server's session; each reads what the other one writes."""
+
+    def __init__(self, server: ssl.SSLContext, client: ssl.SSLContext, session: ssl.SSLSession | None = None) -> None:
+        self.to_server, self._to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.server = server.wrap_bio(self.to_server, self._to_client, server_side=True)
+        self.client = client.wrap_bio(self._to_client, self.to_server, server_hostname="127.0.0.1", session=session)
+
+    def shake(self) -> tuple[float, float, float]:
+        """Seconds of CPU: of the server's first step, of its last one, of the client."""
+        spent = []
+        for side in (self.client, self.server, self.client, self.server):
+            began = time.thread_time()
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+            spent.append(time.thread_time() - began)
+        self.server.write(b"x")
+        self.client.read(1)  # behind the ticket
+        return spent[1], spent[3], spent[0] + spent[2]
+
+
+def contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's, as a listener has it, and a client's."""
+    subprocess.run([MAKE_SECRETS, directory, "127.0.0.1"], check=True, stdout=subprocess.DEVNULL)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(directory / "server.pem")
+    server.num_tickets = 1
+    return server, ssl.create_default_context(cafile=str(directory / "ca.pem"))
+
+
+def decrypted(server: ssl.SSLContext, client: ssl.SSLContext, sizes: tuple[int, ...]) -> float:
+    """Microseconds for each record."""
+    pair = Pair(server, client)
+    pair.shake()
+    transport: Any = TlsTransport.__new__(TlsTransport)
+    transport._session, transport._arrived, transport._upper = pair.server, pair.to_server, Room()
+    transport._has_part = transport._said_goodbye = False
+    spent, records = 0.0, 0
+    for _ in range(PIECES):
+        made = 0
+        while made < PIECE_BYTES:
+            made += sum(pair.client.write(bytes(size)) for size in sizes)
+            records += len(sizes)
+        wire = memoryview(pair.to_server.read())
+        began = time.thread_time()
+        size, at, _ = transport._decrypt(wire, 0)
+        spent += time.thread_time() - began
+        assert (size, at) == (made, len(wire))
+    return spent / records * 1e6
+
+
+def records(server: ssl.SSLContext, client: ssl.SSLContext) -> Iterator[tuple[str, float]]:
+    native = tls.drain
+    for name, sizes in RECORDS.items():
+        for way, drain in (("by Python", None), ("natively", native)):
+            cast(Any, tls).drain = drain
+            yield f"a record of {name}, {way}", decrypted(server, client, sizes)
+    cast(Any, tls).drain = native
+
+
+def handshakes(server: ssl.SSLContext, client: ssl.SSLContext) -> Iterator[tuple[str, float]]:
+    for kind in ("full", "resumed"):
+        spent, session = [0.0, 0.0, 0.0], None
+        for _ in range(HANDSHAKES):
+            pair = Pair(server, client, session)
+            spent = [one + more for one, more in zip(spent, pair.shake(), strict=True)]
+            if kind == "resumed":
+                session = pair.client.session
+        for who, seconds in zip(("server's first step", "server's last step", "client"), spent, strict=True):
+            yield f"{kind} handshake, {who}", seconds / HANDSHAKES * 1e6
+
+
+def main() -> None:
+    found: dict[str, list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as directory:
+        server, client = contexts(Path(directory) / "secrets")
+        for _ in range(ROUNDS):
+            for measure in (records, handshakes):
+                for name, microseconds in measure(server, client):
+                    found[name].append(microseconds)
+    for name, samples in found.items():
+        print(f"{name}: {statistics.median(samples):.2f} us")
+
+
+if __name__ == "__main__":
+    main()
