@@ -194,6 +194,7 @@ def test_the_sources_node_dies_on_the_way(tmp_path: Path, etcd: EtcdServer, step
     async def scenario() -> None:
         async with two_nodes(tmp_path, etcd) as (cluster, first, second, away):
             third = await joined(cluster, 3)
+            cluster.stack.callback(first.node.proxy.release)
             await until(lambda: third.node.store.streams.get("s"))
             number, died = slot_here(first).number, asyncio.Event()
 
@@ -236,15 +237,15 @@ def test_the_sources_node_dies_on_the_way(tmp_path: Path, etcd: EtcdServer, step
             assert owner is second, "it is at home"
             await until(lambda: stream_of(owner.node).slot(number).container_id == away)
             await check_slot(owner, number, producer.sent)
-            first.node.proxy.release()
 
     run(scenario())
 
 
 def test_the_targets_home_dies_while_it_is_away(tmp_path: Path, etcd: EtcdServer) -> None:
     async def scenario() -> None:
-        async with two_nodes(tmp_path, etcd) as (_, first, second, away):
+        async with two_nodes(tmp_path, etcd) as (cluster, first, second, away):
             number = slot_here(first).number
+            cluster.stack.callback(second.node.proxy.release)
 
             async def die() -> None:
                 await dies(second.node, first.node)
@@ -254,7 +255,6 @@ def test_the_targets_home_dies_while_it_is_away(tmp_path: Path, etcd: EtcdServer
             await until(lambda: not first.rows.wanted())
             await serves_all(first.node)
             assert await read_all(first.node.store, stream_of(first.node).slot(number)) == [text(number)]
-            second.node.proxy.release()
 
     run(scenario())
 
