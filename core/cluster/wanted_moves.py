@@ -106,7 +106,7 @@ class View:
     def takes(self, node: int) -> bool:
         """Whether a node takes containers."""
         life = self.lives.get(node)
-        return life is not None and not life.is_draining
+        return life is not None and life.takes
 
 
 @dataclass(slots=True)
