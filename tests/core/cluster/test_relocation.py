@@ -134,7 +134,10 @@ async def check_slot(mover: Mover, number: int, sent: int) -> None:
     assert isinstance(owner_of(slot).check_writer(slot, WRITER, 0, sent - 1, 1), Duplicate)
 
 
-@pytest.mark.parametrize("asks", ["source", "target", "third"])
+SLOW: Final = pytest.mark.slow
+
+
+@pytest.mark.parametrize("asks", [pytest.param("source", marks=SLOW), pytest.param("target", marks=SLOW), "third"])
 def test_to_a_container_of_another_node(tmp_path: Path, etcd: EtcdServer, asks: str) -> None:
     """Any node may be asked. The container comes, takes the slot and goes home, while the slot is written."""
 
@@ -187,7 +190,9 @@ def test_several_slots_go_on_one_trip_and_one_that_cannot_says_why(tmp_path: Pat
     run(scenario())
 
 
-@pytest.mark.parametrize("step", ["it is asked for", "it has come", "the slot has moved"])
+@pytest.mark.parametrize(
+    "step", [pytest.param("it is asked for", marks=SLOW), "it has come", pytest.param("the slot has moved", marks=SLOW)]
+)
 def test_the_sources_node_dies_on_the_way(tmp_path: Path, etcd: EtcdServer, step: str) -> None:
     """Whoever has its containers then goes on with what is wanted."""
 
