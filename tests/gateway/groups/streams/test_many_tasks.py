@@ -17,7 +17,7 @@ from tests.likeness.asking import Server
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not os.environ.get("SOAK"), reason="eight seconds, and for a machine without other work: a soak"),
+    pytest.mark.skipif(not os.environ.get("SOAK"), reason="for a machine without other work: a soak"),
 ]
 
 TOPICS: Final = [f"wide-{number}" for number in range(11)]
