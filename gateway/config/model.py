@@ -153,12 +153,6 @@ class Config(
         assert info.field_name is not None
         return from_text(info.field_name, cls.model_fields[info.field_name], value)
 
-    @field_validator("workers", mode="before")
-    @classmethod
-    def _as_many_as_processors(cls, value: object) -> object:
-        """Here, as validators that stand further below have their turn first: `_from_text` would refuse the word."""
-        return 0 if isinstance(value, str) and value.strip().lower() == "auto" else value
-
     @field_validator("logging_level", "logging_format", "log_sync_mode", "log_store", mode="before")
     @classmethod
     def _any_case(cls, value: object) -> object:
