@@ -317,7 +317,6 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 }
 
 IN_CI: Final = (
-    "an owner sleeps for 6 s",
     "a node loses etcd: answers",
     "a node reaches nobody",
     "the store answers 503",

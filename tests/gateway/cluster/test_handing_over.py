@@ -32,8 +32,8 @@ def test_a_group_and_a_transaction_go_on_at_the_heir(tmp_path: Path) -> None:
             await written(client, producer.producer_id, 0, b"a")
 
             second = await machines.join()
-            assert first._membership is not None
-            await first._membership.drain(20)
+            assert first.standing._membership is not None
+            await first.standing._membership.drain(20)
             assert not first.store.containers
             await until(lambda: len(second.store.containers) == CONTAINERS and second.groups.is_here("g"))
             assert (await heartbeat(client, member)).error_code == NOT_COORDINATOR
@@ -71,8 +71,8 @@ def test_whoever_is_refused_is_told_the_heir_at_the_first_question(
             assert (await client.produce("t", batch(b"0"))).error_code == 0
             second = await machines.join()
             other = await Client.connect(second)
-            assert first._membership is not None
-            draining = asyncio.create_task(first._membership.drain(20))
+            assert first.standing._membership is not None
+            draining = asyncio.create_task(first.standing._membership.drain(20))
             count = 1
             while (await client.produce("t", batch(b"%d" % count))).error_code == 0:
                 count += 1

@@ -247,7 +247,7 @@ def test_a_node_that_does_not_know_that_it_was_replaced_says_nothing_of_offsets(
             leader = (await leaders(client, "t"))[0] - 1
             sleeper, chair = machines.brokers[leader], machines.chairs[leader]
             late, next_one = await Client.connect(sleeper), await Client.connect(machines.brokers[1 - leader])
-            membership = sleeper._membership
+            membership = sleeper.standing._membership
             assert membership is not None
             assert membership._looking is not None
             membership._looking.cancel()
