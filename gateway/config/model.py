@@ -153,6 +153,12 @@ class Config(
         assert info.field_name is not None
         return from_text(info.field_name, cls.model_fields[info.field_name], value)
 
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _as_many_as_processors(cls, value: object) -> object:
+        """Here and not beside the key: what is defined last is asked first, before the text must be a number."""
+        return 0 if isinstance(value, str) and value.strip().lower() == "auto" else value
+
     @field_validator("logging_level", "logging_format", "log_sync_mode", "log_store", mode="before")
     @classmethod
     def _any_case(cls, value: object) -> object:
