@@ -462,9 +462,9 @@ def main() -> int:
                 asyncio.run(_one_leaves(results, server, server.bootstrap, options.partitions))
             else:
                 asyncio.run(measured(results, server, server.bootstrap, options.members, options.partitions))
+            if not options.topics:
+                results.write(RESULT)
     results.show()
-    if not options.topics:
-        results.write(RESULT)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,10 @@ from tests.gateway.groups.streams.test_apis import Client, subtopology
 from tests.gateway.launching import WATCHED, longest_turn_ms, serving
 from tests.likeness.asking import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.environ.get("SOAK"), reason="for a machine without other work: a soak"),
+]
 
 TOPICS: Final = [f"wide-{number}" for number in range(11)]
 PARTITIONS: Final = 9_000
