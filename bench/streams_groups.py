@@ -1,9 +1,8 @@
 """What a streams group (KIP-1071) of very many tasks costs others: `python -m bench.streams_groups`.
 
-One application reads one topic of many partitions, each a task. A member of it comes and gets all tasks; a second one
+One application reads ten topics of many partitions, each a task. A member of it comes and gets all tasks; a second one
 comes, and half of them move; the first one leaves, and the other gets all. The figure of each is the longest answer
-to a heartbeat of another group's member, who beats without a pause. Members are heartbeats on sockets, with endpoints,
-so that they are told of one another's partitions too.
+to a heartbeat of another group's member, who beats without a pause. Members are heartbeats on sockets.
 
 Keeps: members do as clients must: they give up at once what they are told to, and say so.
 """
@@ -27,7 +26,7 @@ from bench.servers import Penstock
 
 RESULT: Final = Path(__file__).resolve().parent / "results" / "streams-groups.json"
 HEARTBEAT: Final = (88, 0)
-TOPIC: Final = "tasks"
+TOPICS: Final = [f"tasks-{number}" for number in range(10)]
 AFTER_S: Final = 1.0
 """Time in which others may still wait for what the last heartbeat began."""
 
@@ -43,7 +42,8 @@ def _topology() -> dict[str, Any]:
             "copartition_groups",
         )
     }
-    return {"epoch": 0, "subtopologies": [{"subtopology_id": "0", "source_topics": [TOPIC], **nothing}]}
+    parts = [{"subtopology_id": topic, "source_topics": [topic], **nothing} for topic in TOPICS]
+    return {"epoch": 0, "subtopologies": parts}
 
 
 class Member:
@@ -54,7 +54,7 @@ class Member:
         self._name = name
         self._epoch = 0
         self._endpoint_epoch = -1
-        self.tasks: list[int] = []
+        self.tasks: dict[str, list[int]] = {}
 
     async def beat(self, *, says: bool = False, leaves: bool = False) -> bool:
         """One heartbeat; tells whether the member has other tasks now, and has not said so yet."""
@@ -73,9 +73,8 @@ class Member:
         }
         if joins:
             body |= {"rebalance_timeout": REBALANCE_TIMEOUT_MS, "process_id": self._name, "topology": _topology()}
-            body |= {"user_endpoint": {"host": self._name, "port": 80}}
         if joins or says:
-            told = [{"subtopology_id": "0", "partitions": self.tasks}] if self.tasks else []
+            told = [{"subtopology_id": name, "partitions": numbers} for name, numbers in self.tasks.items()]
             body |= {"active_tasks": told, "standby_tasks": [], "warmup_tasks": []}
         answer = await self._connection.ask(body)
         if answer.error_code:
@@ -83,9 +82,13 @@ class Member:
         self._epoch, self._endpoint_epoch = answer.member_epoch, answer.endpoint_information_epoch
         if leaves or answer.active_tasks is None:
             return False
-        tasks = [number for part in answer.active_tasks for number in part.partitions]
+        tasks = {part.subtopology_id: list(part.partitions) for part in answer.active_tasks}
         is_news, self.tasks = tasks != self.tasks, tasks
         return is_news
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.tasks.values()))
 
     def close(self) -> None:
         self._connection.close()
@@ -94,9 +97,9 @@ class Member:
 async def _until(members: list[Member], counts: list[int]) -> None:
     """All beat, and say what they have, until each has so many tasks."""
     ends_s = time.perf_counter() + CONVERGES_WITHIN_S
-    while [len(member.tasks) for member in members] != counts:
+    while [member.count for member in members] != counts:
         if time.perf_counter() > ends_s:
-            raise SystemExit(f"{[len(member.tasks) for member in members]} tasks in place of {counts}")
+            raise SystemExit(f"{[member.count for member in members]} tasks in place of {counts}")
         for member in members:
             if await member.beat():
                 await member.beat(says=True)
@@ -104,7 +107,8 @@ async def _until(members: list[Member], counts: list[int]) -> None:
 
 
 async def measured(results: Results, server: Penstock, count: int) -> None:
-    server.create_topic(TOPIC, count)
+    for topic in TOPICS:
+        server.create_topic(topic, count // len(TOPICS))
     server.create_topic("watched", 1)
     watcher = Watcher(server.bootstrap, "watched")
 

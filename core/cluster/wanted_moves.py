@@ -106,7 +106,7 @@ class View:
     def takes(self, node: int) -> bool:
         """Whether a node takes containers."""
         life = self.lives.get(node)
-        return life is not None and not life.is_draining
+        return life is not None and life.takes
 
 
 @dataclass(slots=True)
@@ -190,8 +190,6 @@ class Travels:
         home = trip[0].home
         if not view.takes(home):
             home = view.node
-        if target not in view.owners and view.node == min(view.lives, default=view.node):
-            return Forget(tuple(trip))  # whoever takes it has all of it
         if served_by != view.node:
             return None
         return Forget(tuple(trip)) if home == view.node else self._bring(target, home, now_s)

@@ -163,9 +163,3 @@ class Config(
     @classmethod
     def _any_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
-
-    @field_validator("workers", mode="before")
-    @classmethod
-    def _as_many_as_processors(cls, value: object) -> object:
-        """Here and not beside the key: what is defined last is asked first, before the text must be a number."""
-        return 0 if isinstance(value, str) and value.strip().lower() == "auto" else value

@@ -10,7 +10,8 @@ Invariants:
 - A worker that does not answer within `ANSWER_S_MAX` holds up nobody for longer; what it would have told is left out.
   Where an answer says of itself that it is whole, it is whole.
 - At most `AT_ONCE` requests hold answers of workers in memory, and `RECORD_CALLS_AT_ONCE` one answer with records, each
-  worker's of at most `ANSWER_BYTES_MAX`. A body that comes slowly keeps none of these places: `CHANGES_AT_ONCE` are read.
+  worker's of at most `ANSWER_BYTES_MAX`. A body that comes slowly keeps none of these places: `CHANGES_AT_ONCE` are
+  read.
 """
 
 from __future__ import annotations

@@ -180,8 +180,8 @@ class TopicRecords:
     async def add(
         self, slot: Slot, records: Sequence[NewRecord], moved: Callable[[int], None] = lambda size: None
     ) -> Added:
-        """Append records as one batch; returns once they are durable. `moved` hears how many bytes the batch has. Raises
-        Problem."""
+        """Append records as one batch; returns once they are durable. `moved` hears how many bytes the batch has.
+        Raises Problem."""
         services, config = self._services, config_of(slot.stream)
         now_ms = services.clock.wall_ms()
 

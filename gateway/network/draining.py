@@ -1,6 +1,6 @@
-"""The choice of who reads records of TLS one behind another: the native extension where it is installed, else the loop in
-`gateway.network.tls`, which can do it all. Tests ask for the loop by the environment variable `PYTHON_WALKS_RECORDS`, as
-for batches.
+"""The choice of who reads records of TLS one behind another: the native extension where it is installed, else the loop
+in `gateway.network.tls`, which can do it all. Tests ask for the loop by the environment variable
+`PYTHON_WALKS_RECORDS`, as for batches.
 """
 
 from __future__ import annotations

@@ -486,7 +486,7 @@ class SealedOutgoing(Outgoing):
 
 
 def _reading(session: ssl.SSLObject) -> Callable[[int, memoryview], int]:
-    """The method that reads: of the object below, where there is one, as `SSLObject.read` only passes calls on to it."""
+    """The method that reads: of the object below, where there is one, as `SSLObject.read` only passes calls on."""
     return cast(Callable[[int, memoryview], int], getattr(session, "_sslobj", session).read)
 
 

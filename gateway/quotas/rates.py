@@ -45,7 +45,7 @@ class Rate:
         return elapsed_s + max(0, SAMPLES - 1 - full) * SAMPLE_S
 
     def pause_ms(self, limit: float, now_s: float, more: float = 0.0) -> int:
-        """How long to pause so that the amounts, and `more`, spread over window and pause, are at the limit a second."""
+        """How long to pause so that the amounts and `more`, spread over window and pause, are at the limit a second."""
         self._forget(now_s)
         window_s = self.window_s(now_s)
         over = (self.total + more) / window_s - limit

@@ -123,7 +123,7 @@ def revocation_lists(text: str) -> list[x509.CertificateRevocationList]:
 
 
 def revoke(context: ssl.SSLContext, lists: Sequence[x509.CertificateRevocationList]) -> None:
-    """Make a context refuse the certificates in these lists, and those whose authority has none. Raises ssl.SSLError."""
+    """Make a context refuse the certificates in these lists, and those whose authority has none. Raises SSLError."""
     with tempfile.NamedTemporaryFile(prefix="penstock-", suffix=".pem") as handed:  # OpenSSL takes them from files only
         handed.write(b"".join(one.public_bytes(Encoding.PEM) for one in lists))
         handed.flush()

@@ -176,7 +176,7 @@ class RealWriter(threading.Thread):
                 "bootstrap.servers": address,
                 "enable.idempotence": True,
                 "linger.ms": 2,
-                "message.timeout.ms": 120_000,
+                "message.timeout.ms": 600_000,  # on a busy machine one start takes 20 s, and kills come in a row
                 "reconnect.backoff.ms": 10,
                 "reconnect.backoff.max.ms": 100,
                 "retry.backoff.ms": 10,

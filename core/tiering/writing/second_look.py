@@ -1,8 +1,9 @@
 """The second look at a chunk: a store may lose an object that it has just acknowledged.
 
 **Invariant**: a chunk is verified only when its object was seen `tier2_verify_delay_ms` after its commit, whoever made
-that, with the size and the etag of its put. Until then the log keeps the chunk's entries, so an object that is gone or
-has changed can be made again.
+that, with the size and the etag of its put. Where a former owner's clock says how long ago it was, a third of the delay
+passes by our own. Until then the log keeps the chunk's entries, so an object that is gone or has changed can be made
+again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LEAST_SHARE: Final = 1 / 3
+"""Of the delay, for a chunk of a former owner: its clock may be wrong."""
 CONFIRMED_AT_ONCE: Final = 16
 """The most chunks that one record makes verified: a row lists up to `RUNS_MAX` runs."""
 
@@ -48,9 +51,9 @@ class SecondLook:
         self._due_at[chunk_id] = self._clock.monotonic_s() + self._delay_s
 
     def _begun(self, row: ChunkRow, now: float) -> float:
-        """When the look at a chunk is due whose delay a former owner, or the last run, has begun."""
+        """When the look at a chunk is due whose delay a former owner, or the last run, has begun by its own clock."""
         passed_s = self._container.trusted.age_ms(row.changed_ms) / 1000
-        return now + max(0.0, self._delay_s - passed_s)
+        return now + max(self._delay_s * LEAST_SHARE, self._delay_s - passed_s)
 
     async def look(self, uploads: Uploads) -> None:
         """Verify chunks that are due, and begin to put missing ones again.

@@ -26,6 +26,7 @@ from gateway.groups.streams.endpoints import Endpoints
 from gateway.groups.streams.member import Member, size_of, updated
 from gateway.groups.streams.messages import (
     NO_TASKS,
+    NOTHING_YET,
     CurrentRecord,
     HeadRecord,
     Heartbeat,
@@ -290,8 +291,7 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
             self.deadlines.cancel(self._assignment_due)
 
     def _forget(self, member: Member) -> None:
-        self._owners.let_go(member, member.current.assigned)
-        self._owners.let_go(member, member.current.revoking)
+        self._owners.move(member, member.current, NOTHING_YET)
         del self.members[member.member_id]
         self.rules.allowance.used -= member.size_bytes
         self._unwatch(member)
@@ -379,11 +379,8 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         before = member.current
         if step.assigned != before.assigned and member.record.endpoint is not None:
             self._endpoints_changed()
-        self._owners.let_go(member, before.assigned)
-        self._owners.let_go(member, before.revoking)
+        self._owners.move(member, before, step)
         member.current = step
-        self._owners.take(member, step.assigned)
-        self._owners.take(member, step.revoking)
         self.note(RowKey(RowKind.CURRENT, member.member_id))
         if step.state is not MemberState.UNREVOKED_TASKS:
             self.deadlines.cancel(member.rebalance)

@@ -9,15 +9,8 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.groups.deadlines import Deadline
-from gateway.groups.modern.epochs import JOINING_EPOCH
 from gateway.groups.modern.group import GroupAlarm
-from gateway.groups.streams.messages import (
-    NO_HOLDINGS,
-    CurrentRecord,
-    Heartbeat,
-    MemberRecord,
-    MemberState,
-)
+from gateway.groups.streams.messages import NOTHING_YET, Heartbeat, MemberRecord, MemberState
 
 OWN_BYTES: Final = 512
 """Bytes that a member costs beside its texts, for the allowance of all groups."""
@@ -36,13 +29,7 @@ class Member:
 
     def __init__(self, record: MemberRecord) -> None:
         self.record = record
-        self.current = CurrentRecord(
-            epoch=JOINING_EPOCH,
-            previous_epoch=JOINING_EPOCH,
-            state=MemberState.STABLE,
-            assigned=NO_HOLDINGS,
-            revoking=NO_HOLDINGS,
-        )
+        self.current = NOTHING_YET
 
     def __repr__(self) -> str:
         return f"Member({self.member_id}, epoch {self.epoch}, {self.current.state.name})"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from gateway.groups.modern import rows
+from gateway.groups.modern.epochs import JOINING_EPOCH
 from gateway.groups.streams.statuses import Status
 from gateway.groups.streams.topology import InternalTopic, Topology
 
@@ -158,6 +159,16 @@ class CurrentRecord:
     state: MemberState
     assigned: Holdings
     revoking: Holdings
+
+
+NOTHING_YET: Final = CurrentRecord(
+    epoch=JOINING_EPOCH,
+    previous_epoch=JOINING_EPOCH,
+    state=MemberState.STABLE,
+    assigned=NO_HOLDINGS,
+    revoking=NO_HOLDINGS,
+)
+"""A member that has just come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.groups.streams.member import Member
-from gateway.groups.streams.messages import Holdings, Task
+from gateway.groups.streams.messages import CurrentRecord, Task
 from gateway.groups.streams.reconciliation import Role
 
 
@@ -27,21 +27,23 @@ class Owners:
         """The member with which a task is active."""
         return self._actives.get(task)
 
-    def take(self, member: Member, holdings: Holdings) -> None:
-        before = len(self._actives)
-        self._actives |= dict.fromkeys(holdings.active, member.member_id)
-        assert len(self._actives) == before + len(holdings.active), f"a task of {member} is active with two members"
-        for task in holdings.standby:
-            self._standbys.setdefault(task, set()).add(member.member_id)
-
-    def let_go(self, member: Member, holdings: Holdings) -> None:
-        for task in holdings.active:
+    def move(self, member: Member, before: CurrentRecord, after: CurrentRecord) -> None:
+        """A member has the tasks of one record in place of those of another. What stays its own is not touched."""
+        had, has = _active(before), _active(after)
+        for task in had - has:
             del self._actives[task]
-        for task in holdings.standby:
+        new = has - had
+        count = len(self._actives)
+        self._actives |= dict.fromkeys(new, member.member_id)
+        assert len(self._actives) == count + len(new), f"a task of {member} is active with two members"
+        had, has = _standby(before), _standby(after)
+        for task in had - has:
             holders = self._standbys[task]
             holders.discard(member.member_id)
             if not holders:
                 del self._standbys[task]
+        for task in has - had:
+            self._standbys.setdefault(task, set()).add(member.member_id)
 
     def taken(
         self, members: Mapping[str, Member], member: Member, role: Role, tasks: frozenset[Task]
@@ -65,3 +67,11 @@ class Owners:
         if same := beside(set().union(*(standbys[task] for task in standby))):
             found |= {task for task in standby if not same.isdisjoint(standbys[task])}
         return frozenset(found)
+
+
+def _active(record: CurrentRecord) -> frozenset[Task]:
+    return frozenset().union(record.assigned.active, record.revoking.active)
+
+
+def _standby(record: CurrentRecord) -> frozenset[Task]:
+    return record.assigned.standby | record.revoking.standby

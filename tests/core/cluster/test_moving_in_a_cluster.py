@@ -204,7 +204,12 @@ STEPS: Final = {arrived: False, copied: False, state_there: False, decided: True
 """Steps at which the node dies, and whether the slot has moved by then."""
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
+IN_A_HURRY: Final = (state_there, decided)
+
+
+@pytest.mark.parametrize(
+    "step", [pytest.param(one, marks=() if one in IN_A_HURRY else pytest.mark.slow, id=one.__name__) for one in STEPS]
+)
 def test_the_node_dies_at_a_step(tmp_path: Path, etcd: EtcdServer, step: Callable[[Node, Hook], None]) -> None:
     """Another one finds the slot where the registry has it, and nothing of it elsewhere; so does a third one, which
     takes over from that. The first one may as well have slept: it changes nothing any more."""
@@ -406,9 +411,10 @@ def test_below_the_level_slots_stay(tmp_path: Path, etcd: EtcdServer) -> None:
         async with cluster_in(tmp_path, etcd) as cluster:
             first = await cluster.join(1)
             stream, _, target = await with_stream(first)
-            with pytest.MonkeyPatch.context() as patch, pytest.raises(CannotMove, match="from level 3 on"):
+            with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(EtcdCoordination, "level", 2)
-                await first.store.move_slot(stream, MOVING, target)
+                with pytest.raises(CannotMove, match="from level 3 on"):
+                    await first.store.move_slot(stream, MOVING, target)
             assert not first.store.containers[target].container.arrivals
 
     run(scenario())

@@ -134,7 +134,10 @@ async def check_slot(mover: Mover, number: int, sent: int) -> None:
     assert isinstance(owner_of(slot).check_writer(slot, WRITER, 0, sent - 1, 1), Duplicate)
 
 
-@pytest.mark.parametrize("asks", ["source", "target", "third"])
+SLOW: Final = pytest.mark.slow
+
+
+@pytest.mark.parametrize("asks", [pytest.param("source", marks=SLOW), pytest.param("target", marks=SLOW), "third"])
 def test_to_a_container_of_another_node(tmp_path: Path, etcd: EtcdServer, asks: str) -> None:
     """Any node may be asked. The container comes, takes the slot and goes home, while the slot is written."""
 
@@ -187,13 +190,16 @@ def test_several_slots_go_on_one_trip_and_one_that_cannot_says_why(tmp_path: Pat
     run(scenario())
 
 
-@pytest.mark.parametrize("step", ["it is asked for", "it has come", "the slot has moved"])
+@pytest.mark.parametrize(
+    "step", [pytest.param("it is asked for", marks=SLOW), "it has come", pytest.param("the slot has moved", marks=SLOW)]
+)
 def test_the_sources_node_dies_on_the_way(tmp_path: Path, etcd: EtcdServer, step: str) -> None:
     """Whoever has its containers then goes on with what is wanted."""
 
     async def scenario() -> None:
         async with two_nodes(tmp_path, etcd) as (cluster, first, second, away):
             third = await joined(cluster, 3)
+            cluster.stack.callback(first.node.proxy.release)
             await until(lambda: third.node.store.streams.get("s"))
             number, died = slot_here(first).number, asyncio.Event()
 
@@ -236,15 +242,15 @@ def test_the_sources_node_dies_on_the_way(tmp_path: Path, etcd: EtcdServer, step
             assert owner is second, "it is at home"
             await until(lambda: stream_of(owner.node).slot(number).container_id == away)
             await check_slot(owner, number, producer.sent)
-            first.node.proxy.release()
 
     run(scenario())
 
 
 def test_the_targets_home_dies_while_it_is_away(tmp_path: Path, etcd: EtcdServer) -> None:
     async def scenario() -> None:
-        async with two_nodes(tmp_path, etcd) as (_, first, second, away):
+        async with two_nodes(tmp_path, etcd) as (cluster, first, second, away):
             number = slot_here(first).number
+            cluster.stack.callback(second.node.proxy.release)
 
             async def die() -> None:
                 await dies(second.node, first.node)
@@ -254,7 +260,6 @@ def test_the_targets_home_dies_while_it_is_away(tmp_path: Path, etcd: EtcdServer
             await until(lambda: not first.rows.wanted())
             await serves_all(first.node)
             assert await read_all(first.node.store, stream_of(first.node).slot(number)) == [text(number)]
-            second.node.proxy.release()
 
     run(scenario())
 

@@ -8,15 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 from core.clock import ManualClock
 from core.config import StoreConfig
 from core.store import Store
 from core.streams.live import Slot
 from core.tiering.context import LongTermStorage
 from core.tiering.rows import ChunkState
-from core.tiering.writing import storage_writer
 from tests.core.support import append, make, policy_from, run, until
 from tests.core.tiering.support import CLUSTER, TIERING, chunks_in, chunks_of, object_keys, storage_in
 from tests.tier2.chunks import head_of
@@ -44,17 +41,17 @@ def only(store: Store) -> Slot:
     return stream.slot(0)
 
 
-async def looked(store: Store) -> None:
-    """The storage writer has looked at what is due."""
+async def look(store: Store) -> None:
+    """The storage writer looks at what is due when the test says so."""
     tier = store.containers[0].tier
     assert tier is not None
+    await tier.writer._background.stop()
     await tier.writer._step()
 
 
-def test_entries_grow_old_over_owners_of_a_short_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_grow_old_over_owners_of_a_short_time(tmp_path: Path) -> None:
     """None of three has the container for as long as an entry may wait. The third one tiers what the first one took:
     once, and not again what it has just tiered."""
-    monkeypatch.setattr(storage_writer, "TICK_S", 0.02)
 
     async def scenario() -> None:
         storage, clock = await storage_in(tmp_path / "bucket"), ManualClock()
@@ -65,24 +62,24 @@ def test_entries_grow_old_over_owners_of_a_short_time(tmp_path: Path, monkeypatc
         async with life(tmp_path, storage, clock) as store:
             await append(only(store), b"second")
             clock.advance(250)
-            await looked(store)
+            await look(store)
             assert await object_keys(storage) == [], "it has waited for 500 s of 600"
         async with life(tmp_path, storage, clock) as store:
             clock.advance(101)
+            await look(store)
             await until(lambda: chunks_in(store, ChunkState.COMMITTED))
             assert only(store).tiered_end == 2
             await append(only(store), b"third")
         async with life(tmp_path, storage, clock) as store:
-            await looked(store)
+            await look(store)
             assert len(chunks_of(store)) == 1, "what the chunk has left came after it"
         await storage.close()
 
     run(scenario())
 
 
-def test_a_second_look_is_due_by_the_time_of_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_look_is_due_by_the_time_of_the_commit(tmp_path: Path) -> None:
     """An owner that ends 20 s after a chunk was committed leaves 10 s of the delay to the next one."""
-    monkeypatch.setattr(storage_writer, "TICK_S", 0.02)
 
     async def scenario() -> None:
         storage, clock = await storage_in(tmp_path / "bucket"), ManualClock()
@@ -90,13 +87,16 @@ def test_a_second_look_is_due_by_the_time_of_the_commit(tmp_path: Path, monkeypa
             slot = (await make(store)).slot(0)
             await append(slot, b"first")
             clock.advance(601)
+            await look(store)
             await until(lambda: chunks_in(store, ChunkState.COMMITTED))
             clock.advance(20)
         async with life(tmp_path, storage, clock) as store:
+            await look(store)
             clock.advance(9)
-            await looked(store)
+            await look(store)
             assert chunks_in(store, ChunkState.COMMITTED)
             clock.advance(2)
+            await look(store)
             await until(lambda: chunks_in(store, ChunkState.VERIFIED))
         await storage.close()
 

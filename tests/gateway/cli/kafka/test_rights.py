@@ -65,7 +65,7 @@ def test_rights(tools: Tools) -> None:
     (of_bob,) = tools.tell("acls", "list", "--resource", "group:g")
     assert of_bob["principal"] == "User:bob"
     without_type = ("--principal", "ann", "--operation", "read", "--resource", "topic:orders")
-    assert "rights: INVALID_REQUEST" in _named(tools.refuse("acls", "add", *without_type))
+    assert "INVALID_REQUEST" in _named(tools.refuse("acls", "add", *without_type))
 
     assert "say --yes" in tools.run("acls", "delete", "--principal", "User:ann").stderr
     assert len(tools.tell("acls", "delete", "--principal", "User:ann", "--yes")) == 2

@@ -105,7 +105,7 @@ def test_what_is_typed_is_written_at_once(tools: Tools) -> None:
         terminal.type(f"{'x' * 300}\n")
         assert terminal.end() == 1
     assert BAR not in terminal.shown
-    assert "MESSAGE_TOO_LARGE" in terminal.shown.upper().replace("MESSAGESIZETOOLARGE", "MESSAGE_TOO_LARGE")
+    assert "penstock: record 2: MESSAGE_SIZE_TOO_LARGE" in terminal.shown
 
     with at_terminal(tools, "produce", "typed") as terminal:
         terminal.until("Ctrl-D ends")

@@ -16,10 +16,14 @@ from tests.likeness.asking import Server
 
 pytestmark = pytest.mark.slow
 
-TASKS: Final = 99_000
+TOPICS: Final = [f"wide-{number}" for number in range(11)]
+PARTITIONS: Final = 9_000
+EVERY: Final = [(topic, number) for topic in sorted(TOPICS) for number in range(PARTITIONS)]
+TASKS: Final = len(EVERY)
+"""A message has 200,000 elements at most, and each task is told twice: whose it is, and where its partition is."""
 TURN_MS_MAX: Final = 50
 WITHIN_S: Final = 30.0
-TOPOLOGY: Final = {"epoch": 0, "subtopologies": [subtopology("0", source_topics=["wide"])]}
+TOPOLOGY: Final = {"epoch": 0, "subtopologies": [subtopology(topic, source_topics=[topic]) for topic in TOPICS]}
 
 
 class Member:
@@ -30,7 +34,7 @@ class Member:
         self._said: dict[str, Any] = {"member_id": name, "endpoint_information_epoch": -1}
         joining = {"process_id": name, "topology": TOPOLOGY, "user_endpoint": {"host": name, "port": 80}}
         self._epoch = 0
-        self.tasks: list[int] = []
+        self.tasks: list[tuple[str, int]] = []
         self.beat(**joining)
 
     def beat(self, **said: Any) -> bool:
@@ -39,13 +43,17 @@ class Member:
         assert answer["error_code"] == ErrorCode.none, answer
         self._epoch, before = answer["member_epoch"], self.tasks
         if answer["active_tasks"] is not None:
-            self.tasks = [number for one in answer["active_tasks"] for number in one["partitions"]]
+            told = answer["active_tasks"]
+            self.tasks = [(one["subtopology_id"], number) for one in told for number in one["partitions"]]
         return self.tasks != before
 
     def go_on(self) -> None:
         """One heartbeat, and what it says of what it hears."""
         if self.beat():
-            told = [{"subtopology_id": "0", "partitions": self.tasks}] if self.tasks else []
+            numbers: dict[str, list[int]] = {}
+            for topic, number in self.tasks:
+                numbers.setdefault(topic, []).append(number)
+            told = [{"subtopology_id": topic, "partitions": some} for topic, some in numbers.items()]
             self.beat(active_tasks=told, standby_tasks=[], warmup_tasks=[])
 
 
@@ -55,7 +63,7 @@ def until(counts: list[int], *members: Member) -> None:
         assert time.monotonic() < ends_s, [len(member.tasks) for member in members]
         for member in members:
             member.go_on()
-    assert sorted(number for member in members for number in member.tasks) == list(range(TASKS))
+    assert sorted(task for member in members for task in member.tasks) == EVERY
 
 
 def test_others_do_not_wait(tmp_path: Path) -> None:
@@ -65,7 +73,8 @@ def test_others_do_not_wait(tmp_path: Path) -> None:
     with serving(tmp_path, *(word for one in settings for word in ("--set", one)), command=WATCHED) as gateway:
         address = gateway.ready()["kafka"][0]
         admin = AdminClient({"bootstrap.servers": address})
-        admin.create_topics([NewTopic("wide", TASKS)])["wide"].result(WITHIN_S)
+        for made in admin.create_topics([NewTopic(topic, PARTITIONS) for topic in TOPICS]).values():
+            made.result(WITHIN_S)
         server = Server(address, own={})
         client = Client(server)
         first = Member(client, "first")
