@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from core.log.objects import home
+from core.log.objects.format import HEADER_SIZE
 from core.tiering.writing import storage_writer
 from tests.core.cluster.test_handing_over import slot_in
 from tests.core.cluster.test_membership import Cluster, Node, cluster_in, contents
@@ -48,7 +50,7 @@ class Counting(FilesystemStorage):
             yield info
 
     async def put_new(self, key: str, data: Buffer, *, token: str = "") -> ObjectStat:
-        if key.startswith(f"log/{MOVING}/") and len(data) > home.HEADER_SIZE:  # no fence: it serves
+        if key.startswith(f"log/{MOVING}/") and len(data) > HEADER_SIZE:  # no fence: it serves
             self.is_counting = False
         return await super().put_new(key, data, token=token)
 
@@ -58,6 +60,14 @@ def objects_of(node: Node) -> int:
     archive = node.store.containers[MOVING]._archive
     assert archive is not None
     return archive.objects
+
+
+def is_short(node: Node) -> bool:
+    return objects_of(node) < LOG_OBJECTS
+
+
+def serves(node: Node) -> bool:
+    return MOVING in node.membership.serving
 
 
 def walked(records: list[logging.LogRecord]) -> list[int]:
@@ -90,10 +100,10 @@ def test_the_last_hand_over_reads_no_more_than_the_first(
                 for _ in range(APPENDS):
                     written.append(text(len(written)))
                     await append(slot_in(owner, MOVING), written[-1])
-                await until(lambda owner=owner: objects_of(owner) < LOG_OBJECTS)
+                await until(partial(is_short, owner))
                 doors[heir].begin()
                 cluster.coordinator.ask(MOVING, heir)
-                await until(lambda heir=heir: MOVING in nodes[heir].membership.serving)
+                await until(partial(serves, nodes[heir]))
                 work.append(doors[heir].work)
             last = HAND_OVERS % 2
             assert b"".join((await contents([nodes[last]]))[number]) == b"".join(written)
