@@ -4,7 +4,7 @@ Entries go from wherever the source has them, memory, log or chunks, through the
 
 **Invariants**
 
-- What is copied is durable at the source before, and at the target when `copy` returns. Its order has no gaps.
+- What is copied is durable at the source before, and at the target before anything is decided. Its order has no gaps.
 - The target puts nothing into chunks that an open transaction of the source may still change: what was copied while one
   was open lies behind a *barrier*, until all of it is settled.
 """
@@ -118,7 +118,8 @@ async def lift(move: Move) -> None:
 
 
 async def copy(move: Move, end: int, *, patient: bool) -> None:
-    """Copy the entries up to `end`, which is durable at the source. They are durable at the target then."""
+    """Copy the entries up to `end`, which is durable at the source. They are durable at the target then, or, if it is
+    not `patient`, with what is logged there next."""
     target, arrived = move.target.container, move.arrived
     while arrived.end < end:
         move.check()
@@ -134,9 +135,11 @@ async def copy(move: Move, end: int, *, patient: bool) -> None:
             await _append(move, entry, patient=patient)
             move.copied_bytes += len(entry.payload)
             await turn.breathe()
+        if not patient:
+            continue
         await target.all_durable()
         hold_s = target.throttle.hold_s(target.clock.monotonic_s(), COPY_BYTES)
-        if patient and hold_s:
+        if hold_s:
             await asyncio.sleep(min(1.0, hold_s))
 
 

@@ -20,7 +20,7 @@ storage.
 - A slot takes appends in one container at most: in the source up to 3, in the target from 5 on.
 - The target puts nothing into chunks that an open transaction of the source may still change.
 - What was acknowledged at the source is synced at the target before 4; what was in long-term storage is there again.
-- Appends are refused from 3 to 5, and `FREEZE_S` at most before 4: else they go on, and the copying, too.
+- Appends are refused from 3 to 5, and for a bounded time before 4 (`FREEZE_S`): else they go on, and the copying, too.
 - In a cluster 4 is one transaction with the claims of both containers. So whoever has opened one of them since knows
   that nothing is decided behind its back, and settles what it finds of the move by the registry.
 """
@@ -67,7 +67,9 @@ logger = logging.getLogger(__name__)
 LEFT_BYTES_MAX: Final = 4 << 20
 """The bytes that may be left to copy when the slot is frozen."""
 FREEZE_S: Final = 0.35
-"""The longest time that appends are refused before the decision."""
+"""The longest time that appends are refused before the decision, in the first `ROUNDS_OF_ONE_LENGTH` rounds; in as many
+later ones twice as long, and so on: a store that is slow for all moves slots slowly, too."""
+ROUNDS_OF_ONE_LENGTH: Final = 5
 ROUNDS_MAX: Final = 20
 """How often a slot is frozen before its move is given up, because appends come faster than they are copied."""
 ROUND_PAUSE_S: Final = 0.2
@@ -303,7 +305,8 @@ class Mover:
         """Steps 3 to 5; returns for how long appends were refused, s."""
         stream, slot, source = move.stream, move.slot, move.source.container
         clock = source.clock
-        for _ in range(ROUNDS_MAX):
+        for number in range(ROUNDS_MAX):
+            limit_s = FREEZE_S * (1 + number // ROUNDS_OF_ONE_LENGTH)
             while slot.durable_end > move.arrived.end and slot.total_bytes - move.arrived.total_bytes > LEFT_BYTES_MAX:
                 await copy(move, slot.durable_end, patient=True)
             async with stream.changing:
@@ -311,7 +314,7 @@ class Mover:
                 began_s = clock.monotonic_s()
                 source.freeze(slot, move.target.id)
                 try:
-                    if await self._settled(move):
+                    if await self._settled(move, limit_s):
                         await self._decide(move)
                         frozen_s = clock.monotonic_s() - began_s
                         await self._arrived(move)
@@ -364,11 +367,11 @@ class Mover:
         finally:
             tier.writer.calm(move.arrived)
 
-    async def _settled(self, move: Move) -> bool:
+    async def _settled(self, move: Move, limit_s: float) -> bool:
         """Step 3: whether the target has all of the frozen slot, synced, in time."""
         source, target = move.source.container, move.target.container
         try:
-            async with asyncio.timeout(FREEZE_S):
+            async with asyncio.timeout(limit_s):
                 await source.all_durable()
                 if (why := self._beside(move.slot)) is not None:  # it began during the copying
                     raise CannotMove(move.stream.name, move.slot.number, why)

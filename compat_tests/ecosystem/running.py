@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from compat_tests.harness.system import JVM_FLAGS, SETTINGS, Penstock
 from tests.gateway.launching import PENSTOCK, serving
-from tests.gateway.security.certificates import make
+from tests.gateway.security import certificates
 
 WITHIN_S: Final = 120.0
 QUIET: Final = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
@@ -40,7 +40,7 @@ def secured(directory: Path, user: str, settings: Mapping[str, str]) -> Iterator
     """A Penstock that asks everybody who they are; its only user may do everything. Yields the addresses of its
     listeners, `kafka` with TLS and `unsealed` without, the user's `password` for SCRAM, and `ca`, a file of who vouches
     for it."""
-    files = make(directory)
+    files = certificates.make(directory)
     password = secrets.token_hex(16)
     file = directory / "password"
     file.write_text(password)

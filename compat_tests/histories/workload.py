@@ -201,8 +201,15 @@ class Workload:
             found = self._admin.list_offsets(wanted, isolation_level=isolation)
             return {(p.topic, p.partition): int(future.result(30).offset) for p, future in found.items()}
 
-        stable = at(IsolationLevel.READ_COMMITTED)
-        return {place: (stable[place], end) for place, end in at(IsolationLevel.READ_UNCOMMITTED).items()}
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                stable = at(IsolationLevel.READ_COMMITTED)
+                return {place: (stable[place], end) for place, end in at(IsolationLevel.READ_UNCOMMITTED).items()}
+            except confluent_kafka.KafkaException:  # a partition has just moved, and this client asks once
+                if time.monotonic() >= deadline:
+                    raise
+            self._tick.wait(TICK_S)
 
 
 class Look:

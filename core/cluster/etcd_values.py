@@ -15,8 +15,8 @@ Format 1 of the values, JSON each, without spaces:
     ``links/<id>``       ``v`` (1), ``links``: ``[[epoch, lsn, next epoch], …]``, oldest first; outlives its owner
     ===================  =========================================================================================
 
-**Invariant**: a value that cannot be read is told, and counts as if it were not there; but what was fenced (``links``) is
-never guessed.
+**Invariant**: a value that cannot be read is told, and counts as if it were not there; but what was fenced (``links``)
+is never guessed.
 """
 
 from __future__ import annotations

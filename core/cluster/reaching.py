@@ -5,8 +5,8 @@ as its own containers stand still it would soon have the least load, and be give
 
 **Invariants**
 
-- One question is on its way at a time. It waits for its answer however long that takes: the state is bad from `ANSWER_S`
-  on, and good again with the first answer.
+- One question is on its way at a time, and waits for its answer however long that takes: the state is bad from
+  `ANSWER_S` on, and good again with the first answer.
 - What is so is told until the coordinator shows it. A life that begins meanwhile may say what was so before: the next
   answer finds that.
 """

@@ -63,8 +63,8 @@ def _of_nodes(seen: Seen) -> list[str]:
         left = sum(owner.node == node for owner in seen.owners.values())
         if not life.reaches_store:
             told.append(
-                f"node {node} does not reach the bucket: acknowledgements of its {left} containers wait, and it is given "
-                "no others. Repair its way to the bucket, or kill it, so that others take them"
+                f"node {node} does not reach the bucket: acknowledgements of its {left} containers wait, and it is "
+                "given no others. Repair its way to the bucket, or kill it, so that others take them"
             )
         if life.is_draining:
             others = [one for one in seen.lives.values() if one.node != node and one.takes]

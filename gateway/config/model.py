@@ -156,7 +156,7 @@ class Config(
     @field_validator("workers", mode="before")
     @classmethod
     def _as_many_as_processors(cls, value: object) -> object:
-        """Here, as validators that stand further below have their turn first: `_from_text` would refuse the word."""
+        """Here and not beside the key: what is defined last is asked first, before the text must be a number."""
         return 0 if isinstance(value, str) and value.strip().lower() == "auto" else value
 
     @field_validator("logging_level", "logging_format", "log_sync_mode", "log_store", mode="before")

@@ -34,15 +34,15 @@ RECORD_BYTES: Final = 400_000
 KEPT: Final = 2  # records that the next cut of the log leaves
 KILLS: Final = 2
 KILLS_MAX: Final = 60
-CALLS: Final = 8  # from the first of which on a round is hit in CI
 POLL_S: Final = 0.05
 
-KINDS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "files": (("rename", "unlink"), "*/store/container-*/log/*"),
-    "checkpoints": (("fsync", "fdatasync", "rename"), "*/store/container-*/metadata*"),
-    "directories": (("fsync",), "*/store/container-*/log*"),
-    "registry": (SYNC_POINTS, "*/registry*"),
+KINDS: Final[dict[str, tuple[tuple[str, ...], str, int]]] = {
+    "files": (("rename", "unlink"), "*/store/container-*/log/*", 8),
+    "checkpoints": (("fsync", "fdatasync", "rename"), "*/store/container-*/metadata*", 8),
+    "directories": (("fsync",), "*/store/container-*/log*", 8),
+    "registry": (SYNC_POINTS, "*/registry*", 2),
 }
+"""Which calls, on which paths; and how many of them each round has at least, one of which CI takes."""
 RUNS: Final = list(KINDS) if SOAK else [random.Random(SEED).choice(list(KINDS))]
 
 
@@ -160,7 +160,7 @@ def test_a_worker_killed_at_every_sync_point(tmp_path: Path, kind: str) -> None:
     """Whatever its worker was about, what was acknowledged is there, and topics are those that were decided."""
     dice = random.Random(SEED)
     tally, report = Tally(tmp_path / "tally"), tmp_path / "points"
-    calls, match = KINDS[kind]
+    calls, match, count = KINDS[kind]
     faults = Faults(tmp_path / "data", calls, match, report=report, tally=tmp_path / "tally")
     kills: list[int] = []
     with Gateway(tmp_path, SETTINGS) as gateway:
@@ -172,7 +172,7 @@ def test_a_worker_killed_at_every_sync_point(tmp_path: Path, kind: str) -> None:
         lived(life, bulk, 0)
         for number in range(1, 1 + (KILLS_MAX if SOAK else KILLS)):
             before = workers(gateway)
-            at = tally.counted + (number if SOAK else 1 + dice.randrange(CALLS))
+            at = tally.counted + (number if SOAK else 1 + dice.randrange(count))
             tally.hit_at(at)
             lived(life, bulk, number)
             if tally.counted < at:

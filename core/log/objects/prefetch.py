@@ -32,7 +32,7 @@ from typing import Final, NamedTuple
 
 from core.log.objects.format import HEADER_SIZE, BadLogObject, Decoded, decode_header, log_key, log_prefix
 from core.log.objects.manifest import manifests_prefix, newest_manifest
-from core.log.objects.packs import decode_pack, ends_of, packs_prefix
+from core.log.objects.packs import Packed, decode_pack, ends_of, packs_prefix
 from core.log.objects.protocol import GENESIS, Place
 from tier2.storage import Buffer, Came, Corrupt, Data, ObjectInfo, ObjectNotFound, ObjectStat, Storage
 
@@ -189,15 +189,14 @@ class Prefetched(Storage):
         if data is None:
             return
         try:
-            groups = await asyncio.to_thread(decode_pack, self._container, key, data)
+            groups = await asyncio.to_thread(_unpacked, self._container, key, data)
         except BadLogObject as error:
             logger.warning("a pack of the log is not used", extra={"pack": key, "reason": str(error)})
             return
         begins = await self._written(data)
-        for place, position, length in groups:
-            key = log_key(self._container, place)
-            self._kept[key] = _Kept(begins + position, length)
-            self._decode(place, data[position : position + HEADER_SIZE])
+        for group, decoded in groups:
+            self._kept[log_key(self._container, group.place)] = _Kept(begins + group.position, group.size)
+            self._remember(group.place, decoded)
 
     async def _keep(self, wanted: Iterable[tuple[str, int]]) -> int:
         new = [(key, size) for key, size in wanted if key not in self._kept and size]
@@ -209,7 +208,8 @@ class Prefetched(Storage):
         if data is not None:
             self._kept[key] = _Kept(await self._written(data), size)
             if key.startswith(log_prefix(self._container)):
-                self._decode(_place_of(key), data[:HEADER_SIZE])
+                place = _place_of(key)
+                self._remember(place, _decoded(self._container, place, data[:HEADER_SIZE]))
 
     async def _fetched(self, key: str, size: int) -> bytes | None:
         if self._bytes + size > BYTES_MAX:
@@ -228,10 +228,9 @@ class Prefetched(Storage):
         await asyncio.to_thread(self._scratch.write, data, position)
         return position
 
-    def _decode(self, place: Place, header: bytes) -> None:
-        if len(self._decoded) < HEADERS_MAX:
-            with contextlib.suppress(BadLogObject):  # whoever reads it meets that again
-                self._decoded[place] = decode_header(self._container, place, header)
+    def _remember(self, place: Place, decoded: Decoded | None) -> None:
+        if decoded is not None and len(self._decoded) < HEADERS_MAX:
+            self._decoded[place] = decoded
 
     # What is kept
 
@@ -343,6 +342,22 @@ async def _some(wanted: Sequence[tuple[str, int]], fetch: Callable[[str, int], A
                 raise
 
     await asyncio.gather(*(one_after_another() for _ in range(min(AT_ONCE, len(wanted)))))
+
+
+def _unpacked(container: int, key: str, data: bytes) -> Sequence[tuple[Packed, Decoded | None]]:
+    """The groups of a pack with their headers. Blocks: there may be thousands. Raises BadLogObject."""
+    return [
+        (one, _decoded(container, one.place, data[one.position : one.position + HEADER_SIZE]))
+        for one in decode_pack(container, key, data)
+    ]
+
+
+def _decoded(container: int, place: Place, header: bytes) -> Decoded | None:
+    """The header of a group; None for one that is damaged, which whoever reads it meets again."""
+    try:
+        return decode_header(container, place, header)
+    except BadLogObject:
+        return None
 
 
 def _place_of(key: str) -> Place:

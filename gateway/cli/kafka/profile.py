@@ -58,7 +58,10 @@ def create(
     from gateway.cli.client.rest import parts_of
 
     files = [None if one is None else _absolute(one) for one in (password_file, ca, cert, key)]
-    given = Connection(bootstrap, security_protocol, sasl_mechanism, user, *files, url=url)
+    password, authority, certificate, secret = files
+    given = Connection(
+        bootstrap, security_protocol, sasl_mechanism, user, password, authority, certificate, secret, url=url
+    )
 
     def make(profiles: Profiles) -> None:
         check_name(name)

@@ -76,8 +76,8 @@ def test_the_containers_of_a_dead_node_go_to_all_that_are_left() -> None:
 
 
 def test_a_node_that_does_not_reach_the_store_takes_nothing() -> None:
-    """However long a container is nobody's: it would keep it from all others. It keeps what it has, and takes again once
-    it reaches the store; a container is not wished there."""
+    """However long a container is nobody's: it would keep it from all others. It keeps what it has, and takes again
+    once it reaches the store; a container is not wished there."""
     apart, other = life(1, reaches_store=False), life(2)
     assert set(assigned([0, 1, 2], {}, {1: apart, 2: other}).values()) == {2}
     machine = serving()

@@ -89,7 +89,7 @@ def sleep_of(seconds: float) -> Scenario:
 
 
 def replaced(ways: Ways, how: How = How.HELD) -> Scenario:
-    """Without these ways a node lets go: others take over, and it comes back by itself, with all that was on its way."""
+    """Without these ways a node lets go: others take over, and it comes back by itself, with all that was under way."""
 
     def cut(hurting: Hurting) -> None:
         nodes, victim = hurting.nodes, hurting.one()

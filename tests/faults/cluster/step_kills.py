@@ -1,4 +1,4 @@
-"""kill -9 of a node at a step of its own, while it takes, gives or gets a container: others go on from there, in time."""
+"""kill -9 of a node at a step of its own, while it takes, gives or gets a container: others go on from there."""
 
 from __future__ import annotations
 
