@@ -65,7 +65,7 @@ class GroupListPage:
         sources, access = self._desk.ready(), self._desk.access(request)
         topic, lags = request.query_params.get("topic"), sources.lags
         every = in_turns(list(await lags.refresh()))
-        seen = [_as_seen(group, access) async for group in every if access.sees(ResourceType.GROUP, group.name)]
+        seen = [await _as_seen(group, access) async for group in every if access.sees(ResourceType.GROUP, group.name)]
         fitting = [
             group
             async for group in in_turns(seen)
@@ -76,9 +76,10 @@ class GroupListPage:
         return answered(GroupList(groups=groups, found=len(fitting), total=len(seen), measured_ms=lags.measured_ms))
 
 
-def _as_seen(group: GroupLag, access: Access) -> GroupLag:
+async def _as_seen(group: GroupLag, access: Access) -> GroupLag:
     """With the topics that the request may see, and the lag in them."""
-    topics = {name: topic for name, topic in group.topics.items() if access.sees(TOPIC, name)}
+    every = in_turns(list(group.topics.items()))
+    topics = {name: topic async for name, topic in every if access.sees(TOPIC, name)}
     return group if len(topics) == len(group.topics) else replace(group, topics=topics)
 
 

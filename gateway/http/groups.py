@@ -82,7 +82,8 @@ class GroupPages:
     async def _show(self, request: Request) -> Response:
         sources, group = self._group(request, Operation.DESCRIBE)
         access = self._desk.access(request)
-        places = [one for one in await self._lags(sources, group) if access.sees(TOPIC, one.topic)]
+        every = in_turns(await self._lags(sources, group))
+        places = [one async for one in every if access.sees(TOPIC, one.topic)]
         worst = sorted(places, key=lambda one: (-one.lag, one.topic, one.partition))[:LISTED_MAX]
         members = [one async for one in in_turns(islice(_members(sources, group, access), LISTED_MAX))]
         detail = GroupDetail(
@@ -179,7 +180,7 @@ class _Move:
         """Where it goes in each partition. Raises Problem."""
         now = {(one.topic, one.partition): one.committed for one in await GroupPages._lags(self.sources, self.group)}
         found: list[MovedOffset] = []
-        for stream, numbers in self._streams(now, access):
+        for stream, numbers in await self._streams(now, access):
             bounds = await self._bounds(stream, numbers)
             times = await self._at_time(stream, numbers) if self.wanted.to == "time" else {}
             for each in numbers:
@@ -194,11 +195,12 @@ class _Move:
                 )
         return sorted(found, key=lambda one: (one.topic, one.partition))
 
-    def _streams(self, now: Mapping[Place, int], access: Access) -> Iterable[tuple[Stream, Sequence[int]]]:
+    async def _streams(self, now: Mapping[Place, int], access: Access) -> Iterable[tuple[Stream, Sequence[int]]]:
         """The partitions that are meant, of topics that may be read. Those that may not even be seen are no part of the
         group's, as in an OffsetFetch of all. Raises Problem."""
         topics, name = self.sources.services.topics, self.wanted.topic
-        names = sorted({each for each, _ in now if access.sees(TOPIC, each)}) if name is None else [name]
+        every = in_turns({each for each, _ in now} if name is None else ())
+        names = sorted([each async for each in every if access.sees(TOPIC, each)]) if name is None else [name]
         meant: list[tuple[Stream, Sequence[int]]] = []
         for name in names:
             access.require(Operation.READ, TOPIC, name)
