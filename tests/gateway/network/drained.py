@@ -85,11 +85,27 @@ def agree(drain: Drain, seed: int) -> None:
     assert outcomes[0] == outcomes[1], f"seed {seed}"
 
 
+def outlives(drain: Drain) -> None:
+    """A view that outlives the call is of memory that is there, whoever let go of the rest."""
+    held: list[memoryview] = []
+
+    def read(most: int, buffer: memoryview) -> int:
+        held.append(memoryview(buffer))
+        return most
+
+    wire = struct.pack(">BHH", 0x17, 0x0303, 0) * 3
+    size, error = drain(read, memoryview(bytearray(2 * RECORD_BYTES)), memoryview(wire))
+    assert (size, type(error)) == (2 * RECORD_BYTES, BufferError)
+    for view in held:
+        view[:] = bytes(len(view))
+
+
 def main(rounds: int = ROUNDS) -> None:
     from gateway.network._draining import drain
 
     for seed in range(rounds):
         agree(drain, seed)
+    outlives(drain)
     print(f"{rounds} rounds: the same")
 
 
