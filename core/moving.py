@@ -89,7 +89,8 @@ asked at the beginning of a move, and again when the slot is frozen: from then o
 
 Companion = Callable[["Slot", int], None]
 """Brings along what lies beside a slot and has to be with it: it queues updates in the log of the container of this id.
-It is called when the slot is frozen, perhaps several times, before the state is logged that the slot has there."""
+It is called when the slot is frozen, perhaps several times, before the state is logged that the slot has there. Raises
+NotMovedYet if it cannot bring it just now."""
 
 
 class Movable(Protocol):

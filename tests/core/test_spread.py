@@ -145,7 +145,7 @@ def test_a_cold_slot_between_others_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("told", [{"is_draining": True}, {"reaches_store": False}])
 def test_nothing_goes_back_from_a_node_that_takes_no_containers(tmp_path: Path, told: Mapping[str, bool]) -> None:
-    """The other container could not come for it: the wish would stand for an hour, and keep all others where they are."""
+    """The other container could not come for it: the row would stay for an hour, and hold up all others."""
 
     async def scenario() -> None:
         store, clock = await opened(tmp_path)
