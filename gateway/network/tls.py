@@ -283,7 +283,10 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                     count, error = drain(read, buffer[size:], wire[at - pending : at])
                     size += count
                     if error is not None:
-                        raise error
+                        try:
+                            raise error
+                        finally:
+                            del error  # else it and this frame keep one another, and the buffer, for long
                     if count:
                         continue
                 count = read(room - size, buffer[size:])

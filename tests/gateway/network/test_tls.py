@@ -30,6 +30,7 @@ from tests.gateway.network.harness import (
     produce,
     run,
     serving,
+    unchanged,
     until,
 )
 from tests.gateway.security.certificates import DAY, NOW, Authority, Files, make, name_of
@@ -502,6 +503,37 @@ def test_records_of_any_size_that_arrive_in_any_pieces(files: Files, seed: int) 
             await loop.run_in_executor(None, talk)
             assert gate.begun == names
             await until(lambda: server.host.receive_budget.used == 0, "nothing is held")
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("come", [40_000, 66_000])
+def test_a_change_of_keys_within_a_large_request(files: Files, come: int) -> None:
+    """Records without content that come alone, while a buffer is filled that must grow later: nothing holds it."""
+    gate, request = Gate(), produce("large", size=300_000)
+
+    async def scenario() -> None:
+        async with serving(gate, secured=security(files)) as (server, port):
+            client = await asyncio.create_subprocess_exec(
+                *("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_3", "-no_ign_eof", "-msg"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+            assert client.stdin is not None
+            assert client.stdout is not None
+            await until(lambda: server.tls.handshakes == 1, "the handshake")
+            (connection,) = server.connections
+            client.stdin.write(request[:come])
+            await until(lambda: f" {come - 4} of" in repr(connection.receiver), "the first part has come")
+            for _ in range(3):
+                client.stdin.write(b"k\n")
+                await asyncio.wait_for(client.stdout.readuntil(b"KeyUpdate"), 10)
+                await unchanged(lambda: repr(connection.receiver))
+            client.stdin.write(request[come:])
+            await until(lambda: gate.begun == ["large"], "all of it has come")
+            client.kill()
+            await client.communicate()
 
     run(scenario())
 
