@@ -410,6 +410,54 @@ def test_hand_overs_in_the_middle_of_a_move(tmp_path: Path, etcd: EtcdServer) ->
     run(scenario())
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+def test_the_target_goes_to_another_node_as_the_slot_is_decided(
+    tmp_path: Path, etcd: EtcdServer, is_told: bool
+) -> None:
+    """It is handed over behind the decision, before its old owner has followed: then the slot is the heir's, and
+    nobody finds the object of its former container any more."""
+
+    async def scenario() -> None:
+        async with cluster_in(tmp_path, etcd) as cluster:
+            first = await cluster.join(1)
+            stream, source, target = await with_stream(first)
+            second = await cluster.join(2)
+            await until(lambda: second.store.streams.get("s"))
+            real, decided, sealed = first.store.registry.change, asyncio.Event(), asyncio.Event()
+            hand_over = first.coordination.hand_over
+
+            async def decide(*arguments: Any) -> None:
+                await real(*arguments)
+                if decided.is_set():
+                    return
+                decided.set()
+                assert await first.coordination.ask(target, 2)
+                await sealed.wait()
+                if not is_told:
+                    await until(lambda: target not in first.store.containers)
+                    raise CoordinatorAway("the test has lost the answer")
+
+            async def give(*arguments: Any) -> bool:
+                sealed.set()
+                if is_told:
+                    await until(lambda: stream.slot(MOVING).has_moved)
+                return await hand_over(*arguments)
+
+            first.store.registry.change = decide  # type: ignore[method-assign]
+            first.coordination.hand_over = give  # type: ignore[method-assign]
+            assert (await first.store.move_slot(stream, MOVING, target)).target == target
+            await until(lambda: second.membership.serving == {target} and target not in first.store.containers)
+            await until(lambda: not first.membership._actions)
+            assert stream.slot(MOVING).container_id == target
+            with pytest.raises(NotHosted):
+                first.store.hosted(stream.slot(MOVING))
+            assert await append(stream_of(second).slot(MOVING), text(2)) == 2
+            assert first.store.containers[source].container.slot_at(stream.id, MOVING) is None
+            await check_owner(second, target, [text(0), text(1), text(2)])
+
+    run(scenario())
+
+
 def test_below_the_level_slots_stay(tmp_path: Path, etcd: EtcdServer) -> None:
     async def scenario() -> None:
         async with cluster_in(tmp_path, etcd) as cluster:
