@@ -128,11 +128,12 @@ class StreamCollector:
         log: Counter[str] = Counter()
         chunks: Counter[str] = Counter()
         for stream in streams:
-            parts = [
-                (hosted, await StreamBytes.counted(stream.slots_in(hosted.id), turn))
+            slots = [  # at once: one that moves while they are counted is with one container only
+                (hosted, list(stream.slots_in(hosted.id)))
                 for hosted in containers
                 if stream.id in hosted.container.streams
             ]
+            parts = [(hosted, await StreamBytes.counted(found, turn)) for hosted, found in slots]
             topics.count(stream, parts, arrived)
             label = topics.label(stream)
             segments[label] += sources.activity.segments_here(stream)

@@ -68,8 +68,9 @@ def create(
         if name in profiles.named:
             raise Refused(f"there is a profile {name!r} already: delete it first", ExitCode.CONFIGURATION)
         given.checked()
-        if url is not None:
-            parts_of(url)
+        if url is not None and "@" in parts_of(url).netloc:
+            why = "a profile holds no secret, and asks as --user does: leave out what is in front of the @"
+            raise Refused(f"--url: {why}", ExitCode.CONFIGURATION)
         profiles.named[name] = given
         profiles.current = name
         profiles.write()

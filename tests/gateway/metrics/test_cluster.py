@@ -5,16 +5,19 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from core.turns import Turn
 from gateway.broker import Broker
 from gateway.http.services import observed
 from gateway.metrics.exposition import Exposition
+from gateway.metrics.streams import StreamCollector
 from tests.core.support import run, until
 from tests.gateway.cluster.test_machines import CONTAINERS, Machines, leaders, machines_in
 from tests.gateway.harness import Client, batch
@@ -103,6 +106,57 @@ def test_what_changes_hands_is_counted_once(tmp_path: Path) -> None:
             assert named == dict.fromkeys(map(str, range(CONTAINERS)), 1)
             gc.collect()
             assert former() is None, "metrics keep a container in memory that has gone"
+
+    run(scenario())
+
+
+class Between(Turn):
+    """A turn that ends once, after so many pieces of work: then something happens."""
+
+    __slots__ = ("_happen", "_left")
+
+    def __init__(self, pieces: int, happen: Callable[[], Awaitable[object]]) -> None:
+        super().__init__()
+        self._left = pieces
+        self._happen = happen
+
+    async def breathe(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            await self._happen()
+
+
+def test_a_slot_that_moves_while_it_is_counted(tmp_path: Path) -> None:
+    """It is counted with one of its containers, whichever was looked at first, and adds nothing in the other."""
+
+    async def scenario() -> None:
+        async with machines_in(tmp_path) as machines:
+            broker = await machines.join()
+            await machines.at_rest([CONTAINERS])
+            await (await Client.connect(broker)).create("t", PARTITIONS)
+            stream = broker.topics.get("t")
+            assert stream is not None
+            collector = StreamCollector(lambda: observed(broker.services, lambda: "serving"))
+
+            async def told(turn: Turn) -> tuple[float, ...]:
+                found = [sample for metric in [m async for m in collector.metrics(turn)] for sample in metric.samples]
+                wanted = ("penstock_topic_appended_records_total", "penstock_topic_appended_bytes_total")
+                return tuple(one.value for one in found if one.name in wanted and one.labels["topic"] == "t")
+
+            await told(Turn())
+            for _ in range(5):
+                await produced(machines)
+            before = await told(Turn())
+            assert before[1] == 5 * PARTITIONS
+            low, high = min(broker.store.containers), max(broker.store.containers)
+            slot = next(iter(stream.slots_in(low)))
+            for target in (high, low):
+                move = partial(broker.store.move_slot, stream, slot.number, target)
+                assert await told(Between(2, move)) == before
+                assert stream.slot(slot.number).container_id == target
+                assert await told(Turn()) == before
+            await produced(machines)
+            assert (await told(Turn()))[1] == 6 * PARTITIONS
 
     run(scenario())
 

@@ -65,6 +65,9 @@ def test_profiles(tools: Tools, tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     far = ("profile", "create", "farther", "--url", "ftp://h")
     assert "allowed: http(s)://HOST[:PORT]" in tools.refuse(*far, code=2, bootstrap=False)
+    known = tools.refuse("profile", "create", "farther", "--url", "https://ann:hush@h", code=2, bootstrap=False)
+    assert "leave out what is in front of the @" in known
+    assert "hush" not in known + file.read_text()
     assert "there is a profile 'here' already" in tools.refuse("profile", "create", "here", code=2, bootstrap=False)
     assert "say --yes" in tools.refuse("profile", "delete", "here", code=2, bootstrap=False)
     tools.say("profile", "delete", "here", "--yes", bootstrap=False)
