@@ -22,7 +22,15 @@ from core.cluster.registry import NOTHING_HELD, Held, NewStream, Registry
 from core.cluster.shares import Shares
 from core.config import StoreConfig
 from core.container.container import Container
-from core.errors import CoordinatorAway, Stale, StorageFailure, StorageFull, StoreError, UnknownStream
+from core.errors import (
+    CoordinatorAway,
+    CoordinatorRefuses,
+    Stale,
+    StorageFailure,
+    StorageFull,
+    StoreError,
+    UnknownStream,
+)
 from core.hosted import HostedContainer
 from core.scaling.scaler import ScaleEvent, Scaler
 from core.showing import Showing
@@ -248,7 +256,7 @@ class Deciding:
                 await self._registry.change(state.after(state))
             except Stale:
                 continue  # now the newest state is known
-            except (StorageFailure, CoordinatorAway) as error:
+            except (StorageFailure, StorageFull, CoordinatorAway, CoordinatorRefuses) as error:
                 logger.warning("the registry is asked again", extra={"stream": stream.name, "reason": str(error)})
                 await asyncio.sleep(pause_s)
                 pause_s = min(PAUSE_S_MAX, 2 * pause_s)

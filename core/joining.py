@@ -195,6 +195,9 @@ class Joining:
         release.add_done_callback(self._releases.discard)
         await asyncio.shield(release)
         self._showing.forget(container_id)
+        for stream_id in {place[0] for place in hosted.container.outcomes.beside}:  # perhaps decided, and not here yet
+            if (stream := store.streams.by_id(stream_id)) is not None:
+                self._showing.look_for_left(stream)
         await _tell(await self._forget(container_id))
         directory = container_directory(store.place_of(container_id), container_id)
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)

@@ -42,6 +42,7 @@ from core.copying import Move, copy, lift, with_room
 from core.errors import (
     CannotMove,
     CoordinatorAway,
+    CoordinatorRefuses,
     Corrupt,
     NotHosted,
     NotMovedYet,
@@ -89,7 +90,8 @@ asked at the beginning of a move, and again when the slot is frozen: from then o
 
 Companion = Callable[["Slot", int], None]
 """Brings along what lies beside a slot and has to be with it: it queues updates in the log of the container of this id.
-It is called when the slot is frozen, perhaps several times, before the state is logged that the slot has there."""
+It is called when the slot is frozen, perhaps several times, before the state is logged that the slot has there. Raises
+NotMovedYet if it cannot bring it just now."""
 
 
 class Movable(Protocol):
@@ -102,7 +104,8 @@ class Movable(Protocol):
 
     async def decide_move(self, stream: Stream, number: int, target: int, held: Held) -> None:
         """Name the target as the slot's container, and follow; the caller holds `stream.changing`. Raises StoreError:
-        then nothing was decided, except for StorageFailure and CoordinatorAway, which leave it open."""
+        then nothing was decided, except for StorageFailure, CoordinatorAway and CoordinatorRefuses, which leave it
+        open."""
 
     async def was_moved(self, stream: Stream, number: int, target: int) -> bool:
         """Whether a decision that was left open was made; if not, it never will be. Returns when the registry has told,
@@ -336,7 +339,7 @@ class Mover:
         deciding.add_done_callback(self._deciding.discard)
         try:
             await asyncio.shield(deciding)
-        except (StorageFailure, CoordinatorAway) as error:
+        except (StorageFailure, CoordinatorAway, CoordinatorRefuses) as error:  # the last refuses perhaps a second try
             logger.warning(
                 "nobody knows yet whether a slot has moved: the registry is asked until it tells",
                 extra={"stream": stream.name, "slot": number, "to": target, "reason": str(error)},

@@ -77,6 +77,12 @@ class Showing:
         """Make visible what was decided about a stream: all of its containers have it."""
         self._take(stream, stream.logged)
         self._streams.name(stream)
+        self.look_for_left(stream)
+
+    def look_for_left(self, stream: Stream) -> None:
+        """Slots that have left for a container of another node are addresses from now on."""
+        for slot in stream.forget_left(self._known):
+            slot.changed()
 
     def _take(self, stream: Stream, state: StreamState) -> None:
         if state.current is not stream.state.current:

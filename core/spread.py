@@ -115,7 +115,7 @@ class Spread:
         move: SlotMove | None = None
         if hot is not None and hosted is not None:
             move = self._spreader.go(hot, await self._loads_in(hosted), now_s)
-        elif is_at_rest:
+        elif is_at_rest and seen.node in nodes:  # else the other container could not come here
             move = self._spreader.back(await self._cold(), now_s)
         if move is not None:
             await self._want(move)

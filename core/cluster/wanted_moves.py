@@ -15,7 +15,8 @@ No I/O and no clock: the owner of `Moving` carries out what it asks for, and tel
 - One container travels at a time: that of the oldest row. All slots that are to go into it go on that trip.
 - Nothing is asked of a container for which a wish stands, and nothing at all of one that is nobody's, or being opened.
 - A row ends: its slot is in the target or gone, or was refused by name, after `TRIES_MAX` tries or `GIVE_UP_S`. A
-  target is sent home before its rows are forgotten, if its home lives and takes containers.
+  target is sent home before its rows are forgotten, if its home lives and takes containers, `TRIES_MAX` times at most:
+  a home that lets go of it again cannot open it.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ class Travels:
     def __init__(self) -> None:
         self._tries: dict[WantedMove, _Tries] = {}
         self._asked_s: dict[int, float] = {}  # when we asked for a container
+        self._sent_home: dict[int, int] = {}  # how often we have sent a container home on its trip
         self._is_busy = False
 
     def __repr__(self) -> str:
@@ -131,6 +133,8 @@ class Travels:
         """What this node is to do now; nothing more until it has told what came of that."""
         known = self._tries
         self._tries = {one: known.get(one) or _Tries(now_s) for one in view.moves}
+        targets = {one.target for one in view.moves}
+        self._sent_home = {one: times for one, times in self._sent_home.items() if one in targets}
         if self._is_busy or not view.moves:
             return None
         due = self._due(view, now_s)
@@ -187,12 +191,15 @@ class Travels:
         self, view: View, target: int, trip: Sequence[WantedMove], served_by: int | None, now_s: float
     ) -> Action | None:
         """Everything is there that could come."""
-        home = trip[0].home
-        if not view.takes(home):
-            home = view.node
+        home, times = trip[0].home, self._sent_home.get(target, 0)
         if served_by != view.node:
             return None
-        return Forget(tuple(trip)) if home == view.node else self._bring(target, home, now_s)
+        if home == view.node or not view.takes(home) or times >= TRIES_MAX:
+            return Forget(tuple(trip))
+        due = self._bring(target, home, now_s)
+        if due is not None:
+            self._sent_home[target] = times + 1
+        return due
 
     def _bring(self, container: int, node: int, now_s: float) -> Action | None:
         asked_s = self._asked_s.get(container)

@@ -11,7 +11,7 @@ of it, and its watchers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -493,6 +493,18 @@ class Stream:
             if slot.is_elsewhere and state.container_of_slot(slot.number) != slot.container_id:
                 slot.has_moved = True
                 self._held.remove(slot)
+
+    def forget_left(self, known: Collection[int]) -> list[Slot]:
+        """Forget slots that have left for containers which are not known here, and so bring no objects in their
+        place. Returns them."""
+        left = [
+            slot
+            for slot in self._held.by_number.values()
+            if slot.has_moved and self.logged.container_of_slot(slot.number) not in known
+        ]
+        for slot in left:
+            self._held.remove(slot)
+        return left
 
     def segment_id_of(self, number: int) -> int:
         """The active segment that owns a slot, as of what the log takes next."""

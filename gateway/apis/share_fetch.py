@@ -160,6 +160,8 @@ class _Fetch:
         async for key in self._ctx.paced(list(self._session.places)):
             if bytes_left <= 0 or (records_left <= 0 < self._max_records) or self._session.is_ended:
                 break
+            if self._ctx.services.share.partitions.find(key) is None:  # it is opened: its row is written to the log
+                self._keep_copies()
             try:
                 live, slot = await place(self._ctx, key)
                 if not self._max_records:  # its group has begun it now, that is all
@@ -174,6 +176,7 @@ class _Fetch:
                 bytes_left -= got.records.size
                 records_left -= sum(one.last - one.first + 1 for one in got.acquired)
                 answers[key] = _told(got)
+            del got  # or its view would live on beside the copy
         return answers
 
     async def _deliver(self, live: LivePartition, slot: Slot, bytes_left: int, records_left: int) -> Delivery:

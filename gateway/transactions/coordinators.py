@@ -13,7 +13,7 @@ from kio.schema.errors import ErrorCode
 
 from core.clock import Clock
 from core.container.container import Container
-from core.errors import NotHosted
+from core.errors import NotHosted, NotMovedYet
 from core.store import Store
 from gateway.cluster.peer import Peer
 from gateway.config.loading import Config
@@ -74,11 +74,17 @@ class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
         return sum(coordinator.under_way for coordinator in self.all())
 
     def _bring_coordinators(self, slot: Slot, target: int) -> None:
-        """A partition leaves for another container: who was replaced there must not be heard here, either."""
+        """A partition leaves for another container: who was replaced there must not be heard here, either. Raises
+        NotMovedYet while that cannot be told: a container is served a moment before its coordinators are loaded."""
+        if not slot.writers:
+            return
         here, there = self.in_container(slot.container_id), self.in_container(target)
-        if here is not None and there is not None and slot.writers is not None:
-            known = ((writer, here.participant.coordinator_epoch(writer)) for writer in slot.writers)
-            there.participant.know_coordinators({writer: epoch for writer, epoch in known if epoch is not None})
+        if here is None or there is None:
+            away = slot.container_id if here is None else target
+            why = f"the coordinator of transactions in container {away} is not loaded"
+            raise NotMovedYet(slot.stream.name, slot.number, why)
+        known = ((writer, here.participant.coordinator_epoch(writer)) for writer in slot.writers)
+        there.participant.know_coordinators({writer: epoch for writer, epoch in known if epoch is not None})
 
     def participant_in(self, container_id: int) -> Participant:
         """A container's part in transactions. Raises NotHosted."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
+
 from core.clock import ManualClock
 from core.cluster.coordination import Life, Owner, Stage, Wish
 from core.cluster.levels import NEWEST
@@ -33,6 +35,7 @@ class Seen:
     wished: dict[int, Wish] = field(default_factory=dict)
     wanted: list[tuple[str, int, int]] = field(default_factory=list)
     is_at_work: bool = False
+    told: Mapping[str, bool] = field(default_factory=dict)  # by node 1 of itself
 
     def owners(self) -> Mapping[int, Owner]:
         return {
@@ -41,7 +44,7 @@ class Seen:
         }
 
     def lives(self) -> Mapping[int, Life]:
-        return {node: Life(node=node, life="L") for node in (1, 2)}
+        return {1: replace(Life(node=1, life="L"), **self.told), 2: Life(node=2, life="L")}
 
     def wishes(self) -> Mapping[int, Wish]:
         return self.wished
@@ -135,6 +138,32 @@ def test_a_cold_slot_between_others_is_found(tmp_path: Path) -> None:
             assert len(cold) == found
             assert all((one.place[1], one.container) == (1, target) for one in cold)
             assert all({one.left, one.right} == {source} for one in cold)
+        await store.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("told", [{"is_draining": True}, {"reaches_store": False}])
+def test_nothing_goes_back_from_a_node_that_takes_no_containers(tmp_path: Path, told: Mapping[str, bool]) -> None:
+    """The other container could not come for it: the row would stay for an hour, and hold up all others."""
+
+    async def scenario() -> None:
+        store, clock = await opened(tmp_path)
+        stream = await store.create_stream("s", slots=4, config={"one": "", "scales": ""})
+        source = stream.slot(0).container_id
+        target = (source + 1) % 4
+        await append(stream.slot(1), b"x")
+        await store.move_slot(stream, 1, target)
+        for _ in range(26):
+            await sampled(store, clock, MINUTES)
+        seen = Seen(away=source)
+        spread = Spread(seen, seen, store, dict)
+        seen.told = told
+        await spread.step(0.0)
+        assert not seen.wanted
+        seen.told = {}
+        await spread.step(0.0)
+        assert seen.wanted == [("s", 1, source)]
         await store.close()
 
     run(scenario())

@@ -18,7 +18,7 @@ from core.cluster.etcd.client import EtcdClient
 from core.cluster.etcd.session import Session
 from core.cluster.etcd_coordination import EtcdCoordination
 from core.cluster.sqlite_registry import SqliteRegistry
-from core.errors import CannotMove, CoordinatorAway, NotHosted, NotMovedYet, Stale
+from core.errors import CannotMove, CoordinatorAway, CoordinatorRefuses, NotHosted, NotMovedYet, Stale, StoreError
 from core.store import Store
 from core.streams.live import Slot, Stream
 from core.streams.writers import Duplicate
@@ -280,9 +280,13 @@ def test_an_owner_that_was_deposed_decides_nothing(tmp_path: Path, etcd: EtcdSer
     run(scenario())
 
 
+@pytest.mark.parametrize("error", [CoordinatorAway, CoordinatorRefuses])
 @pytest.mark.parametrize("is_decided", [True, False])
-def test_a_registry_that_leaves_the_decision_open(tmp_path: Path, etcd: EtcdServer, is_decided: bool) -> None:
-    """It is asked until it tells: the slot has moved, or goes on where it was. Neither needs a start."""
+def test_a_registry_that_leaves_the_decision_open(
+    tmp_path: Path, etcd: EtcdServer, is_decided: bool, error: type[StoreError]
+) -> None:
+    """It is asked until it tells: the slot has moved, or goes on where it was. Neither needs a start. A refusal may be
+    that of a second try, as of rights that were taken away meanwhile, and the first one has gone through."""
 
     async def scenario() -> None:
         async with cluster_in(tmp_path, etcd) as cluster:
@@ -295,7 +299,7 @@ def test_a_registry_that_leaves_the_decision_open(tmp_path: Path, etcd: EtcdServ
                 if is_decided or len(calls) > 2:
                     await real(*arguments)
                 if len(calls) <= 2:
-                    raise CoordinatorAway("the test has lost the answer")
+                    raise error("the test has lost the answer")
 
             first.store.registry.change = open_twice  # type: ignore[method-assign]
             if is_decided:
@@ -402,6 +406,54 @@ def test_hand_overs_in_the_middle_of_a_move(tmp_path: Path, etcd: EtcdServer) ->
             assert not second.store.containers[target].container.arrivals
             assert second.store.containers[target].container.slot_at(stream.id, MOVING) is None
             await check_owner(first, source, [text(0), text(1)])
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_the_target_goes_to_another_node_as_the_slot_is_decided(
+    tmp_path: Path, etcd: EtcdServer, is_told: bool
+) -> None:
+    """It is handed over behind the decision, before its old owner has followed: then the slot is the heir's, and
+    nobody finds the object of its former container any more."""
+
+    async def scenario() -> None:
+        async with cluster_in(tmp_path, etcd) as cluster:
+            first = await cluster.join(1)
+            stream, source, target = await with_stream(first)
+            second = await cluster.join(2)
+            await until(lambda: second.store.streams.get("s"))
+            real, decided, sealed = first.store.registry.change, asyncio.Event(), asyncio.Event()
+            hand_over = first.coordination.hand_over
+
+            async def decide(*arguments: Any) -> None:
+                await real(*arguments)
+                if decided.is_set():
+                    return
+                decided.set()
+                assert await first.coordination.ask(target, 2)
+                await sealed.wait()
+                if not is_told:
+                    await until(lambda: target not in first.store.containers)
+                    raise CoordinatorAway("the test has lost the answer")
+
+            async def give(*arguments: Any) -> bool:
+                sealed.set()
+                if is_told:
+                    await until(lambda: stream.slot(MOVING).has_moved)
+                return await hand_over(*arguments)
+
+            first.store.registry.change = decide  # type: ignore[method-assign]
+            first.coordination.hand_over = give  # type: ignore[method-assign]
+            assert (await first.store.move_slot(stream, MOVING, target)).target == target
+            await until(lambda: second.membership.serving == {target} and target not in first.store.containers)
+            await until(lambda: not first.membership._actions)
+            assert stream.slot(MOVING).container_id == target
+            with pytest.raises(NotHosted):
+                first.store.hosted(stream.slot(MOVING))
+            assert await append(stream_of(second).slot(MOVING), text(2)) == 2
+            assert first.store.containers[source].container.slot_at(stream.id, MOVING) is None
+            await check_owner(second, target, [text(0), text(1), text(2)])
 
     run(scenario())
 

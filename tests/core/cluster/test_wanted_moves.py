@@ -45,6 +45,7 @@ class World:
         self.refuses: set[Place] = set()
         self.stays: set[Place] = set()
         self.fails_s = -1.0  # carries fail before
+        self.cannot_open: set[int] = set()  # nodes that let go of what they are to open
         for node in NODES:
             self.join(node)
         for container in range(CONTAINERS):
@@ -91,7 +92,9 @@ class World:
         for container in range(CONTAINERS):
             owner, wish = self.owners.get(container), self.wishes.get(container)
             if owner is None and self.lives:
-                self.give(container, self.random.choice(sorted(self.lives)), Stage.OPENING)
+                self.give(container, self.random.choice(sorted(self.lives.keys() - self.cannot_open)), Stage.OPENING)
+            elif owner is not None and owner.stage is Stage.OPENING and owner.node in self.cannot_open:
+                del self.owners[container]
             elif owner is not None and owner.stage is Stage.OPENING:
                 self.owners[container] = replace(owner, stage=Stage.SERVING)
             elif wish is not None and wish.stands(owner, self.lives):
@@ -209,6 +212,18 @@ def test_a_target_whose_home_has_gone_stays_where_it_is() -> None:
     world.lives[2] = replace(world.lives[2], is_draining=True)
     world.until_done()
     assert world.owners[4].node == 1
+
+
+def test_a_target_whose_home_cannot_open_it_stays_some_day() -> None:
+    """Each try costs its clients a pause, and keeps all other containers where they are."""
+    world = World()
+    world.slots[7, 0] = 0
+    world.want((7, 0), 4)
+    world.cannot_open.add(2)
+    world.until_done(300)
+    assert world.slots[7, 0] == 4
+    assert world.owners[4].node != 2
+    assert 1 < [type(one) for one in world.done].count(Bring) <= 1 + TRIES_MAX * (len(NODES) - 1)
 
 
 @pytest.mark.parametrize("seed", range(150))

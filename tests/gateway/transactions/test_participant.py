@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from kio.schema.errors import ErrorCode
 
-from core.errors import NotHosted, SlotMoves
+from core.errors import NotHosted, NotMovedYet, SlotMoves
 from core.log.records import Put
 from gateway.groups.persistence import UnreadableRecord
 from gateway.records.record_batch import read_header
@@ -299,6 +299,34 @@ def test_others_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert not waiting.done()
             gate.open.set()
             await asyncio.gather(busy, late, waiting)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("container", BOTH)
+def test_a_partition_waits_for_the_coordinators_of_both_containers(tmp_path: Path, container: int) -> None:
+    """A container that has just come to a node is served before they are loaded: what they know of replaced
+    coordinators would stay behind."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who = await services.init()
+            await services.write(who, "u", b"a")
+            await services.end(who, bumps=False)
+            old = outcome_of(services, who, committed=False)
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.write(who, "u", b"b", sequence=1)
+            await services.end(who, bumps=False)
+            await services.all_transactions.release(container)
+            with pytest.raises(NotMovedYet, match=f"container {container} is not loaded"):
+                await services.store.move_slot(services.slot("u").stream, 0, HOME)
+            assert services.slot("u").container_id == ELSEWHERE
+            await services.all_transactions.open(container)
+            await services.store.move_slot(services.slot("u").stream, 0, HOME)
+            await services.write(who, "u", b"c", sequence=2)
+            with pytest.raises(Refusal, match="transaction_coordinator_fenced"):
+                await services.all_transactions.participant_in(HOME).end(old, [services.place("u")])
 
     run(scenario())
 

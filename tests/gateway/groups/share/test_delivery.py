@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,8 +15,10 @@ from gateway.groups.share import delivery
 from gateway.groups.share.delivery import Delivery, Wanted, deliver
 from gateway.groups.share.format import PlaceKey
 from gateway.groups.share.partition import Acquired
+from gateway.groups.share.partitions import LivePartition, SharePartitions
 from gateway.records.record_batch import PLACE
 from gateway.records.records import Record, build_batch
+from gateway.wire.primitives import Parts
 from tests.gateway.apis.harness import NOW, Admin, admin_of
 
 LARGE = delivery.JOIN_BELOW * 2
@@ -113,3 +117,43 @@ def test_a_disk_is_waited_for(tmp_path: Path) -> None:
         assert waited == [True]
         assert told.acquired == [Acquired(0, 1, 1)]
         assert told.records.size == len(batch(0, 2, LARGE))
+
+
+def test_a_partition_that_is_opened_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row is written to the log, and its start may be looked for in long-term storage: what was found in other
+    partitions until then is copied, so that the log may use its memory again."""
+    opened: list[bool] = []
+    opens = SharePartitions._open
+
+    async def spied(self: SharePartitions, *args: Any) -> LivePartition:
+        parts = [part for one in gc.get_objects() if isinstance(one, Parts) for part in one.parts]
+        opened.append(all(isinstance(memoryview(part).obj, bytes) for part in parts) and bool(parts))
+        return await opens(self, *args)
+
+    with admin_of(tmp_path) as admin:
+        topic, other = admin.create(), admin.create()
+        stored = batch(0, 2, LARGE)
+        produced(admin, topic, stored)
+        Reader(admin, topic)
+        monkeypatch.setattr(SharePartitions, "_open", spied)
+        asked = {"partition_index": 0, "partition_max_bytes": 0, "acknowledgement_batches": []}
+        answer = admin.ask(
+            "ShareFetch",
+            2,
+            group_id="g",
+            member_id="m",
+            share_session_epoch=0,
+            max_wait=0,
+            min_bytes=0,
+            max_bytes=1 << 20,
+            max_records=100,
+            batch_size=100,
+            share_acquire_mode=0,
+            is_renew_ack=False,
+            topics=[{"topic_id": admin.stream(name).uuid, "partitions": [asked]} for name in (topic, other)],
+            forgotten_topics_data=[],
+        )
+
+        assert opened == [True]
+        records = {one.topic_id: bytes(one.partitions[0].records) for one in answer.responses}
+        assert len(records[admin.stream(topic).uuid]) == len(stored)
