@@ -316,6 +316,7 @@ class Group:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_containers_move_to_and_fro_and_a_node_is_emptied(cluster: Cluster) -> None:
     """By commands, under an idempotent producer and a group: the producer hears of no error, the group is not
     rebalanced, and each record is read once and in order. So it is when a partition goes to a container of the other

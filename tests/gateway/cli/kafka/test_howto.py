@@ -60,6 +60,7 @@ def test_short() -> None:
     assert {heading: len(commands(text)) for heading, text in tasks() if len(commands(text)) > COMMANDS_MAX} == {}
 
 
+@pytest.mark.timeout(240)
 def test_commands(tools: Tools, tmp_path: Path) -> None:
     """Every command of the page succeeds in the page's order, for a topic and a group as the page names them.
 
