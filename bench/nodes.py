@@ -33,7 +33,7 @@ REST_S: Final = 5.0
 LOAD_S: Final = 10.0
 TICKS_S: Final = os.sysconf("SC_CLK_TCK")
 CALLS: Final = {"Range": "reads", "Txn": "changes"}
-"""etcd's methods that are told; renewals of leases and watches go by time."""
+"""The methods of etcd to count. Renewals of leases and watches depend on time alone."""
 
 
 def processor_s(nodes: Nodes) -> float:
@@ -58,7 +58,7 @@ def asked_of_etcd(nodes: Nodes) -> Counter[str]:
 
 
 def measured(count: int, directory: Path) -> dict[str, float]:
-    """One round with so many nodes."""
+    """Measure one round with this number of nodes."""
     with running(directory, count) as nodes:
         admin = AdminClient({"bootstrap.servers": nodes.addresses[1]})
         admin.create_topics([NewTopic(TOPIC, CONTAINERS)])[TOPIC].result(WAIT_S)

@@ -4,7 +4,7 @@ One application reads ten topics of many partitions, each a task. A member of it
 comes, and half of them move; the first one leaves, and the other gets all. The figure of each is the longest answer
 to a heartbeat of another group's member, who beats without a pause. Members are heartbeats on sockets.
 
-Keeps: members do as clients must: they give up at once what they are told to, and say so.
+Keeps: members behave as real clients: at once they give up what the group takes from them, and report it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Member:
 
 
 async def _until(members: list[Member], counts: list[int]) -> None:
-    """All beat, and say what they have, until each has so many tasks."""
+    """Send heartbeats of all members, with their tasks, until each has so many."""
     ends_s = time.perf_counter() + CONVERGES_WITHIN_S
     while [member.count for member in members] != counts:
         if time.perf_counter() > ends_s:

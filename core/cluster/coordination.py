@@ -63,7 +63,7 @@ class Owner:
 
     @property
     def leader_epoch(self) -> int:
-        """The epoch that clients are told, and that new entries carry."""
+        """The epoch of new entries, and of answers to clients."""
         return max(self.epoch, self.risen)
 
 

@@ -4,7 +4,7 @@ Key ``moves/<id of the stream, 8 hex digits>/<slot>``, value of format 1: JSON w
 (the container), ``home`` (the node that had it), and ``why`` if the move was refused. They belong to no lease: whoever
 owns the containers later goes on with them.
 
-**Invariant**: a slot has one row at most; it is replaced or removed only by whoever knew its present value.
+**Invariant**: a slot has one row at most, and a change of it compares the value that its writer knew.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What etcd shows of a cluster, decoded as it changes: who lives, who has which container, who is wished to have it.
 
-**Invariant**: at each call it is what the mirror's values say, nothing more. Its owner tells it of changes (`know`), so
-that whoever is told later sees all of them.
+**Invariant**: at each call it is what the mirror's values say, nothing more. Its owner passes each
+change on (`know`) before it tells anybody else.
 """
 
 from __future__ import annotations
