@@ -245,7 +245,7 @@ def _validation(config: Config) -> dict[str, object]:
 def _announce(
     config: Config, broker: Broker, place: Place, ready_file: Path | None, readable: int, seconds: float
 ) -> None:
-    """Announce that clients are served: in the ready file, in the log and on the terminal."""
+    """Say that clients are served: in the log, on the terminal, and last in the ready file, which others wait for."""
     state = {
         "pid": os.getpid(),
         "kafka": [str(binding) for binding in place.kafka],
@@ -257,7 +257,7 @@ def _announce(
     told = json.dumps(state).encode() + b"\n"
     with contextlib.suppress(OSError):  # a full disk: commands then need the address as a flag
         (place.data.path / SERVING_FILE).write_bytes(told)
-    if ready_file is not None:
-        write_atomically(ready_file.absolute(), told, readable)
     logger.info("serving", extra=state | {"start_seconds": round(seconds, 3)})
     banner.show(config, place.kafka, place.http, place.data.path)
+    if ready_file is not None:
+        write_atomically(ready_file.absolute(), told, readable)

@@ -225,8 +225,9 @@ async def _supervise(
         front = await _show(config, http, sockets, supervisor)  # before anybody is told of it
         if serving.done() and not stopping.done():
             state = _told(data, kafka, http, workers)
-            _announce(data, state, ready_file, readable, time.monotonic() - started)
+            _announce(data, state, time.monotonic() - started)
             banner.show(config, kafka, http, data.path, len(state["workers"]))
+            _write_ready_file(ready_file, state, readable)
         serving.cancel()
         watching = asyncio.create_task(_until_taken(admission), name="taken-over")
         await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
@@ -367,12 +368,17 @@ def _told(
     }
 
 
-def _announce(
-    data: DataDirectory, state: Mapping[str, Any], ready_file: Path | None, readable: int, took_s: float
-) -> None:
-    told = json.dumps(state).encode() + b"\n"
-    with contextlib.suppress(OSError):  # a full disk: commands then need the address as a flag
-        (data.path / SERVING_FILE).write_bytes(told)
+def _write_ready_file(ready_file: Path | None, state: Mapping[str, Any], readable: int) -> None:
+    """Comes last: whoever waits for the file finds all else said."""
     if ready_file is not None:
-        write_atomically(ready_file.absolute(), told, readable)
+        write_atomically(ready_file.absolute(), _encoded(state), readable)
+
+
+def _encoded(state: Mapping[str, Any]) -> bytes:
+    return json.dumps(state).encode() + b"\n"
+
+
+def _announce(data: DataDirectory, state: Mapping[str, Any], took_s: float) -> None:
+    with contextlib.suppress(OSError):  # a full disk: commands then need the address as a flag
+        (data.path / SERVING_FILE).write_bytes(_encoded(state))
     logger.info("serving", extra={**state, "start_seconds": round(took_s, 3)})

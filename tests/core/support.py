@@ -81,16 +81,18 @@ def with_size(log_file_bytes: int) -> StoreConfig:
 
 
 class Outcome:
-    """An append's waiter that remembers what it was told."""
+    """An append's waiter that remembers what it was told, unless nobody waits any more."""
 
     def __init__(self) -> None:
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def appended(self) -> None:
-        self.future.set_result(None)
+        if not self.future.cancelled():
+            self.future.set_result(None)
 
     def append_failed(self, error: StorageFailure) -> None:
-        self.future.set_exception(error)
+        if not self.future.cancelled():
+            self.future.set_exception(error)
 
 
 Writer = tuple[int, int, int]
