@@ -15,7 +15,8 @@ SETTLE_LOOK_S: Final = 0.5
 SETTLED: Final = 0.05
 """Of a core for each process: above what it uses at rest, on a machine whose host is busy too."""
 SETTLE_TRIES_MAX: Final = 40
-SETTLE_S: Final = 3.0
+SETTLE_S: Final = 15.0
+"""What follows a start or the creation of very many partitions happens once, some seconds later."""
 
 
 class Gateway(Penstock):

@@ -46,7 +46,11 @@ class SaslListener:
                 self._plain = PlainUsers(listener, text, keys.sasl_plain_users_file)
                 self._mechanisms[name] = partial(PlainExchange, self._plain)
             elif name == "OAUTHBEARER":
-                from gateway.security.oauth import KeySet, OAuthBearerExchange, Tokens  # its libraries take time to load
+                from gateway.security.oauth import (  # its libraries take time to load
+                    KeySet,
+                    OAuthBearerExchange,
+                    Tokens,
+                )
 
                 url = str(keys.sasl_oauthbearer_jwks_endpoint_url)
                 self._keys = KeySet(listener, url, keys.sasl_oauthbearer_jwks_endpoint_refresh_ms)
