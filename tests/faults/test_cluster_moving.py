@@ -54,7 +54,8 @@ def check(nodes: Nodes, name: str, happen: Callable[[Collection[str]], None], ti
     result = workload.run(RUN_S_MAX, times)
     print(f"seed {SEED}: {len(result.history.events)} events, {result}")
     if not result.is_clean:
-        result.history.write_to(directory / "history.jsonl")
+        result.write_to(directory)
+        nodes.keep_logs(directory)
     assert result.is_clean, f"{name}, seed {SEED}, all of it: {directory}\n{result}\n{nodes.log_tail()}"
 
 
