@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -362,6 +363,10 @@ class Slot:
         if offset >= self.durable_end:
             return self.leader_epoch
         return max((own for own, first in self.leader_epochs if first <= offset), default=self.leader_epoch)
+
+    def entries_from(self, offset: int, most: int) -> int:
+        """The number of entries from `offset` on whose rows are in memory, durable or not; it stops at `most`."""
+        return sum(1 for _ in islice(self._lengths_from(offset), most))
 
     def _lengths_from(self, offset: int) -> Iterator[int]:
         for columns in reversed(self.columns):

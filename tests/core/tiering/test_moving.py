@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ from random import Random
 import pytest
 
 from core.clock import SystemClock
-from core.errors import CannotMove
+from core.errors import CannotMove, SlotMoves
 from core.store import Store
 from core.streams.live import Slot, Stream
 from core.streams.removed import Removed
@@ -158,6 +159,79 @@ def test_a_lost_disk_after_a_move(tmp_path: Path) -> None:
             assert slot.durable_end >= tiered
             assert await whole_of(store, slot) == b"".join(written[: slot.durable_end])
             check_copies(store)
+        await storage.close()
+
+    run(scenario())
+
+
+def test_chunks_that_come_to_be_all_the_time(tmp_path: Path) -> None:
+    """The source makes none of the slot while the target's are compared with them: else a slot that is written all the
+    time would be frozen again and again. It has as many in the target when it is there, and goes on to get more."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, TWO_AGEING, clean=False) as store:
+            stream = await store.create_stream("s", slots=1)
+            written, is_over = await fill(stream.slot(0), 100 * KIB), False
+            compared: list[int] = []
+            decide = store.decide_move
+
+            async def write() -> None:
+                while not is_over:
+                    with contextlib.suppress(SlotMoves):
+                        written.extend(await fill(stream.slot(0), 1))
+
+            async def decided(*arguments) -> None:  # type: ignore[no-untyped-def]
+                source, arrived = stream.slot(0), store.containers[1 - stream.slot(0).container_id].container
+                arriving = arrived.arriving((stream.id, 0))
+                assert arriving is not None
+                assert arriving.tiered_end >= source.tiered_end
+                compared.append(source.tiered_end)
+                await decide(*arguments)
+
+            store.decide_move = decided  # type: ignore[method-assign]
+            writing = asyncio.create_task(write())
+            for _ in range(4):
+                slot = stream.slot(0)
+                await until(lambda slot=slot: slot.tiered_end > 50)
+                tier = store.hosted(slot).tier
+                assert tier is not None
+                hold, held = tier.writer.hold, []
+
+                def holding(slot: Slot, hold=hold, held=held) -> int:  # type: ignore[no-untyped-def]
+                    held.append(hold(slot))
+                    return held[-1]  # type: ignore[no-any-return]
+
+                tier.writer.hold = holding  # type: ignore[method-assign]
+                await store.move_slot(stream, 0, 1 - slot.container_id)
+                assert compared[-1:] == held
+                tier.writer.hold = hold  # type: ignore[method-assign]
+            is_over = True
+            await writing
+            assert len(compared) == 4
+            assert await whole_of(store, stream.slot(0)) == b"".join(written)
+        await storage.close()
+
+    run(scenario())
+
+
+def test_a_slot_whose_chunks_retention_has_taken(tmp_path: Path) -> None:
+    """What it once had in chunks is gone: nothing of that is looked for in the target."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, clean=False) as store:
+            stream = await store.create_stream("s", slots=1)
+            slot = stream.slot(0)
+            written = await fill(slot, 100 * KIB)
+            await until(lambda: slot.tiered_end > 0)
+            start = slot.tiered_end
+            await store.hosted(slot).truncate(slot, start)
+            written = [*written[start:], *await fill(slot, 5 * KIB)]
+            assert slot.tiered_end == start
+            await store.move_slot(stream, 0, 1 - slot.container_id)
+            assert stream.slot(0).start == start
+            assert await whole_of(store, stream.slot(0)) == b"".join(written)
         await storage.close()
 
     run(scenario())
