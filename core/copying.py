@@ -8,6 +8,8 @@ Entries go from wherever the source has them, memory, log or chunks, through the
 - No more than `WINDOW_BYTES` and one read are on their way into the target's log at a time.
 - The target puts nothing into chunks that an open transaction of the source may still change: what was copied while one
   was open lies behind a *barrier*, until all of it is settled.
+- What the source forgets of transactions, because only chunks have their entries, was taken from it before, or is taken
+  from the chunks.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from core.config import LogStore
 from core.container.arrivals import Place
 from core.errors import CannotMove, Corrupt, NotMovedYet, OutOfRange, StorageFull, UnknownStream
 from core.freezing import LEFT_ENTRIES_MAX, Left
@@ -84,9 +87,24 @@ class Move:
         if len(self.aborted) > before:
             self.note_transactions()
 
-    def lacks_chunks(self, end: int) -> bool:
-        """Whether the target has yet to put into chunks what the source has in chunks up to there, and still keeps."""
-        return self.slot.start < end and self.arrived.tiered_end < end
+    @property
+    def needs_chunks(self) -> bool:
+        """Whether what the source has in chunks has to be in the target's, because a disk with its log may be lost."""
+        return self.target.container.config.log_store is LogStore.DISK
+
+    async def lacks(self, end: int) -> bool:
+        """Whether the target has yet to get what only chunks of the source have, up to there: all that is in them, if it
+        needs that in chunks of its own, and else the outcomes of transactions."""
+        if self.needs_chunks:
+            return self.slot.start < end and self.arrived.tiered_end < end
+        if self.barrier is None:
+            return False
+        first = self.barrier[0]
+        known = list(overlapping(self.slot.aborted_rows, first, self.arrived.end))  # it may forget them during the look
+        if await self.source.reader.first_in_log(self.slot, first) > first:
+            return True
+        self.met(known)
+        return False
 
     def check(self) -> None:
         """Raises UnknownStream, NotMovedYet if it cannot go on."""

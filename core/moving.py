@@ -20,7 +20,8 @@ storage.
 
 - A slot takes appends in one container at most: in the source up to 3, in the target from 5 on.
 - The target puts nothing into chunks that an open transaction of the source may still change.
-- What was acknowledged at the source is synced at the target before 4; what was in long-term storage is there again.
+- What was acknowledged at the source is synced at the target before 4; what was in long-term storage is there again, in
+  chunks, or in the objects of the target's log.
 - Appends are refused from 3 to 5, and before 4 for the limit of a freeze at most: else they go on, and the copying,
   too. Behind 4 they are taken once the target's log was given the slot, not only when it is durable there.
 - The source makes no chunks of the slot while the target's are compared with them.
@@ -74,7 +75,7 @@ HURRIED_BYTES_MAX: Final = 64 << 20
 """A slot with less history goes into chunks of the target as soon as it comes, so that the log there does not fill up
 and slow its copying down. Chunks of more are as large as any."""
 TIERED_S_MAX: Final = 600.0
-"""The longest wait for chunks of what was copied."""
+"""The longest wait for what the source has in chunks."""
 CLEAR_S_MAX: Final = 60.0
 """The longest wait for what an earlier stay of the slot has left in the target."""
 PAUSE_S: Final = 0.05
@@ -206,7 +207,7 @@ class Mover:
                     await pass_over(move)
                 with _held(move) as tiered_end:
                     await pass_over(move)
-                    await self._tiered(move, tiered_end)
+                    await self._brought(move, tiered_end)
                     frozen_s = await self._hand_over(move)
             except BaseException as error:
                 told = {"stream": stream.name, "slot": number, "to": target, "reason": str(error)[:REASON_CHARS_MAX]}
@@ -318,7 +319,7 @@ class Mover:
             if (why := freezes.why_not) is not None:
                 raise NotMovedYet(move.stream.name, slot.number, why)
             await asyncio.sleep(freezes.pause_s)
-            await self._tiered(move, slot.tiered_end)  # the source has made chunks all the same, if its log was pressed
+            await self._brought(move, slot.tiered_end)  # if its log is pressed, the source makes chunks all the same
 
     async def _frozen(self, move: Move, limit_s: float) -> float | None:
         """One freeze, and steps 4 and 5 if it settles in time; for how long appends were refused then, s."""
@@ -359,22 +360,22 @@ class Mover:
             move.may_be_decided = False
             raise
 
-    async def _tiered(self, move: Move, wanted: int) -> None:
-        """Wait until the target has in chunks what the source has there: else a disk that is lost soon after the move
-        would take what was safe before."""
+    async def _brought(self, move: Move, end: int) -> None:
+        """Wait until the target has what the source has in chunks up to there, in chunks of its own, unless its log is as
+        safe as these: else a disk that is lost soon after the move would take what was safe before."""
         tier = move.target.tier
         if tier is None:
             return
         with _hurried(move):
             try:
                 async with asyncio.timeout(TIERED_S_MAX):
-                    while move.lacks_chunks(wanted):
+                    while await move.lacks(end):
                         move.check()
                         if await lift(move):
                             tier.writer.wake()
                         await asyncio.sleep(PAUSE_S)
             except TimeoutError as error:
-                why = f"container {move.target.id} has not put it into chunks within {TIERED_S_MAX:g} s"
+                why = f"what container {move.source.id} has in chunks was not brought within {TIERED_S_MAX:g} s"
                 raise NotMovedYet(move.stream.name, move.slot.number, why) from error
 
     async def _settled(self, move: Move, limit_s: float) -> bool:
@@ -387,7 +388,7 @@ class Mover:
                     raise CannotMove(move.stream.name, move.slot.number, why)
                 await copy(move, move.slot.durable_end, patient=False)
                 move.check()
-                if move.lacks_chunks(move.slot.tiered_end):
+                if await move.lacks(move.slot.tiered_end):
                     return False  # chunks of the source came to be meanwhile
                 for bring in self._companions:
                     bring(move.slot, target.id)
@@ -459,8 +460,9 @@ def _hurried(move: Move) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held(move: Move) -> Iterator[int]:
-    """The source makes no more chunks of the slot. What it has in chunks, or on its way there, ends at this offset."""
-    tier = move.source.tier
+    """The source makes no more chunks of the slot, if the target needs as many. What it has in chunks, or on its way
+    there, ends at this offset."""
+    tier = move.source.tier if move.needs_chunks else None
     try:
         yield move.slot.tiered_end if tier is None else tier.writer.hold(move.slot)
     finally:
