@@ -8,7 +8,7 @@ Entries go from wherever the source has them, memory, log or chunks, through the
 - No more than `WINDOW_BYTES` and one read are on their way into the target's log at a time.
 - The target puts nothing into chunks that an open transaction of the source may still change: what was copied while one
   was open lies behind a *barrier*, until all of it is settled.
-- What the source forgets of transactions, because only chunks have their entries, was taken from it before, or is taken
+- The source forgets an aborted transaction once its log has let go of the entries. It was heard of before, or is read
   from the chunks.
 """
 
@@ -66,6 +66,7 @@ class Move:
     aborted: set[Aborted] = field(default_factory=set)
     may_be_decided: bool = False
     barrier: tuple[int, int] | None = None  # copied beyond this while a transaction was open: offset, bytes before it
+    asked_end: int = 0  # what chunks know of aborted transactions was taken up to here, beyond the barrier
 
     @property
     def place(self) -> Place:
@@ -92,19 +93,9 @@ class Move:
         """Whether what the source has in chunks has to be in the target's, because a disk with its log may be lost."""
         return self.target.container.config.log_store is LogStore.DISK
 
-    async def lacks(self, end: int) -> bool:
-        """Whether the target has yet to get what only chunks of the source have, up to there: all that is in them, if it
-        needs that in chunks of its own, and else the outcomes of transactions."""
-        if self.needs_chunks:
-            return self.slot.start < end and self.arrived.tiered_end < end
-        if self.barrier is None:
-            return False
-        first = self.barrier[0]
-        known = list(overlapping(self.slot.aborted_rows, first, self.arrived.end))  # it may forget them during the look
-        if await self.source.reader.first_in_log(self.slot, first) > first:
-            return True
-        self.met(known)
-        return False
+    def lacks(self, end: int) -> bool:
+        """Whether the target has yet to put into chunks what the source has in chunks up to there, and still keeps."""
+        return self.needs_chunks and self.slot.start < end and self.arrived.tiered_end < end
 
     def check(self) -> None:
         """Raises UnknownStream, NotMovedYet if it cannot go on."""
@@ -136,15 +127,27 @@ async def lift(move: Move) -> bool:
     slot, copied = move.slot, move.arrived.end
     if move.barrier is None or slot.stable_end < copied:
         return False
-    if await move.source.reader.first_in_log(slot, copied) > copied:
-        # The slot may have forgotten what was aborted; the chunks that have the next entries know it.
-        await copy(move, slot.stable_end, patient=True)
-    elif move.arrived.end == copied:
-        move.aborted.update(overlapping(slot.aborted_rows, move.barrier[0], copied))
-        move.barrier = None
-        move.note_transactions()
-        return True
-    return False
+    await learn_outcomes(move)
+    move.barrier = None
+    move.note_transactions()
+    return True
+
+
+async def learn_outcomes(move: Move) -> None:
+    """Take what is known by now of transactions that were open when their entries were copied: from the slot, and from
+    chunks where it may have forgotten that, because its log has let go of the entries."""
+    if move.barrier is None:
+        return
+    slot, reader, copied = move.slot, move.source.reader, move.arrived.end
+    known = list(overlapping(slot.aborted_rows, move.barrier[0], copied))  # it may forget these from here on
+    first = max(move.barrier[0], move.asked_end, slot.start)
+    in_log = await reader.first_in_log(slot, first)
+    while first < min(in_log, copied):
+        move.check()
+        read = await reader.read(slot, first, min(in_log, copied), COPY_BYTES, at_least_one=True)
+        move.met(read.aborted)
+        first = move.asked_end = read.end
+    move.met(known)
 
 
 async def copy(move: Move, end: int, *, patient: bool) -> None:
@@ -167,6 +170,7 @@ async def pass_over(move: Move) -> float:
     clock = move.target.container.clock
     began_s = clock.monotonic_s()
     await copy(move, move.slot.durable_end, patient=True)
+    await learn_outcomes(move)
     return clock.monotonic_s() - began_s
 
 

@@ -43,7 +43,7 @@ from core.clock import Clock
 from core.cluster.registry import NOTHING_HELD, Held
 from core.config import LogStore
 from core.container.arrivals import Place, arrival_delete, arrival_put, place_of
-from core.copying import Move, copy, left_of, lift, pass_over, with_room
+from core.copying import Move, copy, learn_outcomes, left_of, lift, pass_over, with_room
 from core.errors import (
     CannotMove,
     CoordinatorAway,
@@ -369,7 +369,7 @@ class Mover:
         with _hurried(move):
             try:
                 async with asyncio.timeout(TIERED_S_MAX):
-                    while await move.lacks(end):
+                    while move.lacks(end):
                         move.check()
                         if await lift(move):
                             tier.writer.wake()
@@ -387,8 +387,9 @@ class Mover:
                 if (why := self._beside(move.slot)) is not None:  # it began during the copying
                     raise CannotMove(move.stream.name, move.slot.number, why)
                 await copy(move, move.slot.durable_end, patient=False)
+                await learn_outcomes(move)
                 move.check()
-                if await move.lacks(move.slot.tiered_end):
+                if move.lacks(move.slot.tiered_end):
                     return False  # chunks of the source came to be meanwhile
                 for bring in self._companions:
                     bring(move.slot, target.id)
