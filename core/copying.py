@@ -8,6 +8,7 @@ Entries go from wherever the source has them, memory, log or chunks, through the
 - No more than `WINDOW_BYTES` and one read are on their way into the target's log at a time.
 - The target puts nothing into chunks that an open transaction of the source may still change: what was copied while one
   was open lies behind a *barrier*, until all of it is settled.
+- No entry is queued at the target behind a state that it has not applied yet: that would set the slot's end back.
 - The source forgets an aborted transaction once its log has let go of the entries. It was heard of before, or is read
   from the chunks.
 """
@@ -131,6 +132,13 @@ async def lift(move: Move) -> bool:
     move.barrier = None
     move.note_transactions()
     return True
+
+
+async def take_back(move: Move) -> None:
+    """Go on after a freeze that came to nothing: the state that may have been logged for it counts before any entry
+    follows it, and the barrier, of which it says nothing, counts again."""
+    await move.target.container.all_durable()
+    move.note_transactions()
 
 
 async def learn_outcomes(move: Move) -> None:

@@ -43,7 +43,7 @@ from core.clock import Clock
 from core.cluster.registry import NOTHING_HELD, Held
 from core.config import LogStore
 from core.container.arrivals import Place, arrival_delete, arrival_put, place_of
-from core.copying import Move, copy, learn_outcomes, left_of, lift, pass_over, with_room
+from core.copying import Move, copy, learn_outcomes, left_of, lift, pass_over, take_back, with_room
 from core.errors import (
     CannotMove,
     CoordinatorAway,
@@ -316,6 +316,8 @@ class Mover:
             frozen_s = None if limit_s is None else await self._frozen(move, limit_s)
             if frozen_s is not None:
                 return frozen_s
+            if limit_s is not None:
+                await take_back(move)
             if (why := freezes.why_not) is not None:
                 raise NotMovedYet(move.stream.name, slot.number, why)
             await asyncio.sleep(freezes.pause_s)

@@ -12,8 +12,11 @@ from random import Random
 
 import pytest
 
+from core import freezing, moving
 from core.clock import SystemClock
+from core.copying import Move
 from core.errors import CannotMove, SlotMoves
+from core.log.records import Operation
 from core.store import Store
 from core.streams.live import Slot, Stream
 from core.streams.removed import Removed
@@ -135,6 +138,62 @@ async def skipped(store: Store, slot: Slot) -> set[tuple[int, int, int]]:
         found.update((row.last, row.first, row.writer_id) for row in read.aborted)
         offset = read.end
     return found
+
+
+def test_a_freeze_that_is_taken_back_settles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target has the state of then, when no transaction was open. One that begins afterwards is copied, too: the
+    target puts nothing of it into chunks while it is open."""
+    monkeypatch.setattr(freezing, "FREEZE_S", 0.05)
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, TWO_AGEING, clean=False) as store:
+            stream = await store.create_stream("s", slots=1)
+            slot = stream.slot(0)
+            script = Transactional(store, slot)
+            source, target = store.hosted(slot).container, store.containers[1 - slot.container_id].container
+            freeze, thaw, update, pass_over = source.freeze, source.thaw, target.update, moving.pass_over
+            begun: list[asyncio.Task[int]] = []
+            is_checked = False
+            await script.append(5, body=KIB)
+
+            async def end_the_first(move: Move) -> float:
+                took_s = await pass_over(move)
+                if 5 in script.open:
+                    assert move.barrier is not None
+                    await script.end(5, committed=True)
+                return took_s
+
+            async def late(*operations: Operation) -> None:
+                await update(*operations)
+                if source.is_leaving(slot) and not is_checked:
+                    await asyncio.Event().wait()
+
+            def thawed(slot: Slot) -> None:
+                thaw(slot)
+                if not begun:
+                    begun.append(asyncio.create_task(script.append(6, body=KIB)))
+
+            def frozen(slot: Slot, to: int) -> None:
+                nonlocal is_checked
+                arriving = target.arriving((stream.id, 0))
+                assert arriving is not None
+                if begun and begun[0].done() and arriving.end > begun[0].result():
+                    assert arriving.stable_end <= begun[0].result()
+                    is_checked = True
+                freeze(slot, to)
+
+            monkeypatch.setattr(moving, "pass_over", end_the_first)
+            monkeypatch.setattr(target, "update", late)
+            monkeypatch.setattr(source, "thaw", thawed)
+            monkeypatch.setattr(source, "freeze", frozen)
+            await store.move_slot(stream, 0, target.id)
+            assert is_checked
+            assert stream.slot(0).has_open_transaction(6)
+            assert await whole_of(store, stream.slot(0)) == b"".join(script.written)
+        await storage.close()
+
+    run(scenario())
 
 
 def test_a_transaction_that_is_aborted_and_forgotten_meanwhile(tmp_path: Path) -> None:
