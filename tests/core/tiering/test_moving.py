@@ -147,7 +147,7 @@ def test_a_freeze_that_is_taken_back_settles_nothing(tmp_path: Path, monkeypatch
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "tier2")
-        async with opened(tmp_path / "store", storage, TWO_AGEING, clean=False) as store:
+        async with opened(tmp_path / "store", storage, clean=False) as store:
             stream = await store.create_stream("s", slots=1)
             slot = stream.slot(0)
             script = Transactional(store, slot)
