@@ -31,7 +31,7 @@ VICTIM: Final = 3
 HOT: Final = "hot"
 HOT_PARTITIONS: Final = 4
 HOT_BYTES: Final = 512
-IN_FLIGHT: Final = 500
+IN_FLIGHT: Final = 200
 AFTERWARDS: Final = 100
 """Records for each partition once two nodes lead some."""
 SPREADS_WITHIN_S: Final = 90.0
