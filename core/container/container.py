@@ -398,6 +398,7 @@ class Container(Residents):
         """
         logged = self.submit([Put(STREAMS_TABLE, stream_key(stream.id), state.encode())])
         stream.go_by(state, self.id)
+        self.outcomes.come(stream)
         await logged
 
     def submit(self, operations: Sequence[Operation]) -> asyncio.Future[None]:
