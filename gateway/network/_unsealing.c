@@ -221,7 +221,7 @@ static PyObject *read_from(unsealer_t *one, const Py_buffer *room, const Py_buff
     if (outcome != ERROR_NONE && outcome != ERROR_WANT_READ && outcome != ERROR_ZERO_RETURN)
         return fail(outcome);
     PyObject *more = outcome == ERROR_NONE ? Py_True : Py_False, *goodbye = outcome == ERROR_ZERO_RETURN ? Py_True : Py_False;
-    return Py_BuildValue("nnOO", size, at, more, goodbye);
+    return Py_BuildValue("nnOO", (Py_ssize_t)size, at, more, goodbye);
 }
 
 /* unseal(room, wire, at): see unsealing.py. */
@@ -326,9 +326,11 @@ static int found(void)
     void *library = dlopen(file, RTLD_LAZY | (file == NULL ? 0 : RTLD_NOLOAD));
     Py_XDECREF(held);
     const char *missing = library == NULL ? "OpenSSL" : NULL;
+    void *function = NULL;
 #define FIND(result, name, arguments) \
-    if (library != NULL && (*(void **)&openssl.name = dlsym(library, #name)) == NULL) \
-        missing = #name;
+    if (library != NULL && (function = dlsym(library, #name)) == NULL) \
+        missing = #name; \
+    memcpy(&openssl.name, &function, sizeof function);
     FUNCTIONS(FIND)
     if (missing != NULL)
         PyErr_Format(PyExc_ImportError, "%s is not found beside Python's ssl", missing);
