@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-NATIVE := setup.py gateway/records/_native.c gateway/network/_draining.c
+NATIVE := setup.py gateway/records/_native.c gateway/network/_draining.c gateway/network/_unsealing.c
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev run demo demo-cluster test lint format lock package docs pictures bench-quick bench bench-pair bench-tiering bench-transactions bench-records soak ecosystem clean

@@ -8,6 +8,7 @@ from setuptools import Extension, setup
 NATIVE = {
     "gateway.records._native": "gateway/records/_native.c",
     "gateway.network._draining": "gateway/network/_draining.c",
+    "gateway.network._unsealing": "gateway/network/_unsealing.c",
 }
 
 setup(ext_modules=[Extension(name, [source], optional=True) for name, source in NATIVE.items()])

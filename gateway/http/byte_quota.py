@@ -3,7 +3,7 @@
 Kafka answers a client over its quota, and then reads nothing from it for a while. A request over HTTP has no connection
 of its own that could be muted: it is refused with 429 until the pause is over (RFC 6585).
 
-Keeps: a request that began within the quota is carried out whole, and its bytes count with those that the user moves by
+Keeps: a pause is as long as `Retry-After` said first. A request that began within the quota is carried out whole, and its bytes count with those that the user moves by
 Kafka's protocol.
 """
 
@@ -23,18 +23,27 @@ class ByteQuota:
 
     def __init__(self, quotas: Quotas, quota: str, access: Access) -> None:
         self._quotas = quotas
-        self._quota = quota
-        self._user = access.user
+        self._who = quota, access.user
 
     def require(self) -> None:
         """Raises Problem as long as the user must pause."""
-        pause_ms = self._quotas.count(self._quota, self._user, None, 0) if self._quotas.is_on else 0
-        if pause_ms:
-            pause_s = -(-pause_ms // 1000)
-            why = f"{self._user[:300]!r} has used up its quota {self._quota}: come again in {pause_s} s"
-            raise Problem(TOO_FAST, "Too fast", why, {"Retry-After": str(pause_s)})
+        if not self._quotas.is_on:
+            return
+        left_s = self._quotas.told.left_s(self._who)
+        if left_s is None:  # nobody told it yet: it may have moved bytes by Kafka's protocol
+            left_s = self._count(0)
+        if left_s:
+            quota, user = self._who
+            why = f"{user[:300]!r} has used up its quota {quota}: come again in {left_s} s"
+            raise Problem(TOO_FAST, "Too fast", why, {"Retry-After": str(left_s)})
 
     def count(self, size: int) -> None:
         """These bytes were moved."""
         if self._quotas.is_on:
-            self._quotas.count(self._quota, self._user, None, size)
+            self._count(size)
+
+    def _count(self, size: int) -> int:
+        """Returns the seconds of the pause that this brings."""
+        quota, user = self._who
+        pause_ms = self._quotas.count(quota, user, None, size)
+        return self._quotas.told.begin(self._who, pause_ms) if pause_ms else 0

@@ -20,17 +20,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, cast
 
-from gateway.network.draining import drain
 from gateway.network.host import Host
 from gateway.network.outgoing import Outgoing
 from gateway.network.response_slot import Part
-from gateway.network.tls_records import HANDSHAKE, RECORD_BYTES, RECORD_BYTES_MAX, are_sealed, whole_records
+from gateway.network.tls_records import HANDSHAKE, RECORD_BYTES, are_sealed, whole_records
+from gateway.network.unsealing import FEED_BYTES, Unsealer, wrapped
 from gateway.security.principal import Principal
 from gateway.security.tls import NoPrincipal
 
-FEED_BYTES: Final = RECORD_BYTES_MAX
-"""Bytes that OpenSSL is given at a time: it has the next record whole then, unless that did not arrive yet. Its buffers
-never shrink, so they are fed and drained in pieces of a record."""
 WIRE_BYTES: Final = 128 * 1024
 """Bytes that are received at a time, into a buffer that all connections share."""
 SEAL_BYTES: Final = 64 * 1024
@@ -117,8 +114,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._arrived = ssl.MemoryBIO()
         self._leaving = ssl.MemoryBIO()
         self._session: ssl.SSLObject | None = None
+        self._unsealer: Unsealer = cast(Unsealer, None)  # set with the session
         self._rest = b""  # bytes that arrived and OpenSSL does not have
-        self._has_part = False  # has OpenSSL taken the beginning of a record?
         self._charged_bytes = 0  # to the receive budget: for what waits here, and in OpenSSL
         self._sealing_bytes = 0  # that a thread encrypts
         self._is_busy = False
@@ -126,7 +123,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._is_paused = False
         self._is_closing = False
         self._is_lost = False
-        self._end_waits = self._said_goodbye = False
+        self._end_waits = False
         self._has_ended = False  # the peer's side
 
     def __repr__(self) -> str:
@@ -178,7 +175,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if first != HANDSHAKE:
             self._fail(f"it speaks without TLS, and listener {self._tls.listener} asks for TLS")
             return False
-        self._session = self._tls.context.wrap_bio(self._arrived, self._leaving, server_side=True)
+        self._session, self._unsealer = wrapped(self._tls.context, self._arrived, self._leaving)
         self._workers.handshaking += 1
         return True
 
@@ -217,7 +214,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if self._charged_bytes:
             budget.finished(self, self._charged_bytes)
         self._rest = rest
-        openssl_has = self._arrived.pending + self._has_part * RECORD_BYTES_MAX if self.is_shaken else 0
+        openssl_has = self._unsealer.holds_bytes if self.is_shaken else 0
         self._charged_bytes = len(rest) + (0 if self._is_closing else openssl_has)
         if self._charged_bytes:
             budget.charge(self._charged_bytes)
@@ -239,13 +236,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _read(self, wire: memoryview, at: int) -> int:
         """Hand on everything that can be decrypted, while the connection reads; returns where the rest begins."""
-        upper = self._upper
+        upper, unsealer = self._upper, self._unsealer
         more = True
-        while more and not self._is_held and (at < len(wire) or self._has_input()):
-            try:
-                size, at, more = self._decrypt(wire, at)
+        while more and not self._is_held and (at < len(wire) or unsealer.has_input()):
+            try:  # nobody keeps the view of the connection's buffer, as a buffer in use cannot grow
+                size, at, more = unsealer.unseal(upper.get_buffer(-1), wire, at)
             except ssl.SSLError as error:
-                self._fail(f"its TLS records cannot be read: {_reason(error)}")
+                self._fail(f"its TLS records cannot be read: {reason(error)}")
                 return at
             if size:
                 upper.buffer_updated(size)
@@ -255,58 +252,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._raw.write(self._leaving.read())
             if self._raw.get_write_buffer_size():
                 upper.pause_writing()  # each of these counts: whoever does not take them is not read for long
-        if self._said_goodbye and not self._is_paused and not self._ended():  # it comes behind requests that wait above
+        if unsealer.said_goodbye and not self._is_paused and not self._ended():  # behind requests that wait above
             self.close()
         return at
-
-    def _decrypt(self, wire: memoryview, at: int) -> tuple[int, int, bool]:
-        """Fill the connection's buffer: how many bytes, where the rest of the wire begins, and may there be more? The
-        view of the buffer ends here, as a buffer in use cannot grow.
-
-        Records are read one by one, so each costs; what can be done once for many is. OpenSSL gets the next bytes while
-        it has a whole record: each time that it lacks some costs an exception."""
-        session, arrived = cast(ssl.SSLObject, self._session), self._arrived
-        read, end = _reading(session), len(wire)
-        buffer = self._upper.get_buffer(-1)
-        size, room = 0, len(buffer)
-        is_at_head = not (self._has_part or session.pending())  # is what OpenSSL reads next the head of a record?
-        self._has_part = False
-        while size < room:
-            pending = arrived.pending
-            if pending < RECORD_BYTES_MAX and at < end:
-                at += arrived.write(wire[at : at + FEED_BYTES])
-                pending = arrived.pending
-            elif not pending and not session.pending():
-                return size, at, False
-            try:
-                if drain is not None and is_at_head and pending <= at:
-                    count, error = drain(read, buffer[size:], wire[at - pending : at])
-                    size += count
-                    if error is not None:
-                        try:
-                            raise error
-                        finally:
-                            del error  # else it and this frame keep one another, and the buffer, for long
-                    if count:
-                        continue
-                count = read(room - size, buffer[size:])
-            except ssl.SSLWantReadError:
-                is_at_head = False
-                if at == end:
-                    self._has_part = True
-                    return size, at, False
-                continue
-            except ssl.SSLZeroReturnError:
-                count = 0
-            if not count:
-                self._said_goodbye = True
-                return size, end, False
-            size += count
-            is_at_head = drain is not None and not session.pending()
-        return size, at, True
-
-    def _has_input(self) -> bool:
-        return bool(self._arrived.pending or cast(ssl.SSLObject, self._session).pending())
 
     # --- Handshake ------------------------------------------------------------------------------
 
@@ -340,7 +288,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if answer:
             self._raw.write(answer)
         if error is not None:
-            self._fail(f"its TLS handshake failed: {_reason(error)}")
+            self._fail(f"its TLS handshake failed: {reason(error)}")
         elif is_last:
             self._shaken()
 
@@ -488,12 +436,7 @@ class SealedOutgoing(Outgoing):
             self._tls.seal(self._taken(SEAL_ASIDE_BYTES if aside else SEAL_BYTES), aside=aside)
 
 
-def _reading(session: ssl.SSLObject) -> Callable[[int, memoryview], int]:
-    """The method that reads: of the object below, where there is one, as `SSLObject.read` only passes calls on."""
-    return cast(Callable[[int, memoryview], int], getattr(session, "_sslobj", session).read)
-
-
-def _reason(error: ssl.SSLError) -> str:
+def reason(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}"
     return str(error.reason or error)[:200].replace("_", " ").lower()

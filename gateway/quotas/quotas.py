@@ -26,6 +26,7 @@ from core.store import Store
 from gateway.quotas.buckets import Bucket
 from gateway.quotas.limits import Limit, Parts, limit_of
 from gateway.quotas.rates import SAMPLE_S, SAMPLES, Rate
+from gateway.quotas.told import ToldPauses
 from gateway.refusals import Refusal, refusal_of
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Quotas:
         self._rates: dict[Place, Rate] = {}
         self._buckets: dict[Place, Bucket] = {}
         self._changing = asyncio.Lock()
+        self.told = ToldPauses(clock)
         self.pauses: dict[str, int] = dict.fromkeys((PRODUCED, FETCHED, MUTATED, TIME), 0)
         """How often a client had to pause, by quota."""
         self.take_over()
@@ -78,6 +80,7 @@ class Quotas:
 
     def _in_effect(self) -> None:
         self._known.clear()
+        self.told.forget()
         self.is_on = any(self._by_quota.values())
         self.is_timed = bool(self._by_quota[TIME])
         self._by_address = {}

@@ -11,7 +11,7 @@ import re
 import secrets
 import ssl
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 PEM_BYTES_MAX: Final = 4 * 1024 * 1024
-_BLOCK: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s*(.*?)-----END \1-----", re.S)
+_BEGIN: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s*")
 _LINE: Final = 64
 
 
@@ -134,9 +134,8 @@ def revoke(context: ssl.SSLContext, lists: Sequence[x509.CertificateRevocationLi
 def _blocks(text: str) -> list[tuple[str, bytes]]:
     """Kind and PEM of each block. Kafka's files have PEM in one line, with blanks for line breaks: both are read."""
     found = []
-    for kind, body in _BLOCK.findall(text):
-        headers = re.findall(r"^[A-Za-z0-9-]+: .*$", body, re.M)  # of an old encrypted key
-        if headers:
+    for kind, body in _bodies(text):
+        if ": " in body and re.search(r"^[A-Za-z0-9-]+: ", body, re.M):  # headers of an old encrypted key
             pem = f"-----BEGIN {kind}-----\n{body}-----END {kind}-----\n"
         else:
             flat = "".join(body.split())
@@ -144,3 +143,17 @@ def _blocks(text: str) -> list[tuple[str, bytes]]:
             pem = f"-----BEGIN {kind}-----\n{lines}\n-----END {kind}-----\n"
         found.append((kind, pem.encode("ascii", errors="replace")))
     return found
+
+
+def _bodies(text: str) -> Iterator[tuple[str, str]]:
+    """Kind of each block, and what it has between its marks. The interpreter's lock is never held for long, as it would
+    be by one expression for megabytes of text."""
+    at = 0
+    while (begin := _BEGIN.search(text, at)) is not None:
+        mark = f"-----END {begin[1]}-----"
+        end = text.find(mark, begin.end())
+        if end < 0:  # it never ends: what comes in it may be another
+            at = begin.end()
+            continue
+        yield begin[1], text[begin.end() : end]
+        at = end + len(mark)

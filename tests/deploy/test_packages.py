@@ -139,7 +139,8 @@ def test_typed(wheel: Path, package: str) -> None:
     names = zipfile.ZipFile(wheel).namelist()
 
     assert f"{package}/py.typed" in names
-    assert {"gateway/records/_native.pyi", "gateway/network/_draining.pyi"} <= set(names)
+    natives = ("records/_native", "network/_draining", "network/_unsealing")
+    assert {f"gateway/{native}.pyi" for native in natives} <= set(names)
 
 
 def test_nothing_else_is_installed(wheel: Path) -> None:

@@ -16,10 +16,11 @@ from typing import Any, Final
 import pytest
 
 from gateway.config.security import ListenerSecurity, TransportKeys
+from gateway.network import unsealing
 from gateway.network.host import ServerLimits
 from gateway.network.outgoing import LARGE_BYTES_MIN
 from gateway.network.server import Server
-from gateway.network.tls import ASIDE_BYTES_MIN, SEAL_BYTES
+from gateway.network.tls import ASIDE_BYTES_MIN, SEAL_BYTES, WIRE_BYTES
 from gateway.network.tls_records import RECORD_BYTES_MAX, whole_records
 from gateway.security.listeners import SecuredListener
 from gateway.security.tls import ListenerTls
@@ -28,6 +29,7 @@ from tests.gateway.network.harness import (
     Gate,
     heartbeat,
     produce,
+    quiet_socket,
     run,
     serving,
     unchanged,
@@ -51,6 +53,24 @@ MARK: Final = b"a record that nobody else may read "
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return make(tmp_path_factory.mktemp("certificates"))
+
+
+WAYS: Final = ("by OpenSSL's functions", "by Python's session", "by Python")
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each way in which records are read (`gateway.network.unsealing`)."""
+    number = WAYS.index(request.param)
+    if number == 0 and unsealing.native_wrap is None:
+        pytest.skip("OpenSSL's functions are not used here")
+    if number == 1 and unsealing.drain is None:
+        pytest.skip("there is no native extension here")
+    if number > 0:
+        monkeypatch.setattr(unsealing, "native_wrap", None)
+    if number > 1:
+        monkeypatch.setattr(unsealing, "drain", None)
+    return WAYS[number]
 
 
 def security(files: Files, **keys: Any) -> dict[str, SecuredListener]:
@@ -174,6 +194,7 @@ def test_a_peer_that_reads_slowly_gets_everything(files: Files, seed: int) -> No
     run(scenario())
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("seed", range(4))
 def test_requests_that_come_while_answers_are_encrypted(files: Files, seed: int) -> None:
     """Answers that a thread encrypts begin in the middle of what was received: the rest of it waits until the thread is
@@ -234,6 +255,7 @@ def test_answers_before_a_goodbye_arrive(files: Files) -> None:
     run(scenario())
 
 
+@pytest.mark.usefixtures("way")
 def test_requests_before_a_goodbye_are_handled(files: Files) -> None:
     """A client says goodbye right behind requests that ask for no answer, as producers with acks=0 do when they end.
     The first takes all of the client's share of the loop; the others, which have to wait, come to their turn."""
@@ -433,6 +455,7 @@ def test_a_storm_of_handshakes_that_never_finish(files: Files) -> None:
     run(scenario())
 
 
+@pytest.mark.usefixtures("way")
 def test_bytes_behind_a_block_wait_within_the_bound(files: Files) -> None:
     """A client that sends on while it is not read: what was received and not decrypted is charged, and served later."""
     gate = Gate()
@@ -453,10 +476,10 @@ def test_bytes_behind_a_block_wait_within_the_bound(files: Files) -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("come", [3, 2_000])
-def test_the_beginning_of_a_record_is_charged(files: Files, come: int) -> None:
-    """Bytes of a record that is not complete are where they cannot be counted, inside of OpenSSL: a whole record is
-    charged for them until the rest comes."""
+@pytest.mark.parametrize("come", [3, 5, 2_000])
+def test_the_beginning_of_a_record_is_charged(files: Files, way: str, come: int) -> None:
+    """Bytes of a record that is not complete are charged until the rest comes. Where Python's session reads, they are
+    inside of OpenSSL and cannot be counted: a whole record is charged for them."""
 
     async def scenario() -> None:
         async with serving(Gate(), secured=security(files)) as (server, port):
@@ -466,7 +489,8 @@ def test_the_beginning_of_a_record_is_charged(files: Files, come: int) -> None:
                 session.write(produce("a", size=5_000))
                 wire = outgoing.read()
                 plain.sendall(wire[:come])
-                await until(lambda: budget.used == RECORD_BYTES_MAX, "it is charged")
+                charge = come if way == WAYS[0] else RECORD_BYTES_MAX
+                await until(lambda: budget.used == charge, "it is charged")
                 plain.sendall(wire[come:])
                 await until(lambda: server.connections[0].requests == 1, "the request has come")
                 await until(lambda: budget.used == 0, "nothing is held")
@@ -474,6 +498,7 @@ def test_the_beginning_of_a_record_is_charged(files: Files, come: int) -> None:
     run(scenario())
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("seed", range(2))
 def test_records_of_any_size_that_arrive_in_any_pieces(files: Files, seed: int) -> None:
     """Clients cut requests into records as they like, some of ten bytes, and the network cuts records: every request
@@ -507,6 +532,7 @@ def test_records_of_any_size_that_arrive_in_any_pieces(files: Files, seed: int) 
     run(scenario())
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("come", [40_000, 66_000])
 def test_a_change_of_keys_within_a_large_request(files: Files, come: int) -> None:
     """Records without content that come alone, while a buffer is filled that must grow later: nothing holds it."""
@@ -534,6 +560,116 @@ def test_a_change_of_keys_within_a_large_request(files: Files, come: int) -> Non
             await until(lambda: gate.begun == ["large"], "all of it has come")
             client.kill()
             await client.communicate()
+
+    run(scenario())
+
+
+@pytest.mark.usefixtures("way")
+def test_a_request_that_is_cut_at_any_byte(files: Files) -> None:
+    """A request in two records, in two pieces: wherever they are cut, it is answered, and nothing is held after it."""
+
+    async def scenario() -> None:
+        async with serving(Gate(), secured=security(files)) as (server, port):
+            loop = asyncio.get_running_loop()
+
+            def talk() -> None:
+                with socket.create_connection(("127.0.0.1", port), 10) as plain:
+                    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    session, incoming, outgoing = nearly_shaken(files, plain)
+                    for at in range(len(request := heartbeat("a", 7)) + 2 * 22 + 1):
+                        session.write(request[:10])
+                        session.write(request[10:])
+                        wire = outgoing.read()
+                        for piece in filter(None, (wire[:at], wire[at:])):
+                            plain.sendall(piece)
+                        answer = b""
+                        while len(answer) < 8:
+                            with contextlib.suppress(ssl.SSLWantReadError):
+                                answer += session.read(100)
+                                continue
+                            incoming.write(came := plain.recv(65_536))
+                            assert came, "the server hung up"
+                        assert answer[4:8] == (7).to_bytes(4)
+
+            await loop.run_in_executor(None, talk)
+            await until(lambda: server.host.receive_budget.used == 0, "nothing is held")
+
+    run(scenario())
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("come", [0, 4, 400])
+def test_plaintext_behind_a_handshake(files: Files, lines: Callable[[], list[str]], come: int) -> None:
+    """A client that goes on in the clear, before, within or behind a record: closed with one line, and nothing of what
+    it asks for is done."""
+    gate = Gate()
+
+    async def scenario() -> None:
+        async with serving(gate, secured=security(files)) as (server, port):
+            loop = asyncio.get_running_loop()
+            with socket.create_connection(("127.0.0.1", port), 10) as plain:
+                session, outgoing = await loop.run_in_executor(None, shaken, files, plain)
+                await until(lambda: server.tls.handshakes == 1, "the handshake")
+                session.write(produce("sealed", size=300))
+                plain.sendall(outgoing.read()[:come] + produce("in-the-clear", size=40_000))
+                await until(lambda: not server.connections, "it is gone")
+            assert len([line for line in lines() if "its TLS records cannot be read" in line]) == 1
+            assert "in-the-clear" not in gate.begun
+            assert server.host.receive_budget.used == 0
+
+    run(scenario())
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("come", [100, 40_000, 250_000])
+def test_a_goodbye_in_the_middle_of_a_request(files: Files, come: int) -> None:
+    """A client that says goodbye within a request, and leaves its socket open: the connection ends, and the request
+    never begins."""
+    gate = Gate()
+
+    async def scenario() -> None:
+        async with serving(gate, secured=security(files)) as (server, port):
+            loop = asyncio.get_running_loop()
+            with socket.create_connection(("127.0.0.1", port), 10) as plain:
+                session, outgoing = await loop.run_in_executor(None, shaken, files, plain)
+                session.write(produce("cut", size=300_000)[:come])
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    session.unwrap()
+                await loop.run_in_executor(None, plain.sendall, outgoing.read())
+                await until(lambda: not server.connections, "it has ended")
+            assert gate.begun == []
+            assert server.host.receive_budget.used == 0
+
+    run(scenario())
+
+
+@pytest.mark.usefixtures("way")
+def test_a_client_that_reads_nothing_costs_what_its_bounds_say(files: Files) -> None:
+    """Requests without end whose answers nobody takes: what waits on either side of the session stays within the bounds
+    of the listener, and all is given back."""
+    gate, bound = Gate(), 200_000
+    names = [f"unread-{number}" for number in range(400)]
+    for name in names:
+        gate.answers[name] = (bytes(50_000),)
+
+    async def scenario() -> None:
+        limits = ServerLimits(connection_output_bytes_max=bound)
+        async with serving(gate, limits, secured=security(files)) as (server, port):
+            loop, host = asyncio.get_running_loop(), server.host
+            with quiet_socket(port) as plain:
+                session, outgoing = await loop.run_in_executor(None, shaken, files, plain)
+                for name in names:
+                    session.write(produce(name, size=20_000))
+                plain.setblocking(False)
+                sending = asyncio.create_task(loop.sock_sendall(plain, outgoing.read()))
+                await until(lambda: "peer-does-not-read" in repr(server.connections), "it is not read")
+                await unchanged(lambda: (host.output_budget.used, host.receive_budget.used, len(gate.begun)))
+                assert bound < host.output_budget.used < bound + WIRE_BYTES // 20_000 * 50_000 + SEAL_BYTES
+                assert host.receive_budget.used < 2 * WIRE_BYTES
+                assert len(gate.begun) < len(names) // 2
+                sending.cancel()
+            await until(lambda: not server.connections, "it has ended")
+            assert (host.output_budget.used, host.receive_budget.used) == (0, 0)
 
     run(scenario())
 
