@@ -30,7 +30,7 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
     error = await groups.offsets.delete(request.group_id, places)
     if error:
         return error_response(request, ctx.version, error)
-    for name in dict.fromkeys(name for name, _ in places):
+    async for name in ctx.paced({name: None async for name, _ in ctx.paced(places)}):
         ctx.tell("offsets deleted", name=request.group_id, topic=name)
     return {
         "error_code": ErrorCode.none,
@@ -45,7 +45,7 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
                     async for partition in ctx.paced(topic.partitions)
                 ],
             }
-            for topic in request.topics
+            async for topic in ctx.paced(request.topics)
         ],
     }
 

@@ -51,7 +51,7 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
     ctx.require(Operation.READ, ResourceType.GROUP, request.group_id or "")
     try:
         group_id, member_id = check_member(request)
-        session, added = _session(ctx, request, group_id, member_id)
+        session, added = await _session(ctx, request, group_id, member_id)
     except Refusal as refusal:
         return refused(refusal)
     settled = await settle(ctx, group_id, member_id, request.topics)
@@ -107,25 +107,27 @@ def _counted(ctx: RequestContext, size: int) -> int:
     return pause_ms
 
 
-def _session(
+async def _session(
     ctx: RequestContext, request: Message, group_id: str, member_id: str
 ) -> tuple[ShareSession, Sequence[PlaceKey]]:
     """The session of a request, with its partitions as the request has them, and those that it adds. Raises Refusal."""
     epoch = request.share_session_epoch
-    acknowledges = any(partition.acknowledgement_batches for topic in request.topics for partition in topic.partitions)
-    if epoch == INITIAL_EPOCH and acknowledges:
-        raise invalid_request("A request that begins a share session has no acknowledgements.")
+    if epoch == INITIAL_EPOCH:
+        async for topic in ctx.paced(request.topics):
+            async for partition in ctx.paced(topic.partitions):
+                if partition.acknowledgement_batches:
+                    raise invalid_request("A request that begins a share session has no acknowledgements.")
     if ctx.connection.closed:
         raise Refusal(ErrorCode.network_exception)  # nobody hears it; a session would never end
     session = ctx.services.share.sessions.take(group_id, member_id, epoch, ctx.connection)
     added: list[PlaceKey] = []
     if epoch != FINAL_EPOCH:
-        for topic in request.topics:
-            for partition in topic.partitions:
+        async for topic in ctx.paced(request.topics):
+            async for partition in ctx.paced(topic.partitions):
                 if session.add(key := PlaceKey(group_id, topic.topic_id, partition.partition_index)):
                     added.append(key)
-    for topic in request.forgotten_topics_data:
-        for number in topic.partitions:
+    async for topic in ctx.paced(request.forgotten_topics_data):
+        async for number in ctx.paced(topic.partitions):
             session.forget(PlaceKey(group_id, topic.topic_id, number))
     return session, added
 

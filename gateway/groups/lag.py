@@ -136,7 +136,7 @@ class Lags:
     async def _partitions_of_share_group(self, group_id: str) -> list[PartitionLag]:
         """Every partition that the group has begun. Other nodes tell no bounds of theirs."""
         found: list[PartitionLag] = []
-        async for key in in_turns(self.share.partitions.begun(group_id)):
+        async for key in in_turns(await self.share.partitions.begun(group_id)):
             stream = self.topics.by_uuid(key.topic)
             if stream is None or key.partition >= stream.slot_count:
                 continue

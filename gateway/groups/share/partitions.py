@@ -424,14 +424,14 @@ class SharePartitions:
 
     # Administration
 
-    def begun(self, group_id: str) -> list[PlaceKey]:
+    async def begun(self, group_id: str) -> list[PlaceKey]:
         """The partitions that a group has begun, in the containers of this process."""
         prefix = encode_group_prefix(group_id)
-        return [
-            decode_key(key)
-            for hosted in self._store.containers.values()
-            for key, _ in hosted.container.table(PARTITIONS_TABLE).items(prefix)
-        ]
+        found: list[PlaceKey] = []
+        for hosted in list(self._store.containers.values()):
+            rows = hosted.container.table(PARTITIONS_TABLE).items(prefix)
+            found += [decode_key(key) async for key, _ in in_turns(rows)]
+        return found
 
     def look(self, key: PlaceKey, slot: Slot) -> SharePartition | None:
         """How far a group is; None if it has not begun. Raises NotHosted."""
