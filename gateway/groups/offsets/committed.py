@@ -122,6 +122,12 @@ class CommittedOffsets:
 
     # What to delete
 
+    def has(self, key: OffsetKey) -> bool:
+        """Is the offset in the table, or its change in flight?"""
+        group_id, topic, partition = key
+        visible = self.topics(group_id).get(topic, {})
+        return partition in visible or (topic, partition) in self._in_flight.get(group_id, _NONE_IN_FLIGHT)
+
     def keys_of_group(self, group_id: str) -> list[OffsetKey]:
         """All keys of a group in the table, including those of changes in flight."""
         visible = {
