@@ -28,6 +28,7 @@ from gateway.apis import (
 from gateway.apis.shared.leaders import Leader
 from gateway.dispatch import request_tasks
 from gateway.dispatch.context import RequestContext
+from gateway.groups import lag
 from gateway.groups.offsets import committed as offsets
 from gateway.groups.persistence import CommittedOffset
 from gateway.network import turns
@@ -140,6 +141,44 @@ def test_offsets_of_a_whole_group(admin: Admin, given: list[None], monkeypatch: 
 
     assert [p.committed_offset for t in told.topics for p in t.partitions] == [1] * MANY
     assert len(turns_of) == MANY
+
+
+def test_lag_is_counted_in_turns(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many offsets at a time, of one group with very many, too."""
+    topic, group = admin.create(MANY), new_name()
+    committed(admin, group, topic)
+    services = admin.broker._server.dispatcher.services
+    lags = lag.Lags(
+        services.groups, services.topics, services.clock, services.nodes, services.elsewhere, services.share
+    )
+    decode, rounds = offsets.decode_offset, 0
+    rounds_of: set[int] = set()
+
+    def noted(data: bytes) -> CommittedOffset:
+        rounds_of.add(rounds)
+        return decode(data)
+
+    async def counted() -> list[lag.GroupLag]:
+        nonlocal rounds
+
+        async def others() -> None:
+            nonlocal rounds
+            while True:
+                rounds += 1
+                await asyncio.sleep(0)
+
+        running = asyncio.create_task(others())
+        found = await lags.refresh()
+        assert len(await lags.of_partitions(group)) == MANY
+        running.cancel()
+        return found
+
+    monkeypatch.setattr(lag, "OFFSETS_AT_ONCE", 1)
+    monkeypatch.setattr(offsets, "decode_offset", noted)
+    (told,) = [one for one in admin.run(counted()) if one.name == group]
+
+    assert told.topics[topic] == lag.TopicLag(MANY, 0)
+    assert len(rounds_of) >= MANY
 
 
 def test_sizes_of_a_topic(admin: Admin, given: list[None]) -> None:
