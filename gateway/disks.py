@@ -131,8 +131,10 @@ def open_disks(cluster_id: str, layout: Layout, wanted: Wanted, *, fresh: bool) 
 
 
 def refuse_as_first(path: Path, fields: dict[str, Any]) -> None:
-    """Raises UnusableDisk when a penstock.json is that of a further directory."""
+    """Raises UnusableDisk when a penstock.json is that of a further directory, ValueError when it names none."""
     if (place := fields.get("directory")) is not None:
+        if not isinstance(place, int):
+            raise ValueError(f"directory is {str(place)[:40]!r}, no number")
         raise UnusableDisk(
             path, f"is directory {place + 1} of a store that has {fields.get('directories')}: name the first one first"
         )

@@ -90,6 +90,9 @@ def worker(
 ) -> None:
     """One worker of `penstock serve --workers`, which starts it with its own flags."""
     gc.disable()
+    if not assignment:
+        typer.echo("penstock: workers are started by `penstock serve --workers N`, not by hand", err=True)
+        raise typer.Exit(ExitCode.CONFIGURATION)
     loaded = settings.over(file).load()
 
     from gateway.process import workers
