@@ -423,7 +423,7 @@ def _parsed_identity(path: Path, raw: bytes) -> tuple[str, int, Layout]:
     """The cluster id, the format and the layout."""
     try:
         identity = json.loads(raw)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise BadIdentity(path, f"is not JSON ({exc})") from exc
     if not isinstance(identity, dict):
         raise BadIdentity(path, "is not a JSON object")

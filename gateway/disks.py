@@ -167,7 +167,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise UnusableDisk(path, f"cannot be used: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnusableDisk(path, f"has a {DISK_FILE} that is not JSON ({error}): put it back from a backup") from error
     if not isinstance(fields, dict) or not isinstance(fields.get("directory", 0), int):
         raise UnusableDisk(path, f"has a {DISK_FILE} that Penstock did not write: put it back from a backup")

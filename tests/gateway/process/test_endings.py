@@ -148,6 +148,16 @@ class TestDirectories:
         assert str(tmp_path / "data") in line
         assert words in line
 
+    @pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"format": 1}', "[" * 50_000, "\0" * 100])
+    def test_an_identity_that_nobody_wrote(self, tmp_path: Path, content: str) -> None:
+        """Torn, emptied or made by hand: it is damage, and never a traceback."""
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "penstock.json").write_text(content)
+        line = told(end_after(lambda: taken(config(tmp_path))), ExitCode.CORRUPT)
+
+        assert line.startswith(f"{tmp_path / 'data' / 'penstock.json'}: ")
+        assert line.endswith("The data beside it is not touched; put the file back from a backup")
+
     def test_rights_that_are_lacking(self) -> None:
         """The words of the configuration are kept: which key, which file, and who runs."""
         lack = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/data/penstock.lock")
