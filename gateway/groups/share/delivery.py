@@ -2,8 +2,8 @@
 
 Keeps: a member gets no control batch, and of an aborted transaction nothing if its group reads what is committed: such
 batches are settled when they are met. The first batch is given whole, whatever the limit of bytes. Batches that lie in
-memory are not copied, unless they are small; nobody keeps a view of them while a disk is waited for. Where a disk had to
-be waited for, what comes next is read ahead. For a group in the order of keys the batches are opened, in a thread:
+memory are not copied, unless they are small; nobody keeps a view of them while a disk is waited for. Where a disk had
+to be waited for, what comes next is read ahead. For a group in the order of keys the batches are opened, in a thread:
 nothing is given whose key is not known.
 """
 
