@@ -1,7 +1,7 @@
 """Batches that a producer has sent behind one that is refused: it must be able to send all of them again, in order.
 
-On OUT_OF_ORDER_SEQUENCE_NUMBER librdkafka gives up the sequences of all its partitions, and with them what it knows to be
-stored, perhaps, and would find out by sending it again.
+On OUT_OF_ORDER_SEQUENCE_NUMBER librdkafka gives up its sequences, in all partitions. A batch that may be stored, and
+whose retry would have been a duplicate, gets a sequence of its own then.
 """
 
 from __future__ import annotations
