@@ -12,8 +12,7 @@ stored before that one.
 
 **Invariants**
 
-- A batch that follows what is stored is never refused for what is remembered here; nor is one whose producer the
-  partition has forgotten since, if what was refused was stored.
+- A batch that follows what is stored is never refused for what is remembered here.
 - A producer that has given up a refused batch hears of the gap after `FOLLOWERS_MAX` more refusals.
 - The memory is bounded, however many producers there are; one that is forgotten is answered as Kafka does.
 """
@@ -23,7 +22,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from core.errors import SequenceGap
-from core.streams.writers import SEQUENCE_MAX
 from gateway.transactions.places import Place
 from gateway.wire.error_codes import (
     CONCURRENT_TRANSACTIONS,
@@ -73,9 +71,6 @@ class RefusedBatches:
     def __repr__(self) -> str:
         return f"<RefusedBatches of {len(self._refused)} producers>"
 
-    def __len__(self) -> int:
-        return len(self._refused)
-
     def note(self, place: Place, batch: BatchHeader, code: int) -> None:
         """A batch is answered with this code, whether or not it was checked or stored."""
         if batch.producer_id < 0 or code not in SENT_AGAIN:
@@ -86,16 +81,6 @@ class RefusedBatches:
         refused.note(batch.base_sequence, int(code))
         if len(self._refused) > PRODUCERS_MAX:
             del self._refused[next(iter(self._refused))]
-
-    def taken(self, place: Place, batch: BatchHeader) -> None:
-        """A batch is on its way to the log, or in it: nothing up to it is to come again."""
-        refused = self._refused.get(_key(place, batch))
-        if refused is None:
-            return
-        for sequence in [one for one in refused.codes if not _is_behind(one, batch.base_sequence)]:
-            del refused.codes[sequence]
-        if not refused.codes:
-            del self._refused[_key(place, batch)]
 
     def check_first(self, place: Place, batch: BatchHeader) -> None:
         """Raises SequenceGap for a batch whose producer the partition does not know, if an earlier one was refused."""
@@ -118,10 +103,6 @@ class RefusedBatches:
             return None
         refused.left -= 1
         return code
-
-
-def _is_behind(sequence: int, other: int) -> bool:
-    return 0 < (sequence - other) % (SEQUENCE_MAX + 1) <= SEQUENCE_MAX // 2
 
 
 def _key(place: Place, batch: BatchHeader) -> _Key:

@@ -139,7 +139,6 @@ def _store(
                 slot, batch.producer_id, batch.producer_epoch, batch.base_sequence, batch.record_count
             )
             if duplicate is not None:
-                request.note_taken(slot, batch)
                 return _duplicate(request, container, slot, index, duplicate, config)
             if slot.writers is None or batch.producer_id not in slot.writers:
                 services.refused_batches.check_first(Place(slot.stream.id, slot.number), batch)
@@ -167,7 +166,6 @@ def _store(
         return _not_taken(request, slot, batch, error)
     request.outstanding += 1
     if batch.producer_id >= 0:
-        request.note_taken(slot, batch)
         request.sequenced.append((slot, batch))
     metrics = services.metrics
     metrics.produced_batches += 1

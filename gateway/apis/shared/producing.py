@@ -123,12 +123,6 @@ class ProduceRequest:
         place = Place(slot.stream.id, slot.number)
         self.connection.services.refused_batches.note(place, batch, code)
 
-    def note_taken(self, slot: Slot, batch: BatchHeader) -> None:
-        """A batch of an idempotent producer is on its way to the log, or in it."""
-        refused = self.connection.services.refused_batches
-        if refused:
-            refused.taken(Place(slot.stream.id, slot.number), batch)
-
     def append_failed(self, error: StorageFailure) -> None:
         self.failed = True
         self.appended()

@@ -126,23 +126,6 @@ def test_whoever_gives_up_a_batch_hears_of_the_gap(tmp_path: Path, name: str) ->
     asyncio.run(scenario())
 
 
-def test_a_producer_that_was_forgotten_goes_on(tmp_path: Path) -> None:
-    """Once its first batch was refused, and stored when it came again. It is silent until the partition forgets it."""
-
-    async def scenario() -> None:
-        async with running_broker(tmp_path) as broker:
-            client = await Client.connect(broker)
-            await client.create("t")
-            with handed_over(broker, slot_of(broker)):
-                assert await codes(client, 0) == [NOT_LEADER]
-            assert await codes(client, 0, 1) == [0, 0]
-            slot_of(broker).forget_writers([7])
-            assert await codes(client, 2, 3) == [0, 0]
-            client.close()
-
-    asyncio.run(scenario())
-
-
 def test_a_gap_without_a_reason_is_one(tmp_path: Path) -> None:
     """Of a batch that never came, and of one that will not come again."""
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import SequenceGap
-from core.streams.writers import SEQUENCE_MAX, Duplicate, WriterState, new_batch
+from core.streams.writers import Duplicate, WriterState, new_batch
 from gateway.records.record_batch import BatchHeader, read_header
 from gateway.transactions.places import Place
 from gateway.transactions.refused_batches import FOLLOWERS_MAX, PRODUCERS_MAX, UNDER_WAY_MAX, RefusedBatches
@@ -88,29 +88,6 @@ def test_a_new_producer_begins_with_what_was_refused() -> None:
     refused.check_first(BESIDE, sent(1))
 
 
-def test_a_producer_that_was_forgotten_goes_on() -> None:
-    """What was refused was stored in the end. When the partition has forgotten the producer, as one long silent is, its
-    next batch is one of a new producer: taken at any sequence."""
-    refused = RefusedBatches()
-    for sequence in range(2):
-        refused.note(HERE, sent(sequence), NOT_LEADER)
-    refused.taken(HERE, sent(0))
-    assert refused.code_behind(HERE, sent(2), 1) == NOT_LEADER, "the second is still to come"
-    refused.taken(HERE, sent(1))
-
-    refused.check_first(HERE, sent(9))
-    assert not refused
-
-
-def test_what_was_stored_elsewhere_is_not_waited_for() -> None:
-    """A partition that went away and came back has batches that were refused here."""
-    refused = RefusedBatches()
-    refused.note(HERE, sent(SEQUENCE_MAX), NOT_LEADER)
-    refused.taken(HERE, sent(5))
-
-    refused.check_first(HERE, sent(9))
-
-
 def test_the_memory_is_bounded() -> None:
     """The producer that was refused last stays, the one refused longest ago is forgotten."""
     refused = RefusedBatches()
@@ -149,7 +126,6 @@ class Partition:
             if self._writer is None:
                 self._refused.check_first(HERE, one)
             elif isinstance(self._writer.check(7, one.producer_epoch, one.base_sequence, 1), Duplicate):
-                self._refused.taken(HERE, one)
                 return 0
         except SequenceGap as gap:
             return self._refused.code_behind(HERE, one, gap.expected) or OUT_OF_ORDER
@@ -158,7 +134,6 @@ class Partition:
             self._writer = WriterState(0, 0)
         self._writer.record(new_batch(0, one.base_sequence, offset, 1, 0), 0, offset)
         self.stored.append(one.base_sequence)
-        self._refused.taken(HERE, one)
         return STORAGE_ERROR if self.loses_answers else 0
 
 
