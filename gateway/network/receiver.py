@@ -231,7 +231,7 @@ class Receiver:
         self._frame, self._frame_bytes, self._received = frame, size, have
         self.since_s = self._host.now_s
         self._host.receive_budget.charge(len(frame))
-        if len(frame) == size and size - have >= WAKE_BYTES + KEPT_BYTES_MAX:  # as large as one that has come before
+        if self._trusted_bytes > SCRATCH_BYTES and size - have >= WAKE_BYTES + KEPT_BYTES_MAX:  # one has come before
             self._wakes_late = True
             self._sink.wake_from(WAKE_BYTES)
         self._admit_more()

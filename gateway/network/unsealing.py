@@ -159,7 +159,7 @@ class PythonUnsealer:
                     self._has_part = True
                     return size, at, False
                 continue
-            except ssl.SSLZeroReturnError:
+            except (ssl.SSLZeroReturnError, EOFError):
                 count = 0
             if not count:
                 self.said_goodbye = True
