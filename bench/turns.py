@@ -56,6 +56,8 @@ class Turns:
             for partition, leader in sorted(leaders.items())
         ]
         self._frames = {brokers[leader]: self._places[partition][1] for partition, leader in leaders.items()}
+        for address in self._frames:  # until each worker knows the topic
+            self.until_answered(address)
 
     def run(self, requests: int, bursts: int) -> float:
         """Send that many bursts of requests; returns the seconds that it took."""

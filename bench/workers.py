@@ -66,7 +66,7 @@ MANY_TOPICS: Final = 100
 MANY_PARTITIONS: Final = 1_000
 MANY_WORKERS: Final = (1, 2)
 METADATA_TIMES: Final = 5
-REST_S: Final = 5.0
+REST_S: Final = 10.0
 
 
 def main() -> int:

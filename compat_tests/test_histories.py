@@ -31,16 +31,17 @@ def test_histories(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     config = request.config
     if config.getoption("--bootstrap"):
         pytest.skip("a server that runs elsewhere is not ours to kill")
-    system: System = Kafka(tmp_path) if config.getoption("--system") == "kafka" else Penstock(tmp_path)
+    is_kafka = config.getoption("--system") == "kafka"
+    system: System = Kafka(tmp_path) if is_kafka else Penstock(tmp_path)
     system.start()
     try:
         faults = Faults.on(system, ("kill", "pause", "scale"), SEED)
-        result = Workload(system.address, SEED, "history", faults).run(SECONDS)
+        result = Workload(system.address, SEED, "history", faults, epoch_may_rise=is_kafka).run(SECONDS)
     finally:
         system.kill()
-    result.history.write_to(tmp_path / "history.jsonl")
+    result.write_to(tmp_path)
 
-    assert result.is_clean, f"seed {SEED}, {result}\nall of it: {tmp_path / 'history.jsonl'}\n{system.log_tail()}"
+    assert result.is_clean, f"seed {SEED}, {result}\nall of it: {tmp_path}\n{system.log_tail()}"
 
 
 @pytest.mark.timeout(SECONDS + OVERHEAD_S)
@@ -65,9 +66,9 @@ def test_histories_over_containers(
         result = Workload(system.address, SEED, "history", Faults.on(system, faults, SEED)).run(SECONDS)
     finally:
         system.kill()
-    result.history.write_to(tmp_path / "history.jsonl")
+    result.write_to(tmp_path)
 
-    assert result.is_clean, f"seed {SEED}, {result}\nall of it: {tmp_path / 'history.jsonl'}\n{system.log_tail()}"
+    assert result.is_clean, f"seed {SEED}, {result}\nall of it: {tmp_path}\n{system.log_tail()}"
 
 
 @pytest.mark.timeout(OVERHEAD_S)

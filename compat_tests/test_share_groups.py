@@ -234,7 +234,7 @@ def test_accepted_records_never_come_again(gateway: Penstock) -> None:
 
 def test_what_a_killed_gateway_had_lent_comes_again(gateway: Penstock) -> None:
     """Records that a member holds when the gateway is killed are not lost: they are free after their lock's time."""
-    stage = Stage(gateway, **{"share.record.lock.duration.ms": "15000"})
+    stage = Stage(gateway, 1, **{"share.record.lock.duration.ms": "15000"})
     wanted = sorted(f"r-{n}" for n in range(20))
     stage.write(*wanted)
     holder = stage.member("explicit")

@@ -4,7 +4,7 @@
 
 - A step begins only when the last one has ended and the pause after it is over. The step, or its failure, says how long
   that pause is. Work that brings a `wait` of its own may end a pause early when something is due.
-- StorageFailure ends the work: the log is poisoned, and the process is ending.
+- StorageFailure ends the work of a container: its log is poisoned. The work of a whole node goes on with the others.
 - Each other failure is followed by another step. `last_error` says why until a step goes well.
 - However often steps fail, the log has one warning and one traceback in `TELL_EVERY_S`, and no reason is longer than
   `REASON_CHARS_MAX`.
@@ -36,7 +36,7 @@ Wait = Callable[[float], Awaitable[object]]
 
 
 class Background:
-    """Some work of one container. Methods are for the event loop.
+    """Some work of one container, or, without one, of a whole node. Methods are for the event loop.
 
     `work` names it in the log ("retention"). The pauses: `first_s` before the first step; `retry_s` after an error of
     the store, of long-term storage or one of those `expected`; `unforeseen_s` after any other error.
@@ -45,7 +45,7 @@ class Background:
     def __init__(
         self,
         work: str,
-        container_id: int,
+        container_id: int | None,
         step: Step,
         *,
         retry_s: float,
@@ -55,6 +55,7 @@ class Background:
         expected: tuple[type[Exception], ...] = (),
     ) -> None:
         self._work = work
+        self._name = work if container_id is None else f"{work} of container {container_id}"
         self._container_id = container_id
         self._step = step
         self._retry_s = retry_s
@@ -67,7 +68,7 @@ class Background:
         self.last_error: str | None = None  # None when the last step went well
 
     def __repr__(self) -> str:
-        return f"<Background {self._work} of container {self._container_id}, last error {self.last_error}>"
+        return f"<Background {self._name}, last error {self.last_error}>"
 
     @property
     def is_started(self) -> bool:
@@ -76,7 +77,7 @@ class Background:
 
     def start(self) -> None:
         """Begin to take steps."""
-        self._task = asyncio.create_task(self._run(), name=f"{self._work} of container {self._container_id}")
+        self._task = asyncio.create_task(self._run(), name=self._name)
 
     async def stop(self) -> None:
         """Cancel the current step, if there is one, and return when it has ended."""
@@ -92,9 +93,9 @@ class Background:
             try:
                 pause_s = await self._step()
                 self.last_error = None
-            except StorageFailure:
-                return
             except Exception as error:
+                if isinstance(error, StorageFailure) and self._container_id is not None:
+                    return
                 self.last_error = (str(error) or repr(error))[:REASON_CHARS_MAX]
                 is_expected = isinstance(error, self._expected)
                 pause_s = self._retry_s if is_expected else self._unforeseen_s
@@ -107,7 +108,8 @@ class Background:
         if now < self._told_s[is_defect] + TELL_EVERY_S:
             return
         self._told_s[is_defect] = now
-        extra = {"container": self._container_id, "reason": self.last_error}
+        place = {} if self._container_id is None else {"container": self._container_id}
+        extra = {**place, "reason": self.last_error}
         if is_defect:
             logger.error("%s failed and will be tried again", self._work, extra=extra, exc_info=defect)
         else:

@@ -8,17 +8,16 @@ both may ask for a move; more cannot come of it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
+from core.background import Background
 from core.cluster.balancing import Balancer, Move, Scene
 from core.cluster.coordination import Life, Owner, Wish
 from core.cluster.levels import Feature, allows
 from core.cluster.loads import Load, Meter, Totals, weights_of
-from core.errors import StoreError
 from core.store import Store
 
 logger = logging.getLogger(__name__)
@@ -82,7 +81,7 @@ class Balance:
         self._meter = Meter()
         self._balancer = Balancer()
         self._tell_at_s = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background("balance of loads", None, self._look, retry_s=LOOK_S)
 
     def __repr__(self) -> str:
         return f"<Balance of node {self._cluster.node}: {self._balancer!r}>"
@@ -93,23 +92,15 @@ class Balance:
 
     def start(self) -> None:
         """Measure, tell and look from now on."""
-        self._task = asyncio.create_task(self._go_on(), name="balance")
+        self._background.start()
 
     async def stop(self) -> None:
         """End. A move that was asked for goes on."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
 
-    async def _go_on(self) -> None:
-        while True:
-            try:
-                await self._step(time.monotonic())
-            except StoreError as error:
-                logger.warning("the load of this node is not told", extra={"reason": str(error)})
-            except Exception:
-                logger.exception("the load of the cluster is not looked at")
-            await asyncio.sleep(LOOK_S)
+    async def _look(self) -> float:
+        await self._step(time.monotonic())
+        return LOOK_S
 
     async def _step(self, now_s: float) -> None:
         if now_s >= self._tell_at_s:

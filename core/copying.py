@@ -5,24 +5,32 @@ Entries go from wherever the source has them, memory, log or chunks, through the
 **Invariants**
 
 - What is copied is durable at the source before, and at the target before anything is decided. Its order has no gaps.
+- No more than `WINDOW_BYTES` and one read are on their way into the target's log at a time.
 - The target puts nothing into chunks that an open transaction of the source may still change: what was copied while one
   was open lies behind a *barrier*, until all of it is settled.
+- No entry is queued at the target behind a state that it has not applied yet: that would set the slot's end back.
+- The source forgets an aborted transaction once its log has let go of the entries. It was heard of before, or is read
+  from the chunks.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from core.config import LogStore
 from core.container.arrivals import Place
 from core.errors import CannotMove, Corrupt, NotMovedYet, OutOfRange, StorageFull, UnknownStream
+from core.freezing import LEFT_ENTRIES_MAX, Left
 from core.streams.transactions import Aborted, SlotTransactions, Unstable, overlapping
 from core.tiering.writing.backlog import Piece, UnreadableEntry, entries
 from core.turns import Turn
 
 if TYPE_CHECKING:
+    from core.container.container import Container
     from core.hosted import HostedContainer
     from core.reading.reader import Reader
     from core.streams.live import Slot, Stream
@@ -31,6 +39,8 @@ if TYPE_CHECKING:
 COPY_BYTES: Final = 1 << 20
 COPY_ENTRIES: Final = 2_000
 """The most that is read at a time, unless a single entry is larger."""
+WINDOW_BYTES: Final = 4 << 20
+"""What may be on its way into the target's log when more is read: a log of objects takes several puts at a time."""
 ROOM_S_MAX: Final = 60.0
 """The longest wait for room in the target's log."""
 PAUSE_S: Final = 0.05
@@ -57,6 +67,7 @@ class Move:
     aborted: set[Aborted] = field(default_factory=set)
     may_be_decided: bool = False
     barrier: tuple[int, int] | None = None  # copied beyond this while a transaction was open: offset, bytes before it
+    asked_end: int = 0  # what chunks know of aborted transactions was taken up to here, beyond the barrier
 
     @property
     def place(self) -> Place:
@@ -77,6 +88,15 @@ class Move:
         self.aborted.update(aborted)
         if len(self.aborted) > before:
             self.note_transactions()
+
+    @property
+    def needs_chunks(self) -> bool:
+        """Whether what the source has in chunks has to be in the target's, because a disk with its log may be lost."""
+        return self.target.container.config.log_store is LogStore.DISK
+
+    def lacks(self, end: int) -> bool:
+        """Whether the target has yet to put into chunks what the source has in chunks up to there, and still keeps."""
+        return self.needs_chunks and self.slot.start < end and self.arrived.tiered_end < end
 
     def check(self) -> None:
         """Raises UnknownStream, NotMovedYet if it cannot go on."""
@@ -103,44 +123,126 @@ async def with_room(stream: Stream, number: int, call: Callable[[], int]) -> int
         await asyncio.sleep(PAUSE_S)
 
 
-async def lift(move: Move) -> None:
-    """Let go of the barrier once all is settled that was copied beyond it."""
+async def lift(move: Move) -> bool:
+    """Let go of the barrier once all is settled that was copied beyond it; returns whether it was."""
     slot, copied = move.slot, move.arrived.end
     if move.barrier is None or slot.stable_end < copied:
+        return False
+    await learn_outcomes(move)
+    move.barrier = None
+    move.note_transactions()
+    return True
+
+
+async def take_back(move: Move) -> None:
+    """Go on after a freeze that came to nothing: the state that may have been logged for it counts before any entry
+    follows it, and the barrier, of which it says nothing, counts again."""
+    await move.target.container.all_durable()
+    move.note_transactions()
+
+
+async def learn_outcomes(move: Move) -> None:
+    """Take what is known by now of transactions that were open when their entries were copied: from the slot, and from
+    chunks where it may have forgotten that, because its log has let go of the entries."""
+    if move.barrier is None:
         return
-    if await move.source.reader.first_in_log(slot, copied) > copied:
-        # The slot may have forgotten what was aborted; the chunks that have the next entries know it.
-        await copy(move, slot.stable_end, patient=True)
-    elif move.arrived.end == copied:
-        move.aborted.update(overlapping(slot.aborted_rows, move.barrier[0], copied))
-        move.barrier = None
-        move.note_transactions()
+    slot, reader, copied = move.slot, move.source.reader, move.arrived.end
+    known = list(overlapping(slot.aborted_rows, move.barrier[0], copied))  # it may forget these from here on
+    first = max(move.barrier[0], move.asked_end, slot.start)
+    in_log = await reader.first_in_log(slot, first)
+    while first < min(in_log, copied):
+        move.check()
+        read = await reader.read(slot, first, min(in_log, copied), COPY_BYTES, at_least_one=True)
+        move.met(read.aborted)
+        first = move.asked_end = read.end
+    move.met(known)
 
 
 async def copy(move: Move, end: int, *, patient: bool) -> None:
     """Copy the entries up to `end`, which is durable at the source. They are durable at the target then, or, if it is
     not `patient`, with what is logged there next."""
-    target, arrived = move.target.container, move.arrived
-    while arrived.end < end:
-        move.check()
-        stable = move.slot.stable_end
-        if move.barrier is None and arrived.end >= stable:
-            move.barrier = arrived.end, arrived.total_bytes
-            move.note_transactions()
-        turn = Turn()
-        for entry in await _some(move, arrived.end, min(end, stable) if move.barrier is None else end):
-            if entry.first != arrived.end:
-                why = f"there is nothing between offsets {arrived.end} and {entry.first}"
-                raise CannotMove(move.stream.name, move.slot.number, why)
-            await _append(move, entry, patient=patient)
-            move.copied_bytes += len(entry.payload)
-            await turn.breathe()
-        if not patient:
-            continue
-        await target.all_durable()
-        hold_s = target.throttle.hold_s(target.clock.monotonic_s(), COPY_BYTES)
+    window = _Window(move.target.container)
+    try:
+        while move.arrived.end < end:
+            size = await _copy_some(move, end, patient=patient)
+            if patient:
+                await window.opened(size)
+        if patient:
+            await window.emptied()
+    finally:
+        window.forget()
+
+
+async def pass_over(move: Move) -> float:
+    """Copy what is durable at the source now; returns how long that took until it was durable at the target, s."""
+    clock = move.target.container.clock
+    began_s = clock.monotonic_s()
+    await copy(move, move.slot.durable_end, patient=True)
+    await learn_outcomes(move)
+    return clock.monotonic_s() - began_s
+
+
+def left_of(move: Move) -> Left:
+    """What is not copied yet."""
+    slot, copied = move.slot, move.arrived
+    if copied.end >= slot.end:
+        return Left(0, 0)
+    return Left(slot.total_bytes - copied.total_bytes, slot.entries_from(copied.end, LEFT_ENTRIES_MAX + 1))
+
+
+class _Window:
+    """What a copy has on its way into the log of a container."""
+
+    def __init__(self, target: Container) -> None:
+        self._target = target
+        self._on_way: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._bytes = 0
+
+    async def opened(self, size: int) -> None:
+        """So many bytes were queued: returns when more may be. Raises StorageFailure."""
+        target = self._target
+        self._on_way.append((target.all_durable(), size))
+        self._bytes += size
+        while self._bytes > WINDOW_BYTES:
+            await self._next()
+        hold_s = target.throttle.hold_s(target.clock.monotonic_s(), size)
         if hold_s:
             await asyncio.sleep(min(1.0, hold_s))
+
+    async def emptied(self) -> None:
+        """All of it is durable. Raises StorageFailure."""
+        while self._on_way:
+            await self._next()
+
+    async def _next(self) -> None:
+        waiting, size = self._on_way.popleft()
+        self._bytes -= size
+        await waiting
+
+    def forget(self) -> None:
+        """Nobody waits any more for what is still on its way."""
+        for waiting, _ in self._on_way:
+            if not waiting.cancel():
+                waiting.exception()  # else the loop complains that nobody has asked for it
+
+
+async def _copy_some(move: Move, end: int, *, patient: bool) -> int:
+    """Queue the next entries in the target's log; returns their bytes."""
+    move.check()
+    arrived, before = move.arrived, move.copied_bytes
+    stable = move.slot.stable_end
+    if move.barrier is None and arrived.end >= stable:
+        move.barrier = arrived.end, arrived.total_bytes
+        move.note_transactions()
+    turn = Turn()
+    for entry in await _some(move, arrived.end, min(end, stable) if move.barrier is None else end):
+        if entry.first != arrived.end:
+            why = f"there is nothing between offsets {arrived.end} and {entry.first}"
+            raise CannotMove(move.stream.name, move.slot.number, why)
+        await _append(move, entry, patient=patient)
+        move.copied_bytes += len(entry.payload)
+        await turn.breathe()
+    return move.copied_bytes - before
 
 
 async def _append(move: Move, entry: _Entry, *, patient: bool) -> None:

@@ -29,7 +29,6 @@ from core.cluster.coordination import Claim, Coordination, Stage, Wish
 from core.cluster.guard import Guard
 from core.cluster.levels import Feature, allows
 from core.cluster.ownership import (
-    WARM_S,
     Action,
     Ask,
     Close,
@@ -49,11 +48,11 @@ from core.cluster.ownership import (
 from core.cluster.reaching import Reaching
 from core.errors import Deposed, NotHosted, StorageFailure, StoreError
 from core.log.objects.home import Claimed
-from core.log.objects.prefetch import Prefetched
 from core.log.objects.protocol import Link
 from core.stations import Stations
 from core.store import Store
 from core.streams.live import Slot
+from core.warming import Warming
 from tier2.storage import StorageError
 
 logger = logging.getLogger(__name__)
@@ -64,8 +63,6 @@ PAUSE_S: Final = 0.2
 PAUSE_S_MAX: Final = 3.2
 DEFECT_S: Final = 3.0
 """Before what follows an error that nobody foresaw."""
-KEEP_WARM_S: Final = 0.1
-"""Between two looks at what the owner of a container has stored that is to come here."""
 CLOSE_S: Final = 30.0
 """How long the end of a log that is handed over waits for the object store: another node may reach it."""
 
@@ -120,7 +117,7 @@ class Membership:
         self._actions: set[asyncio.Task[None]] = set()
         self._claims: dict[int, Claim] = {}  # of containers that are open here
         self._stations: dict[int, Stations] = {}  # of takeovers and hand-overs under way, by container
-        self._warming: dict[int, asyncio.Task[Prefetched | None]] = {}  # of containers that are to come here
+        self._warming = Warming(store.joining)
         self._epochs = asyncio.Lock()  # held while an epoch is given: of two the later one is the higher
 
     def __repr__(self) -> str:
@@ -176,8 +173,7 @@ class Membership:
             if task is not None:
                 task.cancel()
         await asyncio.gather(*self._actions, return_exceptions=True)
-        for container in list(self._warming):
-            await self._cool(container)
+        await self._warming.stop()
         if self._looking is not None:
             await asyncio.gather(self._looking, return_exceptions=True)
         if self._guard is not None:
@@ -236,9 +232,9 @@ class Membership:
         for container, claim in self._claims.items():
             if (owner := view.owners.get(container)) is not None and owner.epoch == claim.epoch:
                 self._go_by(container, owner.leader_epoch)
-        for container in self._warming.keys() - view.wishes.keys():
+        for container in self._warming.containers - view.wishes.keys():
             if self._ownership.phase(container) is Phase.ELSEWHERE and view.owners.get(container) is not None:
-                await self._cool(container)
+                await self._warming.cool(container)
 
     def _view(self) -> View:
         seen = self._coordination
@@ -329,50 +325,10 @@ class Membership:
 
     async def _warm(self, container: int, wish: Wish) -> None:
         """Read ahead, and tell the owner; it does not wait for ever, so a failure is only logged."""
-        await self._cool(container)
-        warming = self._warming[container] = asyncio.create_task(self._prefetched(container), name="prefetch")
-        found = await asyncio.shield(warming)
+        found = await self._warming.warm(container)
         if found is not None:
             await self._until_answered(partial(self._coordination.tell_warm, container, wish))
-            await self._keep_warm(container, found)
-
-    async def _keep_warm(self, container: int, found: Prefetched) -> None:
-        """Read what the owner still stores, a last checkpoint above all, until the container is here or was cooled."""
-        ends_s = _now_s() + WARM_S
-        while _now_s() < ends_s:
-            warming = self._warming.get(container)
-            if warming is None or not warming.done() or warming.result() is not found:
-                return
-            try:
-                await found.fetch(rounds_max=1)
-            except (StoreError, StorageError, OSError) as error:
-                logger.debug("a container is not kept warm", extra={"container": container, "reason": str(error)})
-            await asyncio.sleep(KEEP_WARM_S)
-
-    async def _prefetched(self, container: int) -> Prefetched | None:
-        try:
-            found = await self._store.joining.prefetch(container)
-        except (StoreError, StorageError, OSError) as error:
-            logger.warning("a container was not read ahead", extra={"container": container, "reason": str(error)})
-            return None
-        logger.info("container read ahead", extra={"container": container, "found": repr(found)})
-        return found
-
-    async def _cool(self, container: int) -> None:
-        """Forget what was read ahead."""
-        found = await self._read_ahead(container)
-        if found is not None:
-            found.forget()
-
-    async def _read_ahead(self, container: int) -> Prefetched | None:
-        """What was read ahead by now, for the caller to forget."""
-        warming = self._warming.pop(container, None)
-        if warming is None:
-            return None
-        if not warming.done():
-            warming.cancel()
-        (found,) = await asyncio.gather(warming, return_exceptions=True)
-        return found if isinstance(found, Prefetched) else None
+            await self._warming.keep(container, found)
 
     async def _prepare(self, claim: Claim) -> int | None:
         try:
@@ -425,7 +381,7 @@ class Membership:
         self._services.expect(claim.container)
         guard = self._guard
         is_ours = None if guard is None else partial(guard.is_ours, claim.container, claim.epoch)
-        ahead = await self._read_ahead(claim.container)
+        ahead = await self._warming.take(claim.container)
         claimed = Claimed(claim.epoch, claim.links, is_ours, ahead, self._stations[claim.container])
         try:
             hosted = await self._store.joining.open(claim.container, claimed)

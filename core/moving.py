@@ -3,10 +3,11 @@
 The steps, in this order, with what the logs say after each:
 
 1. *Arrive*: the target's log begins the slot, beside its stream. It has no say.
-2. *Copy*: entries go from wherever the source has them into the target's log, until little is missing. What the source
-   has in chunks is put into chunks of the target. Appends go on.
+2. *Copy*: entries go from wherever the source has them into the target's log, pass after pass, until little is missing
+   (`core.freezing`). What the source has in chunks is put into chunks of the target. Appends go on.
 3. *Freeze*: the source takes nothing more for this slot. What is on its way settles, the rest is copied, and the
-   target's log gets the slot's state: writers, transactions, leader epochs. It is synced.
+   target's log gets the slot's state: writers, transactions, leader epochs. It is synced. A freeze that is not done in
+   time is taken back, and the copying goes on.
 4. *Decide*: the registry names the target as the slot's container. This is the only step that changes who owns it.
 5. *Follow*: both containers log their copy of the stream. The target's slot becomes the stream's, the source lets its
    own go: its rows, its runs in chunks, in the end its log files.
@@ -19,8 +20,11 @@ storage.
 
 - A slot takes appends in one container at most: in the source up to 3, in the target from 5 on.
 - The target puts nothing into chunks that an open transaction of the source may still change.
-- What was acknowledged at the source is synced at the target before 4; what was in long-term storage is there again.
-- Appends are refused from 3 to 5, and for a bounded time before 4 (`FREEZE_S`): else they go on, and the copying, too.
+- What was acknowledged at the source is synced at the target before 4; what was in long-term storage is there again, in
+  chunks, or in the objects of the target's log.
+- Appends are refused from 3 to 5, and before 4 for the limit of a freeze at most: else they go on, and the copying,
+  too. Behind 4 they are taken once the target's log was given the slot, not only when it is durable there.
+- The source makes no chunks of the slot while the target's are compared with them.
 - In a cluster 4 is one transaction with the claims of both containers. So whoever has opened one of them since knows
   that nothing is decided behind its back, and settles what it finds of the move by the registry.
 """
@@ -30,15 +34,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from core.background import REASON_CHARS_MAX
+from core.clock import Clock
 from core.cluster.registry import NOTHING_HELD, Held
 from core.config import LogStore
 from core.container.arrivals import Place, arrival_delete, arrival_put, place_of
-from core.copying import Move, copy, lift, with_room
+from core.copying import Move, copy, learn_outcomes, left_of, lift, pass_over, take_back, with_room
 from core.errors import (
     CannotMove,
     CoordinatorAway,
@@ -53,6 +58,7 @@ from core.errors import (
     TierUnavailable,
     UnknownStream,
 )
+from core.freezing import Freezes
 from core.log.records import Delete, Operation, Put
 from core.streams.handing import Mismatch, begun, handed_over
 from core.streams.state import STREAMS_TABLE, stream_key
@@ -65,17 +71,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LEFT_BYTES_MAX: Final = 4 << 20
-"""The bytes that may be left to copy when the slot is frozen."""
-FREEZE_S: Final = 0.35
-"""The longest time that appends are refused before the decision, in the first `ROUNDS_OF_ONE_LENGTH` rounds; in as many
-later ones twice as long, and so on: a store that is slow for all moves slots slowly, too."""
-ROUNDS_OF_ONE_LENGTH: Final = 5
-ROUNDS_MAX: Final = 20
-"""How often a slot is frozen before its move is given up, because appends come faster than they are copied."""
-ROUND_PAUSE_S: Final = 0.2
+HURRIED_BYTES_MAX: Final = 64 << 20
+"""A slot with less history goes into chunks of the target as soon as it comes, so that the log there does not fill up
+and slow its copying down. Chunks of more are as large as any."""
 TIERED_S_MAX: Final = 600.0
-"""The longest wait for chunks of what was copied."""
+"""The longest wait for what the source has in chunks."""
 CLEAR_S_MAX: Final = 60.0
 """The longest wait for what an earlier stay of the slot has left in the target."""
 PAUSE_S: Final = 0.05
@@ -203,9 +203,12 @@ class Mover:
                     return Moved(target, target, 0, 0.0)
             move = await self._begin(stream, number, target)
             try:
-                await copy(move, move.slot.durable_end, patient=True)
-                await self._tiered(move)
-                frozen_s = await self._hand_over(move)
+                with _hurried(move) if move.slot.size_bytes <= HURRIED_BYTES_MAX else contextlib.nullcontext():
+                    await pass_over(move)
+                with _held(move) as tiered_end:
+                    await pass_over(move)
+                    await self._brought(move, tiered_end)
+                    frozen_s = await self._hand_over(move)
             except BaseException as error:
                 told = {"stream": stream.name, "slot": number, "to": target, "reason": str(error)[:REASON_CHARS_MAX]}
                 logger.info("a slot has not moved", extra=told)
@@ -306,29 +309,37 @@ class Mover:
 
     async def _hand_over(self, move: Move) -> float:
         """Steps 3 to 5; returns for how long appends were refused, s."""
-        stream, slot, source = move.stream, move.slot, move.source.container
-        clock = source.clock
-        for number in range(ROUNDS_MAX):
-            limit_s = FREEZE_S * (1 + number // ROUNDS_OF_ONE_LENGTH)
-            while slot.durable_end > move.arrived.end and slot.total_bytes - move.arrived.total_bytes > LEFT_BYTES_MAX:
-                await copy(move, slot.durable_end, patient=True)
-            async with stream.changing:
-                move.check()
-                began_s = clock.monotonic_s()
-                source.freeze(slot, move.target.id)
-                try:
-                    if await self._settled(move, limit_s):
-                        await self._decide(move)
-                        frozen_s = clock.monotonic_s() - began_s
-                        await self._arrived(move)
-                        return frozen_s
-                finally:
-                    if not move.may_be_decided:
-                        source.thaw(slot)
-            await asyncio.sleep(ROUND_PAUSE_S)
-            await copy(move, slot.durable_end, patient=True)
-            await self._tiered(move)
-        raise NotMovedYet(stream.name, slot.number, f"it was frozen {ROUNDS_MAX} times and never settled in time")
+        slot, freezes = move.slot, Freezes()
+        while True:
+            pass_s = await pass_over(move)
+            limit_s = freezes.limit_s(left_of(move), pass_s)
+            frozen_s = None if limit_s is None else await self._frozen(move, limit_s)
+            if frozen_s is not None:
+                return frozen_s
+            if limit_s is not None:
+                await take_back(move)
+            if (why := freezes.why_not) is not None:
+                raise NotMovedYet(move.stream.name, slot.number, why)
+            await asyncio.sleep(freezes.pause_s)
+            await self._brought(move, slot.tiered_end)  # if its log is pressed, the source makes chunks all the same
+
+    async def _frozen(self, move: Move, limit_s: float) -> float | None:
+        """One freeze, and steps 4 and 5 if it settles in time; for how long appends were refused then, s."""
+        slot, source = move.slot, move.source.container
+        async with move.stream.changing:
+            move.check()
+            refused = _Refused(slot, source.clock)
+            source.freeze(slot, move.target.id)
+            try:
+                if not await self._settled(move, limit_s):
+                    return None
+                await self._decide(move)
+                await self._arrived(move)
+                return refused.ended()
+            finally:
+                refused.ended()
+                if not move.may_be_decided:
+                    source.thaw(slot)
 
     async def _decide(self, move: Move) -> None:
         """Steps 4 and 5. Once begun they go on, whoever is cancelled: `stop` waits for them."""
@@ -351,24 +362,23 @@ class Mover:
             move.may_be_decided = False
             raise
 
-    async def _tiered(self, move: Move) -> None:
-        """Wait until the target has in chunks what the source has there: else a disk that is lost soon after the move
-        would take what was safe before."""
-        tier, wanted = move.target.tier, move.slot.tiered_end
-        if tier is None or wanted <= move.slot.start:
+    async def _brought(self, move: Move, end: int) -> None:
+        """Wait until the target has what the source has in chunks up to there, in chunks of its own, unless its log is as
+        safe as these: else a disk that is lost soon after the move would take what was safe before."""
+        tier = move.target.tier
+        if tier is None:
             return
-        tier.writer.hurry(move.arrived)
-        try:
-            async with asyncio.timeout(TIERED_S_MAX):
-                while move.arrived.tiered_end < wanted:
-                    move.check()
-                    await lift(move)
-                    await asyncio.sleep(PAUSE_S)
-        except TimeoutError as error:
-            why = f"container {move.target.id} has not put it into chunks within {TIERED_S_MAX:g} s"
-            raise NotMovedYet(move.stream.name, move.slot.number, why) from error
-        finally:
-            tier.writer.calm(move.arrived)
+        with _hurried(move):
+            try:
+                async with asyncio.timeout(TIERED_S_MAX):
+                    while move.lacks(end):
+                        move.check()
+                        if await lift(move):
+                            tier.writer.wake()
+                        await asyncio.sleep(PAUSE_S)
+            except TimeoutError as error:
+                why = f"what container {move.source.id} has in chunks was not brought within {TIERED_S_MAX:g} s"
+                raise NotMovedYet(move.stream.name, move.slot.number, why) from error
 
     async def _settled(self, move: Move, limit_s: float) -> bool:
         """Step 3: whether the target has all of the frozen slot, synced, in time."""
@@ -379,8 +389,9 @@ class Mover:
                 if (why := self._beside(move.slot)) is not None:  # it began during the copying
                     raise CannotMove(move.stream.name, move.slot.number, why)
                 await copy(move, move.slot.durable_end, patient=False)
+                await learn_outcomes(move)
                 move.check()
-                if move.arrived.tiered_end < move.slot.tiered_end:
+                if move.lacks(move.slot.tiered_end):
                     return False  # chunks of the source came to be meanwhile
                 for bring in self._companions:
                     bring(move.slot, target.id)
@@ -408,6 +419,58 @@ class Mover:
             await container.update(*operations)
         except StoreError as error:  # the next start does it
             logger.warning("an arrival was not taken back", extra={"container": container.id, "reason": str(error)})
+
+
+class _Refused:
+    """A watcher of a frozen slot: how long nothing was appended to it, until callers find it in its target."""
+
+    def __init__(self, slot: Slot, clock: Clock) -> None:
+        self._slot, self._clock = slot, clock
+        self._began_s = clock.monotonic_s()
+        self._ended_s: float | None = None
+        slot.watch(self)
+
+    def slot_appended(self, slot: Slot, size: int) -> None:
+        """What was on its way comes to its end."""
+
+    def slot_settled(self, slot: Slot, size: int) -> None:
+        """Likewise."""
+
+    def slot_changed(self, slot: Slot) -> None:
+        if slot.has_moved and self._ended_s is None:
+            self._ended_s = self._clock.monotonic_s()
+
+    def ended(self) -> float:
+        """The seconds; it watches no more."""
+        self._slot.unwatch(self)
+        if self._ended_s is None:
+            self._ended_s = self._clock.monotonic_s()
+        return self._ended_s - self._began_s
+
+
+@contextlib.contextmanager
+def _hurried(move: Move) -> Iterator[None]:
+    """The target puts what comes into chunks at once, as much in each as has come since the one before."""
+    tier = move.target.tier
+    if tier is not None:
+        tier.writer.hurry(move.arrived)
+    try:
+        yield
+    finally:
+        if tier is not None:
+            tier.writer.calm(move.arrived)
+
+
+@contextlib.contextmanager
+def _held(move: Move) -> Iterator[int]:
+    """The source makes no more chunks of the slot, if the target needs as many. What it has in chunks, or on its way
+    there, ends at this offset."""
+    tier = move.source.tier if move.needs_chunks else None
+    try:
+        yield move.slot.tiered_end if tier is None else tier.writer.hold(move.slot)
+    finally:
+        if tier is not None:
+            tier.writer.let_go(move.slot)
 
 
 def _held_by(move: Move) -> Held:

@@ -10,11 +10,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
+from core.background import Background
 from core.cluster.coordination import Life, Owner, Wish
 from core.cluster.levels import Feature, allows
 from core.cluster.wanted_moves import WANTED_MAX, Action, Bring, Carry, Forget, Place, Refuse, Travels, View, WantedMove
@@ -83,7 +85,9 @@ class Relocation:
         self._changed = asyncio.Event()
         self._ended: dict[Place, tuple[int, str]] = {}  # the target, and why the slot has stayed; newest last
         self._known: dict[Place, WantedMove] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background(
+            "moves of slots between nodes", None, self._step, retry_s=RETRY_S, wait=self._until_changed
+        )
 
     def __repr__(self) -> str:
         return f"<Relocation of node {self._cluster.node}: {self._travels!r}>"
@@ -99,13 +103,11 @@ class Relocation:
         self._rows.on_changed(self._heard)
         self._heard()
         self._store.relocates = self.move
-        self._task = asyncio.create_task(self._go_on(), name="relocation")
+        self._background.start()
 
     async def stop(self) -> None:
         """End. What is wanted is done by others, or later."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
 
     # Whoever wants a move
 
@@ -172,21 +174,24 @@ class Relocation:
 
     # What this node does
 
-    async def _go_on(self) -> None:
-        while True:
-            self._changed.clear()
-            try:
-                while (action := self._look()) is not None:
-                    await self._act(action)
-            except Exception:
-                logger.exception("a defect: wanted moves of slots were not looked at, and will be. Please report it")
-                self._travels.told()
-                await asyncio.sleep(RETRY_S)
-            try:
-                async with asyncio.timeout(WAIT_S if self.is_at_work else LOOK_S):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
+    async def _until_changed(self, pause_s: float) -> None:
+        """Wait, the whole pause after a failure whatever changes."""
+        if self._background.last_error is not None:
+            await asyncio.sleep(pause_s)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._changed.wait()
+
+    async def _step(self) -> float:
+        self._changed.clear()
+        try:
+            while (action := self._look()) is not None:
+                await self._act(action)
+        except Exception:
+            self._travels.told()
+            raise
+        return WAIT_S if self.is_at_work else LOOK_S
 
     def _look(self) -> Action | None:
         seen = self._cluster

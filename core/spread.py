@@ -8,18 +8,17 @@ It looks at the loads that all nodes tell (`core.balance`), and at the rates of 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
+from core.background import Background
 from core.cluster.balancing import distribution
 from core.cluster.coordination import Life, Owner, Stage, Wish
 from core.cluster.levels import Feature, allows
 from core.cluster.spreading import ColdSlot, SlotLoad, SlotMove, Spreader
 from core.cluster.wanted_moves import Place
-from core.errors import StoreError
 from core.hosted import HostedContainer
 from core.scaling.decisions import MERGE_BELOW
 from core.store import Store
@@ -78,30 +77,22 @@ class Spread:
         self._store = store
         self._weights = weights
         self._spreader = Spreader()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background("spreading of slots", None, self._step, retry_s=LOOK_S, first_s=LOOK_S)
 
     def __repr__(self) -> str:
         return f"<Spread of node {self._cluster.node}: {self._spreader!r}>"
 
     def start(self) -> None:
         """Look from now on."""
-        self._task = asyncio.create_task(self._go_on(), name="spread")
+        self._background.start()
 
     async def stop(self) -> None:
         """End. What is wanted goes on."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
 
-    async def _go_on(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            try:
-                await self.step(time.monotonic())
-            except StoreError as error:
-                logger.warning("no slot goes to another node just now", extra={"reason": str(error)})
-            except Exception:
-                logger.exception("it is not looked at which slots should go to other nodes")
+    async def _step(self) -> float:
+        await self.step(time.monotonic())
+        return LOOK_S
 
     async def step(self, now_s: float) -> None:
         """One look. Raises StoreError."""

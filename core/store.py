@@ -7,13 +7,11 @@ The store opens containers, and closes them. How streams are changed is `core.de
 
 - A slot's entries, and all that belongs to them, live in the slot's container. What containers have in common is the
   registry's, and is decided there first (`core.cluster`).
-- A container is one process's: it, or the directory of all, is locked from before its recovery until after its close.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
@@ -30,18 +28,17 @@ from core.config import LogStore, StoreConfig
 from core.container.container import Container
 from core.container.forgetting import Forgetting
 from core.deciding import Deciding
-from core.errors import CoordinatorRefuses, Corrupt, NotHosted, StorageFailure, StoreClosed
-from core.hosted import HostedContainer, StreamChanged, container_directory, log_directory
+from core.errors import CoordinatorRefuses, NotHosted, StorageFailure, StoreClosed
+from core.hosted import HostedContainer, StreamChanged
 from core.joining import Joining
-from core.locks import Locks
 from core.log.objects.format import log_key
 from core.log.objects.home import Claimed, LogStorage
 from core.log.objects.prefetch import Prefetched
 from core.log.objects.protocol import GENESIS
 from core.log.records import Operation
-from core.log.replay import open_log_files
 from core.log.slabs import AT_ONCE_BYTES, AtOnce
 from core.moving import Hindrance, Moved, Mover
+from core.premises import Premises
 from core.retention import Consumed
 from core.scaling.decisions import Decision
 from core.scaling.scaler import Scaler
@@ -57,8 +54,6 @@ logger = logging.getLogger(__name__)
 
 HOME_CONTAINER: Final = 0
 """Place in `StoreConfig.container_ids` of the container that keeps tables and the registry."""
-TIME_FILE: Final = "time"
-"""The file in the store's directory with the clock's state, see `core.trusted_time`."""
 
 
 class Store:
@@ -107,7 +102,7 @@ class Store:
         self._consumed: Consumed | None = None
         self._retains = False  # retention was started
         self._scales = False
-        self._locks = Locks()
+        self._premises = Premises(directory, config, self._hosts, is_shared=shared is not None)
 
     def __repr__(self) -> str:
         return f"<Store {self.directory} {len(self.streams)} streams in {len(self.containers)} containers>"
@@ -132,8 +127,8 @@ class Store:
         """
         store = cls(directory, config, policy_for, clock or SystemClock(), long_term, shared, hosts)
         try:
-            await store._lock()
-            await asyncio.to_thread(store.trusted.load, store._time_file(), store._newest_file_ms)
+            await store._premises.lock(store.clock)
+            await asyncio.to_thread(store.trusted.load, store._premises.time_file(), store._premises.newest_file_ms)
             await store._admit()
             for container_id in store._hosts:
                 await store._host(container_id)
@@ -174,28 +169,6 @@ class Store:
         self._tables.load(stream.state for stream in self.streams.all())
         if len(self.containers) > 1:
             self._shares.start(self.home.id)
-
-    def _time_file(self) -> Path:
-        """The clock's file; a process that has a part of the containers has one of its own."""
-        shared = self._shared is not None and bool(self._hosts)
-        return self.directory / (f"{TIME_FILE}-{self._hosts[0]}" if shared else TIME_FILE)
-
-    async def _lock(self) -> None:
-        """Own the directory, or each container that this process opens."""
-        if self._shared is None or not self._hosts:
-            self._locks.take(self.directory)
-            return
-        for container_id in self._hosts:
-            await self._locks.take_when_free(container_directory(self.place_of(container_id), container_id), self.clock)
-
-    def _newest_file_ms(self) -> int | None:
-        """The time when the newest log file was begun, so a time that is past. Blocks."""
-        begun: list[int] = []
-        for container_id in self._hosts:
-            with contextlib.suppress(Corrupt, OSError):  # recovery says what is wrong with it
-                logs = log_directory(self.config.place(self.directory, container_id), container_id)
-                begun += (file.created_ms for file in open_log_files(logs))
-        return max(begun, default=None)
 
     async def _host(self, container_id: int) -> None:
         """Open a container and serve it."""
@@ -266,7 +239,7 @@ class Store:
 
     def place_of(self, container_id: int) -> Path:
         """The directory that holds a container's."""
-        return self.config.place(self.directory, container_id)
+        return self._premises.place_of(container_id)
 
     def start_retention(self, consumed: Consumed | None = None) -> None:
         """Apply the streams' policies from now on: once `policy_for` knows every default, not before.
@@ -334,7 +307,7 @@ class Store:
                 failures.append(failure)
         self.containers.clear()
         await self.trusted.stop()
-        self._locks.free()
+        self._premises.free()
         if failures:
             raise failures[0]
 

@@ -79,6 +79,7 @@ from gateway.topics.topics import Topics
 from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
+from gateway.transactions.refused_batches import RefusedBatches
 
 if TYPE_CHECKING:
     from core.cluster.sqlite_registry import SqliteRegistry
@@ -409,6 +410,7 @@ class Broker:
             all_topics=self.all_topics,
             producers=self.producers,
             new_producers=self.new_producers,
+            refused_batches=RefusedBatches(),
             groups=self.groups,
             elsewhere=self.elsewhere,
             share=self.share,

@@ -107,7 +107,8 @@ class UnusableDirectory(CannotGoOn):
 
     def __init__(self, directory: Path, error: OSError) -> None:
         where = f" ({error.filename})" if error.filename and Path(error.filename) != directory else ""
-        super().__init__(f"data.dir {directory} cannot be used: {error.strerror}{where}")
+        why = f"{error.strerror}{where}. Correct --data-dir or data.dir"
+        super().__init__(f"data.dir {directory} cannot be used: {why}")
 
 
 class InterruptedRecovery(CannotGoOn):
@@ -422,7 +423,7 @@ def _parsed_identity(path: Path, raw: bytes) -> tuple[str, int, Layout]:
     """The cluster id, the format and the layout."""
     try:
         identity = json.loads(raw)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise BadIdentity(path, f"is not JSON ({exc})") from exc
     if not isinstance(identity, dict):
         raise BadIdentity(path, "is not a JSON object")
@@ -434,8 +435,8 @@ def _parsed_identity(path: Path, raw: bytes) -> tuple[str, int, Layout]:
     cluster_id = identity.get("cluster_id")
     if not isinstance(cluster_id, str) or len(cluster_id) != CLUSTER_ID_CHARS:
         raise BadIdentity(path, "cluster_id is not a string of 22 characters")
-    refuse_as_first(path.parent, identity)
     try:
+        refuse_as_first(path.parent, identity)
         return cluster_id, written, layout_of(identity)
     except ValueError as exc:
         raise BadIdentity(path, str(exc)) from exc

@@ -131,8 +131,10 @@ def open_disks(cluster_id: str, layout: Layout, wanted: Wanted, *, fresh: bool) 
 
 
 def refuse_as_first(path: Path, fields: dict[str, Any]) -> None:
-    """Raises UnusableDisk when a penstock.json is that of a further directory."""
+    """Raises UnusableDisk when a penstock.json is that of a further directory, ValueError when it names none."""
     if (place := fields.get("directory")) is not None:
+        if not isinstance(place, int):
+            raise ValueError(f"directory is {str(place)[:40]!r}, no number")
         raise UnusableDisk(
             path, f"is directory {place + 1} of a store that has {fields.get('directories')}: name the first one first"
         )
@@ -165,7 +167,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise UnusableDisk(path, f"cannot be used: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnusableDisk(path, f"has a {DISK_FILE} that is not JSON ({error}): put it back from a backup") from error
     if not isinstance(fields, dict) or not isinstance(fields.get("directory", 0), int):
         raise UnusableDisk(path, f"has a {DISK_FILE} that Penstock did not write: put it back from a backup")

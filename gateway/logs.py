@@ -35,27 +35,28 @@ QUEUE_LINES_MAX: Final = 10_000
 FLUSH_S_MAX: Final = 2.0
 OWN_LOGGERS: Final = ("gateway", "core", "tier2")
 
+_LAST: Final = "is_last_word"
+LAST_WORD: Final[Mapping[str, object]] = {_LAST: True}
+"""The `extra` of an event that says why a command ends: text has it as every command says it, `penstock: ...`."""
 _STANDARD: Final = frozenset(
-    logging.LogRecord("", 0, "", 0, "", (), None).__dict__.keys() | {"message", "asctime", "taskName"}
+    logging.LogRecord("", 0, "", 0, "", (), None).__dict__.keys() | {"message", "asctime", "taskName", _LAST}
 )
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00.000Z INFO gateway.broker serving kafka=localhost:9092`"""
+    """`2026-01-31T12:00:00.000Z INFO gateway.broker serving kafka=localhost:9092`; a last word as ToolFormatter."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {key}={_word(value)}" for key, value in facts(record).items())
-        message = record.getMessage().replace("\n", "\\n")
-        return f"{_time(record)} {record.levelname} {record.name} {message}{fields}"
+        if _LAST in record.__dict__:
+            return _in_dialect(record)
+        return f"{_time(record)} {record.levelname} {record.name} {_told(record)}"
 
 
 class ToolFormatter(logging.Formatter):
     """`penstock: what is wrong`, as commands say it that end: without time, level and logger."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {key}={_word(value)}" for key, value in facts(record).items())
-        message = record.getMessage().replace("\n", "\\n")
-        return f"penstock: {message}{fields}"
+        return _in_dialect(record)
 
 
 class JsonFormatter(logging.Formatter):
@@ -219,6 +220,17 @@ def flush() -> None:
         if untold:
             logger.warning("repeated lines were left out", extra={"suppressed": untold})
         handler.flush()
+
+
+def _in_dialect(record: logging.LogRecord) -> str:
+    return f"penstock: {_told(record)}"
+
+
+def _told(record: logging.LogRecord) -> str:
+    """Message and facts, in one line."""
+    fields = "".join(f" {key}={_word(value)}" for key, value in facts(record).items())
+    message = record.getMessage().replace("\n", "\\n")
+    return f"{message}{fields}"
 
 
 def _word(value: object) -> str:

@@ -35,6 +35,7 @@ from gateway.topics.topics import Topics
 from gateway.transactions.coordinators import TransactionCoordinators
 from gateway.transactions.producer_admission import NewProducers
 from gateway.transactions.producer_ids import ProducerIds
+from gateway.transactions.refused_batches import RefusedBatches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +59,7 @@ class Services:
     all_topics: ReadableTopics
     producers: ProducerIds
     new_producers: NewProducers
+    refused_batches: RefusedBatches
     groups: GroupCoordinators
     elsewhere: Elsewhere
     share: ShareGroups

@@ -39,7 +39,7 @@ from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionErro
 from tier2 import bucket_remarks, s3_checksums, s3_errors
 from tier2.http_pool import pool_manager, receive
 from tier2.memory import uninitialized
-from tier2.parts import Part
+from tier2.parts import OpenUpload, Part, SentPart
 from tier2.pool import Deadline
 from tier2.rotating_keys import Keys, ReadKeys, RotatingKeys
 from tier2.s3_encryption import Encryption, headers_of
@@ -111,24 +111,6 @@ class S3Settings:
                 check_key(self.prefix.strip("/"))
             except ValueError as error:
                 raise Misconfigured(f"not a prefix for keys: {self.prefix!r}. Allowed are {KEY_ALLOWED}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class OpenUpload:
-    """An upload that has begun; whether the server checks each part's CRC-32C."""
-
-    id: str
-    is_checked: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SentPart:
-    """A part of an upload that the server has."""
-
-    number: int
-    etag: str
-    size: int
-    crc: str
 
 
 class S3Client:

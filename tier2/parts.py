@@ -35,6 +35,24 @@ class Part:
         return b"".join(self.pieces)
 
 
+@dataclass(frozen=True, slots=True)
+class OpenUpload:
+    """An upload that has begun; whether the server checks each part's CRC-32C."""
+
+    id: str
+    is_checked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SentPart:
+    """A part of an upload that the server has."""
+
+    number: int
+    etag: str
+    size: int
+    crc: str
+
+
 def cut(source: Iterator[Buffer], part_bytes: int) -> Iterator[Part]:
     """The bytes of `source` in parts of `part_bytes`; an empty source has one empty part."""
     building = _Building()

@@ -13,8 +13,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
 from typing import Final, Self, TypeVar
 
-from tier2.minio import OpenUpload, S3Client, S3Settings, SentPart
-from tier2.parts import Part, cut
+from tier2.minio import S3Client, S3Settings
+from tier2.parts import OpenUpload, Part, SentPart, cut
 from tier2.pool import BlockingPool, Deadline
 from tier2.storage import (
     Buffer,

@@ -7,6 +7,8 @@ an operator raises a limit: work that can be repeated is repeated.
 from __future__ import annotations
 
 import errno
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -24,11 +26,18 @@ T = TypeVar("T")
 
 
 def is_shortage(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SHORTAGES)
+    return isinstance(error, MemoryError) or _number(error) in SHORTAGES
 
 
 def is_forbidden(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in FORBIDDEN
+    return _number(error) in FORBIDDEN
+
+
+def _number(error: BaseException) -> int | None:
+    """The operating system's number; those of OpenSSL and of the resolver of names mean something else."""
+    if isinstance(error, ssl.SSLError | socket.gaierror):
+        return None
+    return error.errno if isinstance(error, OSError) else None
 
 
 def patiently(call: Callable[[], T], patience_s: float = PATIENCE_S) -> T:

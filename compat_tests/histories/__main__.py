@@ -41,7 +41,10 @@ def main() -> int:
         try:
             faults = [name for name in given.faults.split(",") if name]
             faults_on = Faults.on(system, faults, given.seed)
-            result = Workload(system.address, given.seed, "history", faults_on).run(given.seconds)
+            workload = Workload(
+                system.address, given.seed, "history", faults_on, epoch_may_rise=given.system == "kafka"
+            )
+            result = workload.run(given.seconds)
         finally:
             system.kill()
     if given.history:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
 
+from compat_tests.histories.client_log import ClientLog
 from compat_tests.histories.history import (
     COMMITTED,
     History,
@@ -33,7 +34,7 @@ TAKE_MAX: Final = 20
 POLL_S: Final = 0.1
 PAUSE_S_MAX: Final = 0.02
 SESSION_TIMEOUT_MS: Final = 6_000
-SURE_TIMEOUT_MS: Final = 100_000
+SURE_WITHIN_S: Final = 100.0
 SURE_WAITING_MAX: Final = 200
 SEEK_SHARE: Final = 0.02
 REJOIN_SHARE: Final = 0.01
@@ -198,6 +199,9 @@ class IdempotentWriter(Client):
 
     To the history each is a transaction of its own, whose commit is asked for at once: so an acknowledged one is to be
     read, once and behind the one before, and one that failed may be read or not.
+
+    No value is given up for its age: librdkafka would raise its epoch, and store twice what it had sent and was not
+    answered. So what is stored twice, or raises the epoch, is the server's doing.
     """
 
     def __init__(self, name: str, around: Surroundings, places: Sequence[Place]) -> None:
@@ -205,6 +209,7 @@ class IdempotentWriter(Client):
         self._identity = f"{around.prefix}-{name}"
         self._places = places
         self._incarnation = self._values = 0
+        self.log = ClientLog()
         self._producer = self._succeed()
 
     def _succeed(self) -> confluent_kafka.Producer:
@@ -212,10 +217,11 @@ class IdempotentWriter(Client):
         return confluent_kafka.Producer(
             {
                 **CONNECTION,
+                **self.log.settings,
                 "bootstrap.servers": self.around.address,
                 "enable.idempotence": True,
                 "linger.ms": 1,
-                "message.timeout.ms": SURE_TIMEOUT_MS,
+                "message.timeout.ms": 0,
             }
         )
 
@@ -251,7 +257,8 @@ class IdempotentWriter(Client):
             self._producer = self._succeed()
 
     def finish(self) -> None:
-        self._producer.flush(SURE_TIMEOUT_MS / 1_000)
+        left = self._producer.flush(SURE_WITHIN_S)
+        assert not left, f"after {SURE_WITHIN_S:g} s {left} values are not delivered: {list(self.log.lines)[-10:]}"
 
 
 class Writer(Producing):

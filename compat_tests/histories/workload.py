@@ -12,6 +12,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Protocol
 
 import confluent_kafka
@@ -67,6 +68,7 @@ class Result:
     anomalies: list[Anomaly]
     problems: list[str]
     faults: Mapping[str, int] = field(default_factory=dict)
+    told: Sequence[str] = ()  # by the client of the idempotent producer
 
     @property
     def is_clean(self) -> bool:
@@ -79,6 +81,11 @@ class Result:
         told = [*map(str, self.anomalies), *self.problems] or ["no anomaly"]
         return "\n".join((f"transactions {dict(outcomes)}, {reads} reads, faults {self.faults}", *told))
 
+    def write_to(self, directory: Path) -> None:
+        """All that may explain it."""
+        self.history.write_to(directory / "history.jsonl")
+        (directory / "client.log").write_text("\n".join(self.told), encoding="utf-8")
+
 
 class Workload:
     def __init__(
@@ -89,10 +96,12 @@ class Workload:
         faults_on: Callable[[Sequence[str]], Striking] = lambda topics: Nothing(),
         *,
         patience_s: float = PATIENCE_S,
+        epoch_may_rise: bool = False,
     ) -> None:
         """`faults_on` gets the topics and makes what hurts the server. `patience_s` bounds the end of the copiers, and
-        of open transactions."""
+        of open transactions. `epoch_may_rise`: the server's answers may have an idempotent producer raise its epoch."""
         self.address, self.seed, self._patience_s = address, seed, patience_s
+        self._epoch_may_rise = epoch_may_rise
         self.history = History()
         self.around = Surroundings(address, self.history, seed, prefix)
         self.source, self.target = f"{prefix}-source", f"{prefix}-target"
@@ -109,7 +118,8 @@ class Workload:
             future.result(30)
         targets = [place for place in self.places if place[0] == self.target]
         writers: list[Client] = [Writer(f"writer-{n}", self.around, self.places) for n in range(WRITERS)]
-        writers.append(IdempotentWriter("sure", self.around, self.places))
+        sure = IdempotentWriter("sure", self.around, self.places)
+        writers.append(sure)
         copiers = [Copier(f"copier-{n}", self.around, self.source, targets, self.copying) for n in range(2)]
         readers: list[Client] = [
             Follower("committed", self.around, self.places, COMMITTED),
@@ -128,7 +138,9 @@ class Workload:
         for client in (*writers, *copiers):
             client.settle()
         self._look_once_more(drained)
-        return Result(self.history, check(self.history), problems, self.faults.done)
+        if not self._epoch_may_rise:
+            problems += [f"{sure.name}: what was sent may be stored twice: {why}" for why in sure.log.raised]
+        return Result(self.history, check(self.history), problems, self.faults.done, list(sure.log.lines))
 
     def _hurt(self, everyone: Sequence[Client], seconds: float, strikes_max: int | None) -> list[str]:
         """Returns how the server did not come back."""

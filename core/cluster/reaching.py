@@ -18,6 +18,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from core.background import Background
 from core.errors import StoreError
 from tier2.storage import StorageError
 
@@ -45,26 +46,23 @@ class Reaching:
         self._tell = tell
         self._shown = shown
         self._told = True
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background("asking for the object store", None, self._step, retry_s=AGAIN_S)
 
     def __repr__(self) -> str:
         return f"<Reaching {'the store' if self._told else 'nothing'}>"
 
     def start(self) -> None:
         """Look from now on."""
-        self._task = asyncio.create_task(self._go_on(), name="reaching")
+        self._background.start()
 
     async def stop(self) -> None:
         """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
 
-    async def _go_on(self) -> None:
-        while True:
-            is_good = await self._asked()
-            has_heard = await self._tells(is_good)
-            await asyncio.sleep(LOOK_S if is_good and has_heard else AGAIN_S)
+    async def _step(self) -> float:
+        is_good = await self._asked()
+        has_heard = await self._tells(is_good)
+        return LOOK_S if is_good and has_heard else AGAIN_S
 
     async def _asked(self) -> bool:
         asking = asyncio.ensure_future(self._look())

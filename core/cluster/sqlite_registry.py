@@ -27,6 +27,7 @@ A stream's value is that of table ``streams`` (`core.streams.state`).
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import sqlite3
@@ -105,7 +106,8 @@ class SqliteRegistry:
 
     @classmethod
     async def open(cls, path: Path, told: Callable[[], None] = lambda: None) -> Self:
-        """Open or make the file; `told` is called after each change of ours. Raises StorageFailure, CorruptState."""
+        """Open or make the file; `told` is called after each change of ours. Raises StorageFailure, CorruptState,
+        PermissionError."""
         registry = cls(path, told)
         try:
             await registry._in_thread(registry._connect)
@@ -313,6 +315,8 @@ class SqliteRegistry:
             raise CorruptState(f"{self.path}: {error}. Put the file back from a backup") from error
 
     def _connect(self) -> None:
+        if self.path.exists() and not os.access(self.path, os.R_OK | os.W_OK):  # SQLite has no word for that
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.path))
         self._connection = sqlite3.connect(self.path, timeout=BUSY_S_MAX, isolation_level=None, check_same_thread=False)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")

@@ -29,7 +29,7 @@ from core.container.ports import AppendWaiter, TransactionEnd
 from core.container.residents import Residents
 from core.container.throttle import Throttle
 from core.container.waiting import AllDurable, Append, Update, tell
-from core.errors import NotHosted, StorageFailure, StorageFull, StoreError
+from core.errors import NotHosted, SequenceGap, StorageFailure, StorageFull, StoreError
 from core.log.durable_log import DurableLog
 from core.log.format import (
     ABORT_MARKER,
@@ -142,13 +142,25 @@ class Container(Residents):
     def check_writer(self, slot: Slot, writer_id: int, epoch: int, sequence: int, count: int) -> Duplicate | None:
         """None if an idempotent writer's batch is its next one, Duplicate if it is there already.
 
-        Raises StaleWriterEpoch, SequenceGap; TooManyWriters for one that the slot does not know.
+        Raises StaleWriterEpoch, SequenceGap; TooManyWriters for one that the slot does not know. Instead of a gap it
+        raises what an append would, where the slot takes none just now: the batches before may have been refused so.
         """
         state = slot.writers.get(writer_id) if slot.writers is not None else None
         if state is None:
             self.known_writers.admit()
             return None
-        return state.check(writer_id, epoch, sequence, count)
+        try:
+            return state.check(writer_id, epoch, sequence, count)
+        except SequenceGap:
+            self._check_takes(slot)
+            raise
+
+    def _check_takes(self, slot: Slot) -> None:
+        """Raises what an append to the slot would, however small it is."""
+        if slot.stream.is_sealed or slot.has_moved or slot in self._barred:
+            raise self._refusal(slot)
+        self._check_here()
+        self._check_failed()
 
     def append(
         self,
@@ -386,6 +398,7 @@ class Container(Residents):
         """
         logged = self.submit([Put(STREAMS_TABLE, stream_key(stream.id), state.encode())])
         stream.go_by(state, self.id)
+        self.outcomes.come(stream)
         await logged
 
     def submit(self, operations: Sequence[Operation]) -> asyncio.Future[None]:

@@ -9,6 +9,7 @@
 - A slot's start only moves up.
 - A slot is here if this container's own copy of its stream says so, or while it arrives. Nothing else counts: the
   stream itself is the same object for all containers, and may be ahead of what this one has applied.
+- Callers find a slot that has come here once the log was given the copy that says so: what they append lies behind it.
 - Listeners of a table hear of each operation after it was applied. For streams, the first listener is this module.
 """
 
@@ -156,7 +157,8 @@ class Outcomes:
             if _had(before, place[1], own) and not self.owns(place):
                 self._gone(self.beside.pop(place))
         for slot in list(stream.slots_in(own)):
-            if not self.owns((stream.id, slot.number)):
+            place = stream.id, slot.number
+            if not self.owns(place) and place not in self.beside:  # else it has come, by a copy that is on its way
                 self._gone(slot)
 
     def slots_are_loaded(self) -> None:
@@ -170,13 +172,26 @@ class Outcomes:
         own = self._container_id
         for place in [place for place in self.beside if place[0] == stream.id and self.owns(place)]:
             if stream.logged.container_of_slot(place[1]) == own:
-                slot = self.beside.pop(place)
-                slot.sampled_bytes, slot.sampled_end = slot.total_bytes, slot.end  # its history has not come just now
-                for other in stream.adopt(slot):
-                    slot.rate = other.rate
-                    if other.container_id != own:
-                        self._displaced(other)
-                slot.segment_id = stream.segment_id_of(slot.number)
+                self._adopted(stream, self.beside.pop(place))
+
+    def come(self, stream: Stream) -> None:
+        """The log was given a copy of the stream by which slots that have arrived are here: callers find them now, and
+        it owns them once the copy is applied."""
+        own = self._container_id
+        for place, slot in self.beside.items():
+            if place[0] == stream.id and not self.owns(place) and stream.logged.container_of_slot(place[1]) == own:
+                self._adopted(stream, slot)
+
+    def _adopted(self, stream: Stream, slot: Slot) -> None:
+        """Give the stream this object for a slot, if it has another one or none."""
+        if stream.known_slot(slot.number) is slot:
+            return
+        slot.sampled_bytes, slot.sampled_end = slot.total_bytes, slot.end  # its history has not come just now
+        for other in stream.adopt(slot):
+            slot.rate = other.rate
+            if other.container_id != self._container_id:
+                self._displaced(other)
+        slot.segment_id = stream.segment_id_of(slot.number)
 
     def displaced(self, slot: Slot) -> None:
         """Another container has brought the stream its own object for a slot that this one may still have to let go."""

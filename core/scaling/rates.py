@@ -48,13 +48,16 @@ class Rates:
         age = now - self._begun
         self._corrections = [1 / (1 - math.exp(-age / tau)) if age > 0 else 0.0 for tau in self._taus]
 
-    def sample(self, slots: Iterable[Slot]) -> None:
-        """Take in the growth of these slots since the last sample."""
+    def sample(self, slots: Iterable[Slot]) -> bool:
+        """Take in the growth of these slots since the last sample; returns whether any has grown."""
         if self._step <= 0:
-            return
+            return False
+        grown = False
         for slot in slots:
             if slot.total_bytes != slot.sampled_bytes:
+                grown = True
                 self._sample(slot)
+        return grown
 
     def _sample(self, slot: Slot) -> None:
         size, count = slot.total_bytes - slot.sampled_bytes, slot.end - slot.sampled_end

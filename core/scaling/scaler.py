@@ -85,6 +85,8 @@ class Scaler:
         self._pause_s = min(sample_s, max(TICK_MIN_S, DECIDE_S * self._factor))
         self._decide_s = max(self._pause_s, DECIDE_S * self._factor)
         self._decide_at = 0.0  # monotonic s
+        self._sampled_lsn = -1  # what the log's next one was at the last sample
+        self._grew: set[int] = set()  # streams whose slots may have averages
         self._background = Background("scaling", container.id, self._step, retry_s=self._pause_s, first_s=self._pause_s)
 
     def __repr__(self) -> str:
@@ -115,6 +117,7 @@ class Scaler:
         """Begin to count rates."""
         slots = (slot for stream in self._container.streams.values() for slot in stream.slots_in(self._container.id))
         self.rates.begin(slots, self._container.clock.monotonic_s())
+        self._grew.clear()
 
     async def _step(self) -> float:
         await self.sample()
@@ -125,14 +128,19 @@ class Scaler:
         return self._pause_s
 
     async def sample(self) -> None:
-        """Take the rates of all slots."""
+        """Take the rates of all slots, if the log has grown: a look at 100,000 of them takes a tenth of a second."""
         self.rates.step(self._container.clock.monotonic_s())
+        next_lsn = self._container.log.next_lsn
+        if next_lsn == self._sampled_lsn:
+            return
+        self._sampled_lsn = next_lsn  # what is appended during this look is seen at the next one
         looked_at = 0
         for stream in list(self._container.streams.values()):
             slots = list(stream.slots_in(self._container.id))
             for begin in range(0, len(slots), SLICE_SLOTS):
                 some = slots[begin : begin + SLICE_SLOTS] if len(slots) > SLICE_SLOTS else slots
-                self.rates.sample(some)
+                if self.rates.sample(some):
+                    self._grew.add(stream.id)
                 looked_at += len(some)
                 if looked_at >= SLICE_SLOTS:
                     looked_at = 0
@@ -145,10 +153,11 @@ class Scaler:
         for gone in [stream_id for stream_id in self._seen if stream_id not in streams]:
             del self._seen[gone]
             self._limits.pop(gone, None)
+        self._grew &= streams.keys()
         looked_at = 0
         for stream in list(streams.values()):
             decision = await self._look_at(stream)
-            looked_at += SLICE_SLOTS // STREAMS_PER_SLICE + stream.slot_count
+            looked_at += SLICE_SLOTS // STREAMS_PER_SLICE + (stream.slot_count if stream.id in self._grew else 0)
             if looked_at >= SLICE_SLOTS:
                 looked_at = 0
                 await asyncio.sleep(0)
@@ -162,13 +171,13 @@ class Scaler:
 
     async def _look_at(self, stream: Stream) -> Decision | None:
         """The scale that a stream needs. If the stream changes during a long look, the scale is refused later."""
-        self.rates.forget(stream.slots_in(self._container.id))
+        is_idle = self._is_idle(stream)
         policy, epoch = stream.policy.scaling, stream.state.current
         self._limits.pop(stream.id, None)
         ages = self._ages(stream, epoch)
         segments = self._own(stream, epoch)
         is_done = policy.kind is ScalingKind.FIXED or (
-            len(segments) == 1 and segments[0].last - segments[0].first > 1 and self._is_idle(stream)
+            len(segments) == 1 and segments[0].last - segments[0].first > 1 and is_idle
         )
         if stream.deleted or stream.is_sealed or (is_done and len(epoch.segments) >= policy.min_segments):
             return None
@@ -204,7 +213,14 @@ class Scaler:
         return [one for one in epoch.segments if stream.state.container_of(one) == self._container.id]
 
     def _is_idle(self, stream: Stream) -> bool:
-        return all(slot.rate is None for slot in stream.slots_in(self._container.id))
+        """Whether nothing of it came lately. Slots of streams that have not grown are not looked at: they are many."""
+        if stream.id not in self._grew:
+            return True
+        self.rates.forget(stream.slots_in(self._container.id))
+        if any(slot.rate is not None for slot in stream.slots_in(self._container.id)):
+            return False
+        self._grew.discard(stream.id)
+        return True
 
     def _ages(self, stream: Stream, epoch: Epoch) -> dict[int, float]:
         """The time since each active segment was first seen, s."""

@@ -15,26 +15,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-from core.index.rows import SlotColumns
 from core.log.format import IN_TRANSACTION, MARKER
 from core.streams.averages import SlotRate
+from core.streams.extent import Extent
 from core.streams.held_slots import HeldSlots
 from core.streams.keyspace import position_of_slot, slot_at_position
 from core.streams.known_writers import KnownWriters
 from core.streams.markers import Marker
 from core.streams.policy import StreamPolicy
-from core.streams.removed import NOTHING_REMOVED, Removed
-from core.streams.slot_format import SegmentStretch
 from core.streams.state import Segment, StreamState
 from core.streams.transactions import Aborted, SlotTransactions, overlapping
 from core.streams.writers import WriterBatch, WriterState, new_batch
 
 WRITERS_PER_STEP: Final = 200
 """Writers that one step goes through: half a millisecond where they are encoded."""
-
-SEGMENTS_MAX: Final = 1_000
-"""Stretches that a slot remembers; beyond it the oldest goes, and what is tiered late is taken to be the next one's."""
-
 
 class SlotWatcher(Protocol):
     """Hears of a slot, on the event loop: a waiting fetch or a fetch session."""
@@ -63,33 +57,21 @@ class Owner(Protocol):
         """The leader epoch that new entries carry."""
 
 
-class Slot:
+class Slot(Extent):
     """One slot of one stream."""
 
     __slots__ = (
-        "columns",
-        "compacted_end",
         "container_id",
         "dirty",
-        "durable_end",
-        "end",
         "has_moved",
         "leader_epochs",
         "number",
         "owner",
         "rate",
-        "removed",
         "sampled_bytes",
         "sampled_end",
-        "segment_id",
-        "segments",
         "since_lsn",
-        "start",
-        "start_bytes",
         "stream",
-        "tiered_bytes",
-        "tiered_end",
-        "total_bytes",
         "transactions",
         "untiered",
         "watchers",
@@ -97,23 +79,12 @@ class Slot:
     )
 
     def __init__(self, owner: Owner, stream: Stream, number: int) -> None:
+        super().__init__(stream.segment_id_of(number))
         self.owner = owner
         self.container_id = owner.id
         self.stream = stream
         self.number = number
-        self.segment_id = stream.segment_id_of(number)  # what the next append goes to
-        self.segments: list[SegmentStretch] = []  # of what is in no chunk yet, oldest first
-        self.start = 0
-        self.end = 0
-        self.durable_end = 0
-        self.total_bytes = 0  # ever appended
-        self.start_bytes = 0  # of those, before `start`
-        self.tiered_end = 0
-        self.compacted_end = 0  # up to here chunks hold less than the log did, and are read in its place
-        self.tiered_bytes = 0  # of all ever appended, before `tiered_end`
-        self.removed: Removed = NOTHING_REMOVED  # what chunks hold less than was appended
         self.untiered = False  # the container knows that it has something to tier
-        self.columns: list[SlotColumns] = []  # newest last
         self.leader_epochs: list[tuple[int, int]] = []  # (leader epoch, its first sequence number), oldest first
         self.writers: dict[int, WriterState] | None = None
         self.transactions: SlotTransactions | None = None  # None: there never were any
@@ -157,37 +128,6 @@ class Slot:
         """Another process has the slot: here it is an address, without entries."""
         return self.owner.epoch < 0
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that are stored of the entries from `start` on: less than were appended once chunks are compacted."""
-        return self.untiered_bytes + self.tier_bytes
-
-    @property
-    def untiered_bytes(self) -> int:
-        """Bytes of entries that are in no chunk and not gone."""
-        return self.total_bytes - max(self.start_bytes, self.tiered_bytes)
-
-    @property
-    def tier_bytes(self) -> int:
-        """Bytes that chunks hold of the entries from `start` on."""
-        return max(0, self.tiered_bytes - self.start_bytes - self.removed.behind(self.start))
-
-    def bytes_behind(self, end: int, bytes_up_to_end: int) -> int:
-        """Bytes stored of the entries from `end` on; `bytes_up_to_end` were appended before. For any thread."""
-        return self.total_bytes - bytes_up_to_end - self.removed.behind(end)
-
-    @property
-    def durable_bytes(self) -> int:
-        """Bytes of all entries that were ever durable."""
-        return self.total_bytes - sum(self._lengths_from(self.durable_end))
-
-    @property
-    def untiered_from(self) -> tuple[int, int]:
-        """The first sequence number that is in no chunk and not gone, and the bytes before it."""
-        if self.start >= self.tiered_end:
-            return self.start, self.start_bytes
-        return self.tiered_end, self.tiered_bytes
-
     def appended(
         self,
         base: int,
@@ -225,32 +165,6 @@ class Slot:
         if self.watchers is not None:
             for watcher in list(self.watchers):
                 watcher.slot_appended(self, size)
-
-    def begin_segment(self, first: int, segment_id: int) -> None:
-        """Entries from `first` on are appended to another segment. What is in chunks is forgotten."""
-        kept = self.untiered_segments()
-        kept.append(SegmentStretch(first, segment_id, self.total_bytes))
-        self.segments = kept[-SEGMENTS_MAX:]
-
-    def appended_to(self, segment_id: int) -> int:
-        """Bytes that went to a segment since it was opened, if it is the one that was appended to last."""
-        newest = self.segments[-1] if self.segments else None
-        return self.total_bytes - newest.bytes_before if newest is not None and newest.id == segment_id else 0
-
-    def untiered_segments(self) -> list[SegmentStretch]:
-        """The stretches that hold entries which are in no chunk yet, oldest first."""
-        done = self.untiered_from[0]
-        known = self.segments
-        oldest = next((n for n in range(1, len(known)) if known[n].first > done), len(known))
-        return known[max(0, oldest - 1) :]
-
-    def segment_at(self, offset: int) -> tuple[int, SegmentStretch | None]:
-        """The segment that holds an entry which is in no chunk yet, and what was appended to the next one."""
-        known = self.segments
-        for n in range(len(known) - 1, -1, -1):
-            if known[n].first <= offset or n == 0:
-                return known[n].id, known[n + 1] if n + 1 < len(known) else None
-        return self.segment_id, None
 
     def watch(self, watcher: SlotWatcher) -> None:
         if self.watchers is None:
@@ -362,13 +276,6 @@ class Slot:
         if offset >= self.durable_end:
             return self.leader_epoch
         return max((own for own, first in self.leader_epochs if first <= offset), default=self.leader_epoch)
-
-    def _lengths_from(self, offset: int) -> Iterator[int]:
-        for columns in reversed(self.columns):
-            for row in range(len(columns) - 1, -1, -1):
-                if columns.base[row] < offset:
-                    return
-                yield columns.length[row]
 
 
 class Stream:

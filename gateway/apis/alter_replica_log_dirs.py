@@ -24,7 +24,7 @@ async def alter_replica_log_dirs(ctx: RequestContext, request: Message) -> Mappi
             async for partition in ctx.paced(topic.partitions):
                 code = _outcome(ctx, topic.name, partition, directory.path)
                 outcomes.setdefault(topic.name, {})[partition] = code
-    return {"results": _results(outcomes)}
+    return {"results": await ctx.connection.aside(_results, outcomes)}
 
 
 def _outcome(ctx: RequestContext, name: str, partition: int, directory: str) -> int:
@@ -38,6 +38,7 @@ def _outcome(ctx: RequestContext, name: str, partition: int, directory: str) -> 
 
 
 def _results(outcomes: Mapping[str, Mapping[int, int]]) -> list[dict[str, Any]]:
+    """For any thread."""
     return [
         {
             "topic_name": name,

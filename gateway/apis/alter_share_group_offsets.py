@@ -46,12 +46,12 @@ async def _fill_in(
     """Have other workers alter their partitions, and put in what they say."""
     starts = {
         Place(topic.topic_name, asked.partition_index): asked.start_offset
-        for topic in request.topics
-        for asked in topic.partitions
+        async for topic in ctx.paced(request.topics)
+        async for asked in ctx.paced(topic.partitions)
     }
     found = await ctx.services.share.elsewhere.begin_at(request.group_id, starts, elsewhere)
     async for topic in ctx.paced(topics):
-        for partition in topic["partitions"]:
+        async for partition in ctx.paced(topic["partitions"]):
             place = Place(topic["topic_name"], partition["partition_index"])
             partition["error_code"] = found.get(place, partition["error_code"])
 

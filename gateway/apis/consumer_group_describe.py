@@ -74,9 +74,9 @@ async def _may_see_topics(ctx: RequestContext, members: list[dict[str, Any]]) ->
     """May the client see every topic that a member has, or is to have?"""
     names = {
         topic["topic_name"]
-        for member in members
+        async for member in ctx.paced(members)
         for what in ("assignment", "target_assignment")
-        for topic in member[what]["topic_partitions"]
+        async for topic in ctx.paced(member[what]["topic_partitions"])
     }
     allowed = await ctx.allowed(Operation.DESCRIBE, ResourceType.TOPIC, names)
     return all([name in allowed async for name in ctx.paced(names)])

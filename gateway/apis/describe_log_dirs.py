@@ -6,7 +6,7 @@ share one log, so a directory's files are not the sum of them.
 
 import asyncio
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -51,7 +51,7 @@ async def _topics(ctx: RequestContext, request: Message, here: frozenset[int]) -
     """The topics that have partitions in these containers."""
     if request.topics is None:
         every: list[Stream] = list(ctx.services.topics)
-        found = [_topic(stream, range(stream.slot_count), here) async for stream in ctx.paced(every)]
+        found = [await _topic(ctx, stream, range(stream.slot_count), here) async for stream in ctx.paced(every)]
         return [topic for topic in found if topic["partitions"]]
     asked: dict[str, dict[int, None]] = {}
     async for topic in ctx.paced(request.topics):
@@ -60,20 +60,23 @@ async def _topics(ctx: RequestContext, request: Message, here: frozenset[int]) -
     async for name, partitions in ctx.paced(asked.items()):
         stream = ctx.services.topics.get(name)
         there = [p for p in partitions if stream is not None and 0 <= p < stream.slot_count]
-        if stream is not None and there and (topic := _topic(stream, there, here))["partitions"]:
+        if stream is not None and there and (topic := await _topic(ctx, stream, there, here))["partitions"]:
             described.append(topic)
     return described
 
 
-def _topic(stream: Stream, partitions: range | list[int], here: frozenset[int]) -> dict[str, Any]:
+async def _topic(
+    ctx: RequestContext, stream: Stream, partitions: Iterable[int], here: frozenset[int]
+) -> dict[str, Any]:
     state = stream.state
     if not state.containers <= here:
-        partitions = [index for index in partitions if state.container_of_slot(index) in here]
-    sizes = {slot.number: slot.size_bytes for slot in stream.written_slots()}
-    return {
-        "name": stream.name,
-        "partitions": [{"partition_index": index, "partition_size": sizes.get(index, 0)} for index in partitions],
-    }
+        partitions = [index async for index in ctx.paced(partitions) if state.container_of_slot(index) in here]
+    return {"name": stream.name, "partitions": [_sized(stream, index) async for index in ctx.paced(partitions)]}
+
+
+def _sized(stream: Stream, index: int) -> dict[str, Any]:
+    slot = stream.known_slot(index)
+    return {"partition_index": index, "partition_size": 0 if slot is None else slot.size_bytes}
 
 
 def _error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:

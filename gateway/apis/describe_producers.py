@@ -35,7 +35,7 @@ async def describe_producers(ctx: RequestContext, request: Message) -> Mapping[s
     left = PRODUCERS_MAX
     async for name, indexes in ctx.paced(asked.items()):
         if not ctx.may(Operation.READ, ResourceType.TOPIC, name):
-            denied = [_failed(index, ErrorCode.topic_authorization_failed) for index in indexes]
+            denied = [_failed(index, ErrorCode.topic_authorization_failed) async for index in ctx.paced(indexes)]
             topics.append({"name": name, "partitions": denied})
             continue
         stream = ctx.services.readable(name)

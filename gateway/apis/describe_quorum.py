@@ -5,6 +5,7 @@ broker. As in Kafka, a request that names any partition beside it finds all of t
 """
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -21,9 +22,9 @@ LISTENER: Final = "PLAINTEXT"
 
 async def describe_quorum(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     ctx.require(Operation.DESCRIBE, ResourceType.CLUSTER)
-    asked = [(topic.topic_name, part.partition_index) for topic in request.topics for part in topic.partitions]
-    if asked != [(CLUSTER_METADATA, 0)]:
-        return {"error_message": "", "topics": _unknown(request)}
+    asked = ((topic.topic_name, part.partition_index) for topic in request.topics for part in topic.partitions)
+    if list(islice(asked, 2)) != [(CLUSTER_METADATA, 0)]:
+        return {"error_message": "", "topics": await ctx.connection.aside(_unknown, request)}
     partition = {**_partition(ctx), "error_message": ""}
     return {
         "error_message": "",
@@ -58,6 +59,7 @@ def _node(ctx: RequestContext) -> dict[str, Any]:
 
 
 def _unknown(request: Message) -> list[dict[str, Any]]:
+    """For any thread."""
     return [
         {
             "topic_name": topic.topic_name,

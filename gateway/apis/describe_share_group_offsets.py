@@ -53,7 +53,7 @@ async def _group(ctx: RequestContext, asked: Message) -> dict[str, Any]:
 async def _begun(ctx: RequestContext, group_id: str) -> dict[str, list[int]]:
     """The partitions that the group has begun, of topics that the client may see."""
     places: set[Place] = set()
-    async for key in ctx.paced(ctx.services.share.partitions.begun(group_id)):
+    async for key in ctx.paced(await ctx.services.share.partitions.begun(group_id)):
         stream = ctx.services.topics.by_uuid(key.topic)
         if stream is not None:
             places.add(Place(stream.name, key.partition))
@@ -72,7 +72,7 @@ async def _fill_in(
     """Put in what other workers say of their partitions."""
     found = await ctx.services.share.elsewhere.positions(group_id, elsewhere)
     async for topic in ctx.paced(topics):
-        for partition in topic["partitions"]:
+        async for partition in ctx.paced(topic["partitions"]):
             told = found.get(Place(topic["topic_name"], partition["partition_index"]))
             if told is not None:
                 partition |= {

@@ -4,8 +4,7 @@ Keeps: topics come in the order of their names, so that a cursor (topic, partiti
 what is still to come, whatever was created or deleted meanwhile.
 """
 
-import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -23,6 +22,8 @@ from gateway.wire.message import Message
 
 PARTITIONS_MAX: Final = 2_000
 """Partitions in one response, whatever the client asks for: Kafka's max.request.partition.size.limit."""
+SORTED_AT_ONCE: Final = 2_000
+"""Names that are sorted into a page together."""
 
 
 async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -39,7 +40,7 @@ async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Ma
     left = max(1, min(request.response_partition_limit, PARTITIONS_MAX))
     entries: list[dict[str, Any]] = []
     # One more than a page can hold: it is the next page's first.
-    page = heapq.nsmallest(left + 1, [name async for name in ctx.paced(every) if name >= first_name])
+    page = await _first_of(ctx, left + 1, [name async for name in ctx.paced(every) if name >= first_name])
     async for name in ctx.paced(page):
         if not left:
             return _page(entries, name, 0)
@@ -59,6 +60,14 @@ async def describe_topic_partitions(ctx: RequestContext, request: Message) -> Ma
         if end < stream.slot_count:
             return _page(entries, name, end)
     return {"topics": entries, "next_cursor": None}
+
+
+async def _first_of(ctx: RequestContext, count: int, names: Sequence[str]) -> list[str]:
+    """The first of many names, in their order."""
+    first: list[str] = []
+    async for begin in ctx.paced(range(0, len(names), SORTED_AT_ONCE)):
+        first = sorted([*first, *names[begin : begin + SORTED_AT_ONCE]])[:count]
+    return first
 
 
 def _page(entries: list[dict[str, Any]], topic: str, partition: int) -> Mapping[str, Any]:

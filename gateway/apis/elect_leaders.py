@@ -23,7 +23,7 @@ async def elect_leaders(ctx: RequestContext, request: Message) -> Mapping[str, A
     ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     if request.election_type not in (PREFERRED, UNCLEAN):
         why = f"Unknown election type {request.election_type}"
-        return _everywhere(request, Refusal(ErrorCode.invalid_request, why))
+        return await ctx.connection.aside(_everywhere, request, Refusal(ErrorCode.invalid_request, why))
     return {
         "replica_election_results": [
             {
@@ -49,6 +49,7 @@ def _outcome(ctx: RequestContext, name: str, partition: int) -> Refusal:
 
 
 def _everywhere(request: Message, refusal: Refusal) -> Mapping[str, Any]:
+    """The same for every partition. For any thread."""
     return {
         "error_code": refusal.code,
         "replica_election_results": [

@@ -47,6 +47,8 @@ READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 
 SEARCHES_AT_ONCE: Final = 32
 """Look-ups by time of one request that hold a batch in memory at the same time."""
+WAITING_AT_ONCE: Final = 500
+"""Look-ups of one topic that are begun together: each is a task of the event loop."""
 TOPICS_AT_ONCE: Final = 200
 """Topics that are looked up together; other requests are served in between."""
 TIMEOUT_SINCE: Final = 10
@@ -67,7 +69,7 @@ NOTHING: Final = Found()
 
 
 async def list_offsets(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    searches = asyncio.Semaphore(SEARCHES_AT_ONCE)
+    searches = _Searches(_patience_s(ctx, request))
     topics: list[dict[str, Any]] = []
     async for first in ctx.paced(range(0, len(request.topics), TOPICS_AT_ONCE)):
         some = request.topics[first : first + TOPICS_AT_ONCE]
@@ -75,13 +77,36 @@ async def list_offsets(ctx: RequestContext, request: Message) -> Mapping[str, An
     return {"topics": topics}
 
 
-async def _topic(ctx: RequestContext, request: Message, topic: Message, searches: asyncio.Semaphore) -> dict[str, Any]:
+def _patience_s(ctx: RequestContext, request: Message) -> float:
+    if ctx.version >= TIMEOUT_SINCE and request.timeout > 0:
+        return min(request.timeout / 1000, PATIENCE_MAX_S)
+    return PATIENCE_MAX_S
+
+
+class _Searches:
+    """The look-ups of one request that may have to wait: few at a time, and together no longer than the client does."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._until_s = asyncio.get_running_loop().time() + patience_s
+        self._at_once = asyncio.Semaphore(SEARCHES_AT_ONCE)
+
+    async def run(self, search: Callable[[], Awaitable[Found]]) -> Found:
+        try:
+            async with asyncio.timeout_at(self._until_s), self._at_once:
+                return await search()
+        except TimeoutError:
+            return Found(code=ErrorCode.request_timed_out)
+        except StoreError as failed:
+            return Found(code=code_of(failed, Asked.PARTITION))
+
+
+async def _topic(ctx: RequestContext, request: Message, topic: Message, searches: _Searches) -> dict[str, Any]:
     twice = await repeated_among(ctx, [partition.partition_index for partition in topic.partitions])
     is_allowed = ctx.may(Operation.DESCRIBE, ResourceType.TOPIC, topic.name)
     stream = ctx.services.readable(topic.name) if is_allowed else None
     unknown = ErrorCode.unknown_topic_or_partition if is_allowed else ErrorCode.topic_authorization_failed
     answers: dict[int, Found] = {}
-    awaited: dict[int, Awaitable[Found]] = {}
+    awaited: dict[int, Callable[[], Awaitable[Found]]] = {}
     async for asked in ctx.paced(topic.partitions):
         index = asked.partition_index
         slot = slot_of(stream, index)
@@ -90,12 +115,16 @@ async def _topic(ctx: RequestContext, request: Message, topic: Message, searches
         elif slot is None:
             answers[index] = Found(code=unknown)
         else:
-            answer = _answer(ctx, request, asked, slot, searches)
+            answer = _answer(ctx, request, asked, slot)
             if isinstance(answer, Found):
                 answers[index] = answer
             else:
                 awaited[index] = answer
-    answers |= zip(awaited, await asyncio.gather(*awaited.values()), strict=True)
+    waiting = list(awaited.items())
+    async for first in ctx.paced(range(0, len(waiting), WAITING_AT_ONCE)):
+        some = waiting[first : first + WAITING_AT_ONCE]
+        found = await asyncio.gather(*(searches.run(search) for _, search in some))
+        answers |= zip((index for index, _ in some), found, strict=True)
     return {
         "name": topic.name,
         "partitions": [_result(index, found) async for index, found in ctx.paced(answers.items())],
@@ -103,13 +132,9 @@ async def _topic(ctx: RequestContext, request: Message, topic: Message, searches
 
 
 def _answer(
-    ctx: RequestContext,
-    request: Message,
-    asked: Message,
-    slot: Slot,
-    searches: asyncio.Semaphore,
-) -> Found | Awaitable[Found]:
-    """The answer at once, if memory has it."""
+    ctx: RequestContext, request: Message, asked: Message, slot: Slot
+) -> Found | Callable[[], Awaitable[Found]]:
+    """The answer if memory has it, else the look-up of it."""
     store: Store = ctx.services.store
     if code := epoch_error(store, slot, asked.current_leader_epoch):
         return Found(code=code)
@@ -123,7 +148,7 @@ def _answer(
         return Found(code=code_of(elsewhere, Asked.PARTITION))
     end = slot.stable_end if request.isolation_level == READ_COMMITTED else slot.durable_end
     if isinstance(slot, InternalSlot):
-        return _searched(searches, PATIENCE_MAX_S, lambda: _of_internal(slot, asked.timestamp))
+        return lambda: _of_internal(slot, asked.timestamp)
     match asked.timestamp:
         case -1:
             return Found(end, leader_epoch=slot.leader_epoch)
@@ -134,26 +159,13 @@ def _answer(
         case -6:
             return NOTHING if hosted.tier is None else _earliest_pending(slot)
     openers: Openers = ctx.services.openers
-    patience_s = PATIENCE_MAX_S
-    if ctx.version >= TIMEOUT_SINCE and request.timeout > 0:
-        patience_s = min(request.timeout / 1000, PATIENCE_MAX_S)
     match asked.timestamp:
         case -4:
-            return _searched(searches, patience_s, lambda: _earliest_local(store, slot))
+            return lambda: _earliest_local(store, slot)
         case -3:
-            return _searched(searches, patience_s, lambda: _with_max_timestamp(store, openers, slot, end))
+            return lambda: _with_max_timestamp(store, openers, slot, end)
         case timestamp:
-            return _searched(searches, patience_s, lambda: _at_time(store, openers, slot, timestamp, end))
-
-
-async def _searched(searches: asyncio.Semaphore, patience_s: float, search: Callable[[], Awaitable[Found]]) -> Found:
-    try:
-        async with asyncio.timeout(patience_s), searches:
-            return await search()
-    except TimeoutError:
-        return Found(code=ErrorCode.request_timed_out)
-    except StoreError as failed:
-        return Found(code=code_of(failed, Asked.PARTITION))
+            return lambda: _at_time(store, openers, slot, timestamp, end)
 
 
 async def _of_internal(slot: InternalSlot, timestamp: int) -> Found:

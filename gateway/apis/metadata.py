@@ -10,11 +10,13 @@ Keeps: answering never waits for the log, and for a container that changes its n
 (`gateway.cluster.vacancies`). A topic that must be created first is answered with
 UNKNOWN_TOPIC_OR_PARTITION while its creation begins, and the client asks again. A topic's part of
 the response is encoded once per version: 10,000 partitions are 260 KB and would cost 50 ms each time.
+That of a topic with many partitions is encoded in a thread, once for all who wait for it.
 """
 
+import asyncio
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
 from typing import Any, Final
@@ -23,6 +25,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from core.streams.live import Stream
+from core.streams.state import StreamState
 from gateway.apis.shared.administration import NOT_ASKED, cluster_operations, tell_created
 from gateway.apis.shared.leaders import Leader, leaders_of
 from gateway.dispatch.context import RequestContext
@@ -41,6 +44,8 @@ TOPIC_IDS_FROM: Final = 12
 
 CACHE_BYTES_MAX: Final = 8 * 2**20
 """Encoded topics that are kept: about 30 of 10,000 partitions, or 60,000 small ones."""
+AT_ONCE: Final = 2_000
+"""Partitions that are encoded on the event loop, in some 2 ms; more of them in a thread."""
 
 _INDEX: Final = struct.Struct(">i")
 _SAMPLE_INDEX: Final = 0x01020304
@@ -52,7 +57,7 @@ async def metadata(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     listener = ctx.connection.listener
     broker = ctx.services
     if broker.vacancies:
-        await broker.vacancies.filled(_containers(ctx, request))
+        await broker.vacancies.filled(await _containers(ctx, request))
     entries = await _entries(ctx, request)
     return {
         "brokers": [
@@ -67,13 +72,17 @@ async def metadata(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     }
 
 
-def _containers(ctx: RequestContext, request: Message) -> set[int]:
+async def _containers(ctx: RequestContext, request: Message) -> set[int]:
     """Where the topics lie that are asked for."""
     services = ctx.services
     if request.topics is None or (ctx.version == 0 and not request.topics):
         return set(services.store.config.container_ids)
-    streams = (services.readable(topic.topic_id or topic.name) for topic in request.topics)
-    return {container for stream in streams if stream is not None for container in stream.state.containers}
+    found: set[int] = set()
+    async for topic in ctx.paced(request.topics):
+        stream = services.readable(topic.topic_id or topic.name)
+        if stream is not None:
+            found |= stream.state.containers
+    return found
 
 
 def _well_formed(version: int) -> Any:
@@ -87,7 +96,7 @@ async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
     if request.topics is None or (ctx.version == 0 and not request.topics):
         wanted: list[Stream] = [*ctx.services.topics, *ctx.services.internal_topics.listed()]
         return [
-            _known(ctx, request, stream)
+            await _known(ctx, request, stream)
             async for stream in ctx.paced(wanted)
             if not stream.deleted and ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, stream.name)
         ]
@@ -101,7 +110,7 @@ async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
             entries[topic.topic_id or name] = _denied(ctx, topic)
         elif stream is not None:
             if stream.name not in entries:
-                entries[stream.name] = _known(ctx, request, stream)
+                entries[stream.name] = await _known(ctx, request, stream)
         elif topic.topic_id:
             unknown = {"error_code": ErrorCode.unknown_topic_id, "topic_id": topic.topic_id}
             entries[topic.topic_id] = _encoded(ctx, unknown)
@@ -176,40 +185,63 @@ class _Cache:
 
 
 _cache: Final = _Cache()
+_being_made: Final[dict[tuple[object, ...], asyncio.Future[bytes]]] = {}
+"""Entries of many partitions, by what they are of, while a thread makes them."""
 
 
-def _known(ctx: RequestContext, request: Message, stream: Stream) -> bytes:
+async def _known(ctx: RequestContext, request: Message, stream: Stream) -> bytes:
     """The entry of a topic that exists."""
     operations = NOT_ASKED
     if request.include_topic_authorized_operations:
         operations = ctx.operations(ResourceType.TOPIC, stream.name)
     key = (stream.uuid, ctx.version, operations)
     leaders = leaders_of(ctx.services, stream)
-    state = (stream.slot_count, *chain.from_iterable(leaders.values()))
+    state = _places(stream.state, leaders)
     encoded = _cache.get(key, state)
     if encoded is None:
-        entry = {
-            "error_code": ErrorCode.none,
-            "name": stream.name,
-            "topic_id": stream.uuid,
-            "is_internal": stream.name in INTERNAL,
-            "partitions": _partitions(ctx.version, stream, leaders),
-            "topic_authorized_operations": operations,
-        }
-        encoded = _encoded(ctx, entry)
+        make = partial(_entry, ctx.version, stream.state, leaders, operations)
+        encoded = make() if stream.slot_count <= AT_ONCE else await _made_aside(ctx, (*key, state), make)
         _cache.put(key, state, encoded)
     return encoded
 
 
-def _partitions(version: int, stream: Stream, leaders: Mapping[int, Leader]) -> EncodedItems:
+async def _made_aside(ctx: RequestContext, what: tuple[object, ...], make: Callable[[], bytes]) -> bytes:
+    """Make an entry in a thread, if it is not being made already."""
+    making = _being_made.get(what)
+    if making is None:
+        making = _being_made[what] = asyncio.ensure_future(ctx.connection.aside(make))
+        making.add_done_callback(lambda _: _being_made.pop(what))
+    return await asyncio.shield(making)
+
+
+def _places(state: StreamState, leaders: Mapping[int, Leader]) -> tuple[int, ...]:
+    """What a topic's entry follows from, beside its name: how many partitions there are, where each lies, who leads."""
+    cut = state.current.epoch, state.container
+    return (state.slots, *cut, *chain.from_iterable((container, *leader) for container, leader in leaders.items()))
+
+
+def _entry(version: int, state: StreamState, leaders: Mapping[int, Leader], operations: int) -> bytes:
+    """The entry of a topic. For any thread."""
+    entry = {
+        "error_code": ErrorCode.none,
+        "name": state.name,
+        "topic_id": state.uuid,
+        "is_internal": state.name in INTERNAL,
+        "partitions": _partitions(version, state, leaders),
+        "topic_authorized_operations": operations,
+    }
+    return bytes(response_codec(KEY, version).encode_item(("topics",), entry))
+
+
+def _partitions(version: int, state: StreamState, leaders: Mapping[int, Leader]) -> EncodedItems:
     """A sample of each container's partitions, with every index in its place."""
-    count = stream.slot_count
+    count = state.slots
     samples = {container: _sample(version, leader) for container, leader in leaders.items()}
     if len(set(samples.values())) == 1:
         head, tail = next(iter(samples.values()))
         return EncodedItems(count, head + (tail + head).join(map(_INDEX.pack, range(count))) + tail)
     items: list[bytes] = [b""] * count
-    for container, slots in stream.state.slots_by_container().items():
+    for container, slots in state.slots_by_container().items():
         head, tail = samples[container]
         for index in slots:
             items[index] = head + _INDEX.pack(index) + tail

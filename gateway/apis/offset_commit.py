@@ -5,7 +5,7 @@ unknown group with GROUP_ID_NOT_FOUND (KIP-848), v10 names topics by id.
 
 Keeps: an offset is acknowledged when it is in the log. Topics are looked up, the group asked and the
 write submitted without an await in between, so commits of one connection stay in order (one with many partitions is
-alone on its connection).
+alone on its connection, and gives way between its commits).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.consumer.committing import Place
 from gateway.groups.offsets.service import OffsetCommit
+from gateway.network.turns import Stint
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
@@ -28,20 +29,26 @@ MEMBER_EPOCHS_FROM: Final = 9
 """Before, a member of the consumer protocol cannot commit: it has no generation."""
 TOPIC_IDS_FROM: Final = 10
 AT_ONCE: Final = 1_200
-"""Partitions of one commit. A request with more makes several; being large, it is alone on its connection."""
+"""Partitions that one commit is made of. A request with more makes several; being large, it is alone on its
+connection."""
 
 
 async def offset_commit(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     by_id = ctx.version >= TOPIC_IDS_FROM
     group = _Group(ctx, request)
+    stint = Stint(ctx.connection.turns, ctx.connection.party)
+    looked_at = 0
     topics = []
     for topic in request.topics:
         partitions = []
         for partition in topic.partitions:
             partitions.append(group.take(topic, partition, by_id))
-            if len(group.commits) >= AT_ONCE:
+            looked_at += 1
+            if looked_at % AT_ONCE == 0:
                 await group.commit()
+                if stint.is_over:
+                    await stint.give_way()
         topics.append({**_identity(topic, by_id), "partitions": partitions})
     await group.commit()
     return {"topics": topics}

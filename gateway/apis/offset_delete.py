@@ -13,6 +13,9 @@ from gateway.groups.offsets.committed import Subscriber
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
+AT_ONCE: Final = 1_200
+"""Partitions whose offsets are deleted together."""
+
 
 async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     ctx.require(Operation.DELETE, ResourceType.GROUP, request.group_id)
@@ -27,10 +30,11 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
         async for partition in ctx.paced(topic.partitions)
     }
     places = [place async for place, error in ctx.paced(errors.items()) if not error]
-    error = await groups.offsets.delete(request.group_id, places)
-    if error:
-        return error_response(request, ctx.version, error)
-    for name in dict.fromkeys(name for name, _ in places):
+    async for first in ctx.paced(range(0, len(places), AT_ONCE)):
+        error = await groups.offsets.delete(request.group_id, places[first : first + AT_ONCE])
+        if error:
+            return error_response(request, ctx.version, error)
+    async for name in ctx.paced({name: None async for name, _ in ctx.paced(places)}):
         ctx.tell("offsets deleted", name=request.group_id, topic=name)
     return {
         "error_code": ErrorCode.none,
@@ -45,7 +49,7 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
                     async for partition in ctx.paced(topic.partitions)
                 ],
             }
-            for topic in request.topics
+            async for topic in ctx.paced(request.topics)
         ],
     }
 

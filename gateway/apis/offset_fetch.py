@@ -9,8 +9,8 @@ RequireStable, an offset that a transaction may still change is UNSTABLE_OFFSET_
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from typing import Any, Final, TypeVar
 
 from kio.schema.errors import ErrorCode
 
@@ -27,6 +27,8 @@ GROUPS_FROM: Final = 8
 MEMBER_EPOCHS_FROM: Final = 9
 TOPIC_IDS_FROM: Final = 10
 NO_OFFSET: Final = CommittedOffset(-1, NO_EPOCH, "", -1)
+
+_T = TypeVar("_T")
 
 
 async def offset_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -67,7 +69,8 @@ async def _fetch_group(ctx: RequestContext, group: Message, require_stable: bool
     if group.topics is None:
         return {"error_code": ErrorCode.none, "topics": await _all_topics(offsets, by_id)}
     answer = _topic_by_id if by_id else _topic_by_name
-    return {"error_code": ErrorCode.none, "topics": [await answer(offsets, topic) for topic in group.topics]}
+    topics = [await answer(offsets, topic) async for topic in ctx.paced(group.topics)]
+    return {"error_code": ErrorCode.none, "topics": topics}
 
 
 class _Offsets:
@@ -89,7 +92,15 @@ class _Offsets:
         return self._ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, name)
 
     async def partitions(self, name: str, indexes: Iterable[int]) -> list[dict[str, Any]]:
-        return [self._partition(OffsetKey(self._group_id, name, i)) async for i in self._ctx.paced(indexes)]
+        return [self._partition(OffsetKey(self._group_id, name, i)) async for i in self.paced(indexes)]
+
+    def paced(self, items: Iterable[_T]) -> AsyncIterator[_T]:
+        """See `RequestContext.paced`."""
+        return self._ctx.paced(items)
+
+    async def none(self, indexes: Iterable[int], code: int) -> list[dict[str, Any]]:
+        """The same error for each partition."""
+        return [_partition(index, NO_OFFSET, code) async for index in self.paced(indexes)]
 
     def _partition(self, key: OffsetKey) -> dict[str, Any]:
         if self._require_stable and self._pending.is_unstable(key):
@@ -107,7 +118,7 @@ class _Offsets:
 
 async def _all_topics(offsets: _Offsets, by_id: bool) -> list[dict[str, Any]]:
     topics = []
-    for name, indexes in offsets.all().items():
+    async for name, indexes in offsets.paced(offsets.all().items()):
         if not offsets.may_list(name):
             continue
         identity: dict[str, Any] = {"name": name}
@@ -122,21 +133,19 @@ async def _all_topics(offsets: _Offsets, by_id: bool) -> list[dict[str, Any]]:
 
 async def _topic_by_name(offsets: _Offsets, topic: Message) -> dict[str, Any]:
     if not offsets.may_tell(topic.name):
-        return {"name": topic.name, "partitions": _all_failed(topic, ErrorCode.topic_authorization_failed)}
+        denied = await offsets.none(topic.partition_indexes, ErrorCode.topic_authorization_failed)
+        return {"name": topic.name, "partitions": denied}
     return {"name": topic.name, "partitions": await offsets.partitions(topic.name, topic.partition_indexes)}
-
-
-def _all_failed(topic: Message, code: int) -> list[dict[str, Any]]:
-    return [_partition(index, NO_OFFSET, code) for index in topic.partition_indexes]
 
 
 async def _topic_by_id(offsets: _Offsets, topic: Message) -> dict[str, Any]:
     stream = offsets.topics.by_uuid(topic.topic_id)
-    if stream is None:
-        return {"topic_id": topic.topic_id, "partitions": _all_failed(topic, ErrorCode.unknown_topic_id)}
-    if not offsets.may_tell(stream.name):
-        return {"topic_id": topic.topic_id, "partitions": _all_failed(topic, ErrorCode.topic_authorization_failed)}
-    return {"topic_id": topic.topic_id, "partitions": await offsets.partitions(stream.name, topic.partition_indexes)}
+    if stream is not None and offsets.may_tell(stream.name):
+        found = await offsets.partitions(stream.name, topic.partition_indexes)
+    else:
+        code = ErrorCode.unknown_topic_id if stream is None else ErrorCode.topic_authorization_failed
+        found = await offsets.none(topic.partition_indexes, code)
+    return {"topic_id": topic.topic_id, "partitions": found}
 
 
 def _partition(index: int, committed: CommittedOffset, error: int = ErrorCode.none) -> dict[str, Any]:

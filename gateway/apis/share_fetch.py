@@ -5,7 +5,8 @@ and the choice of how records are counted: the batch in which a fetch has enough
 
 Keeps: a record is in an answer only when its member holds it, and only as long as the client may read it. As in Kafka,
 a partition that a session has newly is in the answer though it has no records, and a member that asks for no records
-gets none. Records are read when all else is done, and sent from the memory in which they were found.
+gets none. Records are read while acknowledgements are being stored, and sent from the memory in which they were found:
+the log may have that back at any time, for a copy.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from core.streams.live import Slot
 from gateway.apis.shared.new_groups import NOT_SERVED, refused
-from gateway.apis.shared.sharing import by_topic, check_member, place, serves_share_groups, settle
+from gateway.apis.shared.sharing import Settled, by_topic, check_member, place, serves_share_groups, settle
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.share.delivery import NOTHING, Delivery, Wanted, deliver
@@ -50,12 +51,14 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
     ctx.require(Operation.READ, ResourceType.GROUP, request.group_id or "")
     try:
         group_id, member_id = check_member(request)
-        session, added = _session(ctx, request, group_id, member_id)
+        session, added = await _session(ctx, request, group_id, member_id)
     except Refusal as refusal:
         return refused(refusal)
     settled = await settle(ctx, group_id, member_id, request.topics)
-    outcome = await settled.stored()
-    answers = await _fetched(ctx, request, session, is_urgent=bool(outcome))
+    answers = await _fetched(ctx, request, session, is_urgent=bool(settled.outcome))
+    outcome = await _stored(ctx, settled, answers)
+    if session.gave_back:  # while that was waited for, or by this request
+        answers = {}
     for key, why in outcome.items():
         answer = answers.setdefault(key, {"records": b""})
         if why is not None:
@@ -63,10 +66,21 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
     for key in added:
         answers.setdefault(key, {"records": b""})
     return {
-        "throttle_time": _counted(ctx, sum(len(answer["records"]) for answer in answers.values())),
+        "throttle_time": _counted(ctx, _Records(answers).size),
         "responses": by_topic(answers),
         "acquisition_lock_timeout": ctx.services.share.settings(group_id).lock_ms,
     }
+
+
+async def _stored(
+    ctx: RequestContext, settled: Settled, answers: dict[PlaceKey, dict[str, Any]]
+) -> dict[PlaceKey, Refusal | None]:
+    """What acknowledgements came to, once that will survive; records that were found meanwhile are kept."""
+    if not settled.outcome:
+        return {}
+    records = _Records(answers)
+    with ctx.connection.keeping(records, records.size):
+        return await settled.stored()
 
 
 async def _fetched(
@@ -93,25 +107,27 @@ def _counted(ctx: RequestContext, size: int) -> int:
     return pause_ms
 
 
-def _session(
+async def _session(
     ctx: RequestContext, request: Message, group_id: str, member_id: str
 ) -> tuple[ShareSession, Sequence[PlaceKey]]:
     """The session of a request, with its partitions as the request has them, and those that it adds. Raises Refusal."""
     epoch = request.share_session_epoch
-    acknowledges = any(partition.acknowledgement_batches for topic in request.topics for partition in topic.partitions)
-    if epoch == INITIAL_EPOCH and acknowledges:
-        raise invalid_request("A request that begins a share session has no acknowledgements.")
+    if epoch == INITIAL_EPOCH:
+        async for topic in ctx.paced(request.topics):
+            async for partition in ctx.paced(topic.partitions):
+                if partition.acknowledgement_batches:
+                    raise invalid_request("A request that begins a share session has no acknowledgements.")
     if ctx.connection.closed:
         raise Refusal(ErrorCode.network_exception)  # nobody hears it; a session would never end
     session = ctx.services.share.sessions.take(group_id, member_id, epoch, ctx.connection)
     added: list[PlaceKey] = []
     if epoch != FINAL_EPOCH:
-        for topic in request.topics:
-            for partition in topic.partitions:
+        async for topic in ctx.paced(request.topics):
+            async for partition in ctx.paced(topic.partitions):
                 if session.add(key := PlaceKey(group_id, topic.topic_id, partition.partition_index)):
                     added.append(key)
-    for topic in request.forgotten_topics_data:
-        for number in topic.partitions:
+    async for topic in ctx.paced(request.forgotten_topics_data):
+        async for number in ctx.paced(topic.partitions):
             session.forget(PlaceKey(group_id, topic.topic_id, number))
     return session, added
 
@@ -128,7 +144,7 @@ class _Fetch:
         self._wait_s = min(max(request.max_wait, 0), MAX_WAIT_MS) / 1_000
         self._news = asyncio.Event()
         self._watched: list[tuple[LivePartition, Slot]] = []
-        self._answers: dict[PlaceKey, dict[str, Any]] = {}
+        self._records = _Records({})
 
     async def run(self, *, is_urgent: bool) -> dict[PlaceKey, dict[str, Any]]:
         """Answers of the partitions that have records or errors. `is_urgent`: there is something to tell already."""
@@ -154,14 +170,14 @@ class _Fetch:
 
     async def _look(self) -> dict[PlaceKey, dict[str, Any]]:
         answers: dict[PlaceKey, dict[str, Any]] = {}
-        self._answers = answers
+        self._records = records = _Records(answers)
         bytes_left, records_left = self._max_bytes, self._max_records
         self._unwatch()
         async for key in self._ctx.paced(list(self._session.places)):
             if bytes_left <= 0 or (records_left <= 0 < self._max_records) or self._session.is_ended:
                 break
             if self._ctx.services.share.partitions.find(key) is None:  # it is opened: its row is written to the log
-                self._keep_copies()
+                records.copy_views()
             try:
                 live, slot = await place(self._ctx, key)
                 if not self._max_records:  # its group has begun it now, that is all
@@ -182,7 +198,7 @@ class _Fetch:
     async def _deliver(self, live: LivePartition, slot: Slot, bytes_left: int, records_left: int) -> Delivery:
         services = self._ctx.services
         member_id = self._session.member_id
-        wanted = Wanted(member_id, bytes_left, records_left, self._whole, self._keep_copies)
+        wanted = Wanted(member_id, bytes_left, records_left, self._whole, self._records.copy_views)
         try:
             got = await deliver(services.store, services.clock, services.openers, live, slot, wanted)
         except StoreError as error:
@@ -193,12 +209,6 @@ class _Fetch:
             live.take_back(member_id, got.acquired)
             return NOTHING
         return got
-
-    def _keep_copies(self) -> None:
-        """A disk is waited for: a view of what was found until now would keep the log from using its memory again."""
-        for answer in self._answers.values():
-            if isinstance(answer["records"], Parts):
-                answer["records"] = answer["records"].copied()
 
     # News: of new records, of records that are available again
 
@@ -221,6 +231,29 @@ class _Fetch:
 
     def slot_changed(self, slot: Slot) -> None:
         self._news.set()
+
+
+class _Records:
+    """The records of answers that are not sent yet: views of the log's memory, which it cannot use again before they are
+    copied."""
+
+    def __init__(self, answers: dict[PlaceKey, dict[str, Any]]) -> None:
+        self._answers = answers
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(len(answer["records"]) for answer in self._answers.values())
+
+    def copy_views(self) -> int:
+        """Keep copies instead; returns how many bytes were copied."""
+        size = 0
+        for answer in self._answers.values():
+            records = answer["records"]
+            if isinstance(records, Parts):
+                answer["records"] = records.copied()
+                size += records.size
+        return size
 
 
 def _told(got: Delivery) -> dict[str, Any]:

@@ -46,9 +46,13 @@ async def share_group_describe(ctx: RequestContext, request: Message) -> Mapping
 
 async def _described(ctx: RequestContext, group: ShareGroup) -> dict[str, Any]:
     members = [await _member(ctx, group, member) async for member in ctx.paced(list(group.members.values()))]
-    names = {topic["topic_name"] for member in members for topic in member["assignment"]["topic_partitions"]}
+    names = {
+        topic["topic_name"]
+        async for member in ctx.paced(members)
+        async for topic in ctx.paced(member["assignment"]["topic_partitions"])
+    }
     allowed = await ctx.allowed(Operation.DESCRIBE, ResourceType.TOPIC, names)
-    may_see = all(name in allowed for name in names)
+    may_see = all([name in allowed async for name in ctx.paced(names)])
     return {
         "error_code": ErrorCode.none if may_see else ErrorCode.topic_authorization_failed,
         "error_message": None if may_see else UNSEEN,

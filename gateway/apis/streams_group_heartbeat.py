@@ -23,11 +23,13 @@ from gateway.groups.streams.checks import check_heartbeat
 from gateway.groups.streams.messages import (
     Endpoint,
     EndpointParts,
+    Extents,
     Heartbeat,
     HeartbeatAnswer,
     Task,
     Tasks,
     TopicPart,
+    extents_of,
 )
 from gateway.groups.streams.statuses import Status, StatusCode
 from gateway.groups.streams.topology import InternalTopic, Subtopology, TopicInfo, Topology
@@ -65,7 +67,7 @@ async def streams_group_heartbeat(ctx: RequestContext, request: Message) -> Mapp
         failed = await _make(ctx, answer.missing)
     except Refusal as refusal:
         return {**refused(refusal), "status": []}
-    size = 0 if answer.tasks is None else len(answer.tasks.active) + len(answer.tasks.standby)
+    size = 0 if answer.assigned is None else len(answer.assigned.active) + len(answer.assigned.standby)
     size += 0 if answer.endpoints is None else answer.endpoints.size
     if size <= TASKS_AT_ONCE:
         return _response(answer, failed)
@@ -98,13 +100,13 @@ def _check_served(request: Message) -> None:
 
 async def _heartbeat(ctx: RequestContext, request: Message, topology: Topology | None) -> Heartbeat:
     endpoint = request.user_endpoint
-    owned = None
+    owned = extents = None
     if request.active_tasks is not None:
         told = request.active_tasks, request.standby_tasks or ()
         if sum(len(one.partitions) for tasks in told for one in tasks) <= TASKS_AT_ONCE:
-            owned = _owned(*told)
+            owned, extents = _owned(*told)
         else:
-            owned = await ctx.connection.aside(_owned, *told)
+            owned, extents = await ctx.connection.aside(_owned, *told)
     return Heartbeat(
         member_id=request.member_id,
         epoch=request.member_epoch,
@@ -112,6 +114,7 @@ async def _heartbeat(ctx: RequestContext, request: Message, topology: Topology |
         rebalance_timeout_ms=request.rebalance_timeout,
         topology=topology,
         owned=owned,
+        extents=extents,
         process_id=request.process_id,
         endpoint=None if endpoint is None else Endpoint(endpoint.host, endpoint.port),
         tags=None if request.client_tags is None else {tag.key: tag.value for tag in request.client_tags},
@@ -122,8 +125,9 @@ async def _heartbeat(ctx: RequestContext, request: Message, topology: Topology |
     )
 
 
-def _owned(active: Sequence[Message], standby: Sequence[Message]) -> Tasks:
-    return Tasks(_tasks(active), _tasks(standby))
+def _owned(active: Sequence[Message], standby: Sequence[Message]) -> tuple[Tasks, Extents]:
+    tasks = Tasks(_tasks(active), _tasks(standby))
+    return tasks, extents_of(tasks)
 
 
 def _tasks(told: Sequence[Message]) -> frozenset[Task]:
@@ -231,7 +235,7 @@ async def _make(ctx: RequestContext, missing: Sequence[InternalTopic]) -> str:
 
 
 def _response(answer: HeartbeatAnswer, failed: str) -> Mapping[str, Any]:
-    tasks = answer.tasks
+    tasks = answer.assigned
     return {
         "error_code": ErrorCode.none,
         "member_id": answer.member_id,

@@ -16,14 +16,15 @@ from typing import Annotated, Final, cast
 import typer
 
 from gateway import __version__
-from gateway.cli.options import SERVING, AsJson, Settings, TakeOver, configured
+from gateway.cli.options import SERVING, AsJson, File, Settings, TakeOver, configured
 from gateway.exits import ExitCode
 
 app = typer.Typer(
     name="penstock",
     help="A Kafka-compatible gateway over an elastic, tiered segment store.",
-    epilog="Exit codes: 0 clean, 1 defect, 2 configuration or rights, 3 directory, port or storage taken, "
-    "4 corruption, 5 storage failure.",
+    epilog="Exit codes: 0 done, or stopped cleanly; 1 not done, or something was found (differences, damage, "
+    "faults); of `serve` a defect; 2 configuration, command line or rights; 3 directory, port or storage taken; "
+    "4 corruption; 5 storage failure.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,  # rich's tracebacks would print the values of variables, secrets among them
@@ -51,10 +52,7 @@ def penstock(
 @configured(*SERVING)
 def serve(
     settings: Settings,
-    file: Annotated[
-        Path | None,
-        typer.Argument(metavar="FILE", help="The same as --config: a TOML file, or Kafka's server.properties."),
-    ] = None,
+    file: File = None,
     ready_file: Annotated[
         Path | None,
         typer.Option(
@@ -83,13 +81,16 @@ def serve(
 @configured(*SERVING)
 def worker(
     settings: Settings,
-    file: Annotated[Path | None, typer.Argument(metavar="FILE")] = None,
+    file: File = None,
     ready_file: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     take_over: TakeOver = False,
     assignment: Annotated[str, typer.Option(metavar="JSON")] = "",
 ) -> None:
     """One worker of `penstock serve --workers`, which starts it with its own flags."""
     gc.disable()
+    if not assignment:
+        typer.echo("penstock: workers are started by `penstock serve --workers N`, not by hand", err=True)
+        raise typer.Exit(ExitCode.CONFIGURATION)
     loaded = settings.over(file).load()
 
     from gateway.process import workers
@@ -101,6 +102,7 @@ def worker(
 @configured(*SERVING)
 def recover(
     settings: Settings,
+    file: File = None,
     ready_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Has no effect here.")] = None,
     take_over: TakeOver = False,
     drill: Annotated[
@@ -117,7 +119,7 @@ def recover(
     ] = False,
 ) -> None:
     """Make a data directory from long-term storage when the old one is lost. Takes the flags of `serve`."""
-    loaded = settings.load()
+    loaded = settings.over(file).load()
 
     from gateway.cli import recover as recovering
 

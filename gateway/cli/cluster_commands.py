@@ -177,31 +177,44 @@ async def _nodes(seen: Observer) -> list[dict[str, Any]]:
 async def _status(seen: Observer, output: Output) -> ExitCode:
     nodes, rows = await _nodes(seen), _rows(seen)
     sentences = advice(_seen(seen, nodes))
+    facts: dict[str, Any] = {"cluster": seen.meta.cluster, "level": seen.coordination.level}
     if output.as_json:
-        containers = [
-            {
-                "id": row.container,
-                "node": row.node,
-                "epoch": row.epoch,
-                "state": row.state,
-                "moves_to": row.target,
-                "log_bytes": row.log_bytes,
-                "bytes_in_s": row.bytes_in_s,
-                "bytes_out_s": row.bytes_out_s,
-                "load": round(row.weight, 4),
-            }
-            for row in rows
-        ]
-        facts = {"cluster": seen.meta.cluster, "level": seen.coordination.level, "epoch": seen.epoch}
         moves = [
             {"stream": name, "slot": one.place[1], "to": one.target, "refused": one.why_not or None}
             for name, one in seen.moves()
         ]
+        facts["epoch"] = seen.epoch
+        containers = [_in_json(row) for row in rows]
         output.result({**facts, "nodes": nodes, "containers": containers, "moves": moves, "advice": sentences})
         return ExitCode.CLEAN
-    facts = {"cluster": seen.meta.cluster, "level": seen.coordination.level}
     output.fields({**facts, "containers": seen.meta.containers, "last epoch": seen.epoch})
     output.line("")
+    _show_nodes(nodes, output)
+    output.line("")
+    _show_containers(rows, output)
+    for name, one in seen.moves()[:MOVES_SHOWN]:
+        what = f"partition {one.place[1]} of {name} is on its way to container {one.target}"
+        output.note(f"{what}, and stays where it is: {one.why_not}" if one.why_not else what)
+    for sentence in sentences:
+        output.note(sentence)
+    return ExitCode.CLEAN
+
+
+def _in_json(row: _Row) -> dict[str, Any]:
+    return {
+        "id": row.container,
+        "node": row.node,
+        "epoch": row.epoch,
+        "state": row.state,
+        "moves_to": row.target,
+        "log_bytes": row.log_bytes,
+        "bytes_in_s": row.bytes_in_s,
+        "bytes_out_s": row.bytes_out_s,
+        "load": round(row.weight, 4),
+    }
+
+
+def _show_nodes(nodes: Sequence[Mapping[str, Any]], output: Output) -> None:
     output.table(
         ("node", "addresses", "state", "level", "lease renewed", "containers", "load"),
         [
@@ -217,7 +230,9 @@ async def _status(seen: Observer, output: Output) -> ExitCode:
             for one in nodes
         ],
     )
-    output.line("")
+
+
+def _show_containers(rows: Sequence[_Row], output: Output) -> None:
     output.table(
         ("container", "node", "epoch", "state", "log", "in /s", "out /s", "load"),
         [
@@ -234,12 +249,6 @@ async def _status(seen: Observer, output: Output) -> ExitCode:
             for row in rows
         ],
     )
-    for name, one in seen.moves()[:MOVES_SHOWN]:
-        what = f"partition {one.place[1]} of {name} is on its way to container {one.target}"
-        output.note(f"{what}, and stays where it is: {one.why_not}" if one.why_not else what)
-    for sentence in sentences:
-        output.note(sentence)
-    return ExitCode.CLEAN
 
 
 def _seen(seen: Observer, nodes: Sequence[Mapping[str, Any]]) -> Seen:

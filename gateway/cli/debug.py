@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.options import SERVING, AsJson, Settings, configured
+from gateway.cli.options import SERVING, AsJson, File, Settings, configured
 from gateway.cli.output import Output, Size
 from gateway.cli.refused import run
 
@@ -25,6 +25,7 @@ def debug() -> None:
 @configured(*SERVING)
 def bundle(
     settings: Settings,
+    file: File = None,
     log: Annotated[Path | None, typer.Option(metavar="FILE", help="Log file, whose last 10 MiB are added.")] = None,
     output: Annotated[
         Path | None,
@@ -36,7 +37,7 @@ def bundle(
 
     It has no secrets and no records; topics and addresses may be named in it. Look at it before you pass it on.
     """
-    config = settings.load()
+    config = settings.over(file).load()
 
     from gateway.cli.debug_bundle import make
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from gateway.cli.options import SERVING, AsJson, Settings, configured
+from gateway.cli.options import SERVING, AsJson, File, Settings, configured
 from gateway.cli.output import Output
 from gateway.cli.refused import run
 from gateway.exits import ExitCode
@@ -24,13 +24,13 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command("doctor", short_help="Look at ports, disks, clock, long-term storage: what is wrong, and what to do.")
 @configured(*SERVING)
-def doctor(settings: Settings, as_json: AsJson = False) -> None:
+def doctor(settings: Settings, file: File = None, as_json: AsJson = False) -> None:
     """Look at all that a gateway needs, also beside one that runs: what is wrong, and what to do.
 
     Takes the flags of `serve`. Long-term storage is tried with scratch objects, which are removed. Exit code 0 without
     failures, 1 with one, 2 if the configuration does not load.
     """
-    sys.exit(run(lambda: _doctor(settings, Output(as_json=as_json))))
+    sys.exit(run(lambda: _doctor(settings.over(file), Output(as_json=as_json))))
 
 
 def _doctor(settings: Settings, output: Output) -> ExitCode:

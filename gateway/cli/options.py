@@ -28,6 +28,11 @@ ConfigFile = Annotated[
         "variables (log.sync.mode is PENSTOCK_LOG_SYNC_MODE), then flags.",
     ),
 ]
+File = Annotated[
+    Path | None,
+    typer.Argument(metavar="FILE", help="The same as --config: a TOML file, or Kafka's server.properties."),
+]
+"""For commands that take the flags of `serve`; pass it to `Settings.over`."""
 Assignments = Annotated[
     list[str] | None,
     typer.Option(

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="tier2",
-    help="List the data in long-term storage, and check it against the store's knowledge.",
-    short_help="Look at long-term storage, and check it.",
+    help="List the data in long-term storage, check it against the store's knowledge, or make a place there one's own.",
+    short_help="Look at long-term storage, check it, take it over.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -1,4 +1,4 @@
-"""`penstock users`: the first users, made while no gateway runs; later ones are made by Kafka's tools."""
+"""`penstock users`: the first users, made while no gateway runs; later ones by `penstock credentials`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gateway.cli.output import Output
 app = typer.Typer(
     name="users",
     help="Add, list and delete the users of SCRAM while no gateway runs on the data directory. While one runs: "
-    "kafka-configs.sh --alter --add-config 'SCRAM-SHA-512=[password=...]' --entity-type users --entity-name NAME.",
+    "`penstock credentials`, or kafka-configs.sh.",
     short_help="Add, list and delete users of SCRAM while no gateway runs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 DATA: Final = ("data_dir",)
-Name = Annotated[str, typer.Argument(help="The user's name, without `User:`.", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name, without `User:`.", show_default=False)]
 PasswordFile = Annotated[
     Path | None,
     typer.Option(

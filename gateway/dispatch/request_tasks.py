@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -183,8 +184,12 @@ class RequestTasks:
         if respond is None:
             slot.close("the handler failed")
             return
+        make = partial(respond, request, route.version, code)
         try:
-            parts = await self._encoded(route, [respond(request, route.version, code)])
+            values = await self.aside(make) if slot.charge >= ASIDE_ITEMS_MIN * ELEMENT_BYTES else make()
+            held = [values]
+            del values
+            parts = await self._encoded(route, held)
         except Exception:
             logger.exception("%s v%d: no error response", route.name, route.version)
             slot.close("the handler failed")

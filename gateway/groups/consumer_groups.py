@@ -1,12 +1,14 @@
 """The shell around consumer groups (KIP-848): their heartbeats, and the topics that they learn of.
 
 Keeps: an answer leaves when all that it tells is stored and synced. Long lists of topics are gone through in turns,
-regular expressions over many are held against them in a thread.
+regular expressions over many are held against them in a thread, one pass after the other: what a pass finds is known to
+its group before the next one looks, so that no topic comes or goes unseen between the two.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 FORM: Final = Form(CONSUMER_TABLE, ConsumerGroup.head_key, encode_key, row, unfinished_head, all_keys)
 TOPICS_SETTLE_S: Final = 0.1
 """Changes of topics within this time make one new target: topics often come in numbers."""
+
+_log: Final = logging.getLogger(__name__)
 
 
 class ConsumerGroups(RowGroups[ConsumerGroup, RowKey]):
@@ -69,6 +73,7 @@ class ConsumerGroups(RowGroups[ConsumerGroup, RowKey]):
             new_id=lambda: str(uuid.uuid4()),
         )
         self._resolving: dict[ConsumerGroup, asyncio.Task[None]] = {}
+        self._matching = asyncio.Lock()  # of one pass of regular expressions over topics
         self._looking: dict[ConsumerGroup, asyncio.Task[None]] = {}
         self._changed_topics: set[str] = set()
         self._topics_task: asyncio.Task[None] | None = None
@@ -163,9 +168,10 @@ class ConsumerGroups(RowGroups[ConsumerGroup, RowKey]):
         return regexes.matching(pattern, self._names())
 
     async def _resolve_all(self, group: ConsumerGroup) -> None:
-        found = await regexes.matching_each(list(group.subscriptions.regexes), self._names)
-        seen = {regex: await self._seen(group, regex, topics) for regex, topics in found.items()}
-        group.resolved(seen, self._now())
+        async with self._matching:
+            found = await regexes.matching_each(list(group.subscriptions.regexes), self._names)
+            seen = {regex: await self._seen(group, regex, topics) for regex, topics in found.items()}
+            group.resolved(seen, self._now())
 
     async def _seen(self, group: ConsumerGroup, regex: str, topics: frozenset[str]) -> frozenset[str]:
         """Those of the topics that members may see; after a start, until one has come, no new ones."""
@@ -193,21 +199,28 @@ class ConsumerGroups(RowGroups[ConsumerGroup, RowKey]):
     async def _look_at_topics(self, changed: set[str] | None) -> None:
         """Tell the groups of changed topics; None: of all topics."""
         async for group in in_turns(list(self._groups())):
-            if group.subscriptions.regexes and changed is None:
-                await self._resolve_all(group)
-            elif group.subscriptions.regexes and changed is not None:
-                await self._resolve_anew(group, changed)
-            if changed is None or any(map(group.subscriptions.wants, changed)):
-                group.topics_changed(self._now(), changed)
-            self._see_to_itself(group)
+            try:
+                await self._tell_of_topics(group, changed)
+            except Exception:  # the others must hear of them all the same
+                _log.exception("a group could not be told of topics", extra={"group": group.group_id})
         if self._changed_topics:
             await self._look_later()
 
+    async def _tell_of_topics(self, group: ConsumerGroup, changed: set[str] | None) -> None:
+        if group.subscriptions.regexes and changed is None:
+            await self._resolve_all(group)
+        elif group.subscriptions.regexes and changed is not None:
+            await self._resolve_anew(group, changed)
+        if changed is None or any(map(group.subscriptions.wants, changed)):
+            group.topics_changed(self._now(), changed)
+        self._see_to_itself(group)
+
     async def _resolve_anew(self, group: ConsumerGroup, changed: set[str]) -> None:
         """Hold a group's regular expressions against the changed topics only."""
-        present = [name for name in changed if self._topics.get(name) is not None]
-        found = await regexes.matching_each(list(group.subscriptions.resolved), lambda: present)
-        seen = {regex: await self._seen(group, regex, topics) for regex, topics in found.items()}
-        resolved = group.subscriptions.resolved
-        anew = {regex: (resolved[regex] - changed) | topics for regex, topics in seen.items() if regex in resolved}
-        group.resolved(anew, self._now())
+        async with self._matching:
+            present = [name for name in changed if self._topics.get(name) is not None]
+            found = await regexes.matching_each(list(group.subscriptions.resolved), lambda: present)
+            seen = {regex: await self._seen(group, regex, topics) for regex, topics in found.items()}
+            resolved = group.subscriptions.resolved
+            anew = {regex: (resolved[regex] - changed) | topics for regex, topics in seen.items() if regex in resolved}
+            group.resolved(anew, self._now())

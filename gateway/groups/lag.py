@@ -104,10 +104,9 @@ class Lags:
         self._bounds = await self._bounds_elsewhere()
         found: list[GroupLag] = []
         async for coordinator, group in self._all():
-            topics = {
-                topic: TopicLag(len(offsets), self._lag(topic, offsets))
-                for topic, offsets in coordinator.offsets.of_group(group.group_id).items()
-            }
+            topics: dict[str, TopicLag] = {}
+            async for topic, offsets in in_turns(list(coordinator.offsets.of_group(group.group_id).items())):
+                topics[topic] = TopicLag(len(offsets), await self._lag(topic, offsets))
             found.append(GroupLag(group.group_id, kind_of(group), str(group.state), group.member_count, topics))
         for shared in list(self.share.coordinators):
             found.append(await self._of_share_group(shared))
@@ -124,7 +123,10 @@ class Lags:
             stream = self.topics.get(topic)
             if stream is None:
                 continue
-            async for partition, committed in in_turns(list(offsets.items())):
+            async for partition in in_turns(list(offsets)):
+                committed = offsets.get(partition)
+                if committed is None:
+                    continue  # it was deleted meanwhile
                 bounds = self._bounds_of(stream, partition)
                 if bounds is NOT_TOLD:
                     found.append(PartitionLag(topic, partition, committed.offset, None, None, 0))
@@ -136,7 +138,7 @@ class Lags:
     async def _partitions_of_share_group(self, group_id: str) -> list[PartitionLag]:
         """Every partition that the group has begun. Other nodes tell no bounds of theirs."""
         found: list[PartitionLag] = []
-        async for key in in_turns(self.share.partitions.begun(group_id)):
+        async for key in in_turns(await self.share.partitions.begun(group_id)):
             stream = self.topics.by_uuid(key.topic)
             if stream is None or key.partition >= stream.slot_count:
                 continue
@@ -178,7 +180,7 @@ class Lags:
                 stream = self.topics.get(topic)
                 if stream is None:
                     continue
-                for partition in offsets:
+                async for partition in in_turns(list(offsets)):
                     container_id = self._container_of(stream, partition)
                     if container_id is not None and not self.nodes.here(container_id):
                         wanted.setdefault(container_id, set()).add((topic, partition))
@@ -187,14 +189,18 @@ class Lags:
             found |= await self.elsewhere.bounds(container_id, places)
         return found
 
-    def _lag(self, topic: str, offsets: Mapping[int, CommittedOffset]) -> int:
+    async def _lag(self, topic: str, offsets: Mapping[int, CommittedOffset]) -> int:
         stream = self.topics.get(topic)
         if stream is None:
             return 0
         behind = 0
-        for partition, committed in offsets.items():
-            bounds = self._bounds_of(stream, partition)
-            behind += max(0, bounds.end - max(committed.offset, bounds.start))
+        for looked_at, partition in enumerate(list(offsets), 1):
+            committed = offsets.get(partition)
+            if committed is not None:  # it was not deleted meanwhile
+                bounds = self._bounds_of(stream, partition)
+                behind += max(0, bounds.end - max(committed.offset, bounds.start))
+            if looked_at % OFFSETS_AT_ONCE == 0:
+                await asyncio.sleep(0)
         return behind
 
     def _bounds_of(self, stream: Stream, partition: int) -> Bounds:

@@ -74,6 +74,10 @@ class UnreadableRecord(StoreError):
 
     kind = ErrorKind.CORRUPT
 
+    def __init__(self, what: str) -> None:
+        advice = "Start the release that wrote it; if none did, restore the data directory from a backup"
+        super().__init__(f"{what}. {advice}")
+
 
 class CommittedOffset(NamedTuple):
     """A consumer's commit for one partition."""

@@ -66,70 +66,90 @@ def build(
 ) -> Starlette:
     """The application; it asks for the exposition and the services once the gateway is up."""
     console = Console()
-
-    async def healthz(_: Request) -> Response:
-        return _status(health.healthy, health.phase)
-
-    async def readyz(_: Request) -> Response:
-        if not health.ready or (why := health.unready):
-            return _status(False, health.phase, [why] if health.ready else ())
-        return _status(True, health.phase, health.concerns)
-
-    async def metrics(_: Request) -> Response:
-        if health.ready:
-            await services().lags.refresh()
-        return Response(await exposition().text(), media_type=CONTENT_TYPE)
-
-    async def tier2(request: Request) -> Response:
-        if not health.ready:
-            raise not_ready(health.phase)
-        Access(services().authorizer, request).require(Operation.DESCRIBE, ResourceType.CLUSTER)
-        return StreamingResponse(_lines(containers()), media_type=LINES)
-
-    async def one_chunk(request: Request) -> Response:
-        if not health.ready:
-            raise not_ready(health.phase)
-        Access(services().authorizer, request).require(Operation.DESCRIBE, ResourceType.CLUSTER)
-        key = request.path_params["key"]
-        found = await tier2_chunk(containers(), key)
-        if found is None:
-            raise Problem(404, "No such chunk", f"the store does not know {key[:300]!r}")
-        return JSONResponse(found)
-
-    get, text = "GET", "text/plain"
-    operations = (
-        Endpoint(get, "/healthz", "503: a restart would help", healthz, models.Health, problems=(), also=(503,)),
-        Endpoint(
-            get,
-            "/readyz",
-            "503: other nodes should serve clients",
-            readyz,
-            models.Health,
-            problems=(),
-            also=(503,),
-        ),
-        Endpoint(get, "/metrics", "Prometheus' text format", metrics, problems=(), media_type=text),
-        Endpoint(get, "/api/v1/tier2/chunks", "What lies in long-term storage, a JSON object a line", tier2),
-        Endpoint(
-            get,
-            "/api/v1/tier2/chunks/{key:path}",
-            "One object there",
-            one_chunk,
-            models.ChunkView,
-            problems=(403, 404, 503),
-        ),
-    )
     desk = Desk(lambda: services() if health.ready else None, lambda: health.phase, guard)
-    of_nodes = NodePages(desk, lambda: health.unready, lambda: health.concerns)
-    of_health = HealthPages(desk, lambda: health.concerns)
-    pages = (TopicPages(desk), GroupListPage(desk), GroupPages(desk), of_health, of_nodes)
-    api = Api(desk, (*operations, *(each for page in pages for each in page.endpoints())))
+    pages = (
+        _ProcessPages(health, exposition, containers, services),
+        TopicPages(desk),
+        GroupListPage(desk),
+        GroupPages(desk),
+        HealthPages(desk, lambda: health.concerns),
+        NodePages(desk, lambda: health.unready, lambda: health.concerns),
+    )
+    api = Api(desk, tuple(each for page in pages for each in page.endpoints()))
     application = Starlette(
         routes=[*api.routes(), Route("/", console.index), Route("/console/{name}", console.file)],
         exception_handlers={Problem: answer_problem, HTTPException: answer_refusal},
     )
     application.router.redirect_slashes = False  # it would redirect past a proxy, to our own address
     return application
+
+
+class _ProcessPages:
+    """What the process tells of itself, and of what lies in long-term storage."""
+
+    def __init__(
+        self,
+        health: Health,
+        exposition: Callable[[], Exposition],
+        containers: Callable[[], Sequence[HostedContainer]],
+        services: Callable[[], ApiSources],
+    ) -> None:
+        self._health = health
+        self._exposition = exposition
+        self._containers = containers
+        self._services = services
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        get, text = "GET", "text/plain"
+        health, chunk = models.Health, models.ChunkView
+        return (
+            Endpoint(get, "/healthz", "503: a restart would help", self._healthz, health, problems=(), also=(503,)),
+            Endpoint(
+                get, "/readyz", "503: other nodes should serve clients", self._readyz, health, problems=(), also=(503,)
+            ),
+            Endpoint(get, "/metrics", "Prometheus' text format", self._metrics, problems=(), media_type=text),
+            Endpoint(get, "/api/v1/tier2/chunks", "What lies in long-term storage, a JSON object a line", self._chunks),
+            Endpoint(
+                get,
+                "/api/v1/tier2/chunks/{key:path}",
+                "One object there",
+                self._chunk,
+                chunk,
+                problems=(403, 404, 503),
+            ),
+        )
+
+    async def _healthz(self, _: Request) -> Response:
+        return _status(self._health.healthy, self._health.phase)
+
+    async def _readyz(self, _: Request) -> Response:
+        health = self._health
+        if not health.ready or (why := health.unready):
+            return _status(False, health.phase, [why] if health.ready else ())
+        return _status(True, health.phase, health.concerns)
+
+    async def _metrics(self, _: Request) -> Response:
+        if self._health.ready:
+            await self._services().lags.refresh()
+        return Response(await self._exposition().text(), media_type=CONTENT_TYPE)
+
+    async def _chunks(self, request: Request) -> Response:
+        self._check_tier2(request)
+        return StreamingResponse(_lines(self._containers()), media_type=LINES)
+
+    async def _chunk(self, request: Request) -> Response:
+        self._check_tier2(request)
+        key = request.path_params["key"]
+        found = await tier2_chunk(self._containers(), key)
+        if found is None:
+            raise Problem(404, "No such chunk", f"the store does not know {key[:300]!r}")
+        return JSONResponse(found)
+
+    def _check_tier2(self, request: Request) -> None:
+        """Raises Problem."""
+        if not self._health.ready:
+            raise not_ready(self._health.phase)
+        Access(self._services().authorizer, request).require(Operation.DESCRIBE, ResourceType.CLUSTER)
 
 
 async def _lines(containers: Sequence[HostedContainer]) -> AsyncIterator[bytes]:

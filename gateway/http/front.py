@@ -1,5 +1,5 @@
 """The public HTTP port of a gateway of several workers: it asks each worker's own HTTP server, and answers for all.
-A node of a cluster does so with all nodes (`gateway.http.cluster_front`).
+A node of a cluster does so with all nodes (`gateway.http.cluster_front`). How they are asked: `gateway.http.asking`.
 
 Workers serve the same application, each at a unix socket that this process alone reaches. What a change may do is
 decided here by the `Guard`, and there by the ACLs, which see the client's address in `X-Forwarded-For`.
@@ -7,8 +7,6 @@ decided here by the `Guard`, and there by the ACLs, which see the client's addre
 Invariants:
 
 - A change passes the guard before its body is read and before a worker hears of it.
-- A worker that does not answer within `ANSWER_S_MAX` holds up nobody for longer; what it would have told is left out.
-  Where an answer says of itself that it is whole, it is whole.
 - At most `AT_ONCE` requests hold answers of workers in memory, and `RECORD_CALLS_AT_ONCE` one answer with records, each
   worker's of at most `ANSWER_BYTES_MAX`. A body that comes slowly keeps none of these places: `CHANGES_AT_ONCE` are
   read.
@@ -18,13 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import urlencode
 
-import h11
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -34,26 +30,18 @@ from starlette.routing import Route
 
 from gateway.http import merging
 from gateway.http.api import EVENTS_DEFAULT, EVENTS_MAX
+from gateway.http.asking import Workers, bounded
 from gateway.http.console import Console
 from gateway.http.desk import LISTED_MAX, answered, read_body
 from gateway.http.exchange import (
-    ANSWER_BYTES_MAX,
     ANSWER_S_MAX,
-    COMPLETE,
-    CONCERN_CHARS_MAX,
     STATUS_BYTES_MAX,
     Answer,
     Asked,
     Dial,
     Refused,
-    Silent,
-    ask,
     asked_by,
-    blocks,
     concerns_of,
-    exchange,
-    tell_silent,
-    unanswered,
 )
 from gateway.http.group_list import VIEW_ORDER
 from gateway.http.guard import Guard
@@ -71,29 +59,24 @@ from gateway.http.models import (
     StreamView,
 )
 from gateway.http.node_models import NodeList
-from gateway.http.problems import Problem, answer_problem, answer_refusal, not_ready
+from gateway.http.problems import Problem, answer_problem, answer_refusal
 from gateway.http.sorting import BY_NAME, in_order
 from gateway.http.topic_models import PartitionList, TopicList, TopicRow
 from gateway.http.topics import ORDER
 from gateway.logs import RECENT_MAX
 from gateway.metrics.exposition import CONTENT_TYPE
 
-logger = logging.getLogger(__name__)
-
 AT_ONCE: Final = 4
 RECORD_CALLS_AT_ONCE: Final = 16
 """Requests for records, which may wait for some; each holds one answer."""
 CHANGES_AT_ONCE: Final = 64
 """Requests whose bodies are being read, or are held until they are answered."""
-LARGE_BYTES: Final = 64 << 10
-"""Answers of more than this are merged in a thread."""
 SORTED_MAX: Final = 20_000
 """Topics, or groups, that are sorted together; some 10 MB while they are."""
 CONCERNS_MAX: Final = 100
 LINES: Final = "application/x-ndjson"
 
 _M = TypeVar("_M", bound=BaseModel)
-_T = TypeVar("_T")
 
 
 def front(
@@ -114,7 +97,7 @@ def front(
     disks and troubles are told apart. `closed`: how many of these cannot be asked at all.
     """
     console = Console()
-    whole = _Front(workers, guard, phase, count, within_s, kind, closed)
+    whole = _Front(Workers(workers, phase, count, within_s, closed), guard, phase, within_s, kind)
     application = Starlette(
         routes=[
             Route("/healthz", whole.healthz),
@@ -162,22 +145,13 @@ class _Front:
     """The operations."""
 
     def __init__(
-        self,
-        workers: Callable[[], Mapping[str, Dial]],
-        guard: Guard,
-        phase: Callable[[], str],
-        count: Callable[[], int] | None,
-        within_s: float | None,
-        kind: str,
-        closed: Callable[[], int],
+        self, workers: Workers, guard: Guard, phase: Callable[[], str], within_s: float | None, kind: str
     ) -> None:
-        self._closed = closed
-        self._within_s = within_s
-        self._kind = kind
-        self._sockets = workers
+        self._workers = workers
         self._guard = guard
         self._phase = phase
-        self._count = count
+        self._within_s = within_s
+        self._kind = kind
         self._places = asyncio.Semaphore(AT_ONCE)
         self._record_places = asyncio.Semaphore(RECORD_CALLS_AT_ONCE)
         self._change_places = asyncio.Semaphore(CHANGES_AT_ONCE)
@@ -192,8 +166,8 @@ class _Front:
         phase = self._phase()
         if phase != "serving":
             return _status(False, phase)
-        answers = await self._all(Asked("GET", b"/readyz"), STATUS_BYTES_MAX)
-        away = self._missing(answers)
+        answers = await self._workers.all(Asked("GET", b"/readyz"), STATUS_BYTES_MAX)
+        away = self._workers.missing(answers)
         concerns = [f"{away} of the workers do not answer"] if away else []
         for worker, answer in answers.items():
             concerns += concerns_of(worker, answer)
@@ -202,19 +176,19 @@ class _Front:
 
     async def metrics(self, request: Request) -> Response:
         async with self._place():
-            answers = await self._all(asked_by(request))
+            answers = await self._workers.all(asked_by(request))
             for answer in answers.values():
                 if answer.status == 401:
                     raise Refused(answer)
             texts = {worker: one.body for worker, one in answers.items() if one.status == 200}
-            silent = self._missing(texts)
-            text = await _bounded(sum(map(len, texts.values())), lambda: merging.exposition(texts, silent))
+            silent = self._workers.missing(texts)
+            text = await bounded(sum(map(len, texts.values())), lambda: merging.exposition(texts, silent))
             return Response(text, media_type=CONTENT_TYPE)
 
     async def same_everywhere(self, request: Request) -> Response:
         """What every worker tells alike."""
         async with self._place():
-            return (await self._first(asked_by(request), {404, 503}, within_s=self._within_s)).passed_on()
+            return (await self._workers.first(asked_by(request), {404, 503}, within_s=self._within_s)).passed_on()
 
     # Looking
 
@@ -248,7 +222,7 @@ class _Front:
         """What the workers find, up to `SORTED_MAX` topics, by name; and whether there are more."""
         topics: list[TopicRow] = []
         while True:
-            page = await self._told(_another_page(request, len(topics), sort="name"), TopicList, merging.topics)
+            page = await self._workers.told(_another_page(request, len(topics), sort="name"), TopicList, merging.topics)
             topics += page.topics
             if not page.topics or len(topics) >= min(page.found, SORTED_MAX):
                 return page.model_copy(update={"topics": topics}), page.found > len(topics)
@@ -271,7 +245,7 @@ class _Front:
         groups: list[GroupView] = []
         for first in range(0, max(end, 1), LISTED_MAX):
             asked = _another_page(request, first, min(LISTED_MAX, end - first))
-            told = await self._told(asked, GroupList, merging.groups)
+            told = await self._workers.told(asked, GroupList, merging.groups)
             groups += told.groups
             if not told.groups:
                 break
@@ -285,8 +259,8 @@ class _Front:
         if not self._kind:
             return await self._merged(request, HealthReport, merging.health)
         async with self._place():
-            told = await self._all(asked_by(request))
-            self._usable(told)
+            told = await self._workers.all(asked_by(request))
+            self._workers.usable(told)
             named = {f"{self._kind} {one}": answer for one, answer in told.items() if answer.status == 200}
             reports = {name: HealthReport.model_validate_json(answer.body) for name, answer in named.items()}
             return answered(merging.health_of_machines(reports, self._silent(told)))
@@ -296,7 +270,7 @@ class _Front:
 
     def _silent(self, answers: Mapping[str, Answer]) -> list[str]:
         """Those that have not answered, by name."""
-        return [f"{self._kind} {one}" for one in self._sockets() if one not in answers]
+        return [f"{self._kind} {one}" for one in self._workers.ways() if one not in answers]
 
     async def history(self, request: Request) -> Response:
         return await self._merged(request, ThroughputHistory, merging.history)
@@ -307,11 +281,11 @@ class _Front:
 
     async def chunk(self, request: Request) -> Response:
         async with self._place():
-            found = self._usable(await self._all(asked_by(request)), self._closed())
+            found = self._workers.usable(await self._workers.all(asked_by(request)), self._workers.closed())
             return found[0].passed_on()
 
     async def chunks(self, request: Request) -> Response:
-        lines = self._lines(asked_by(request))
+        lines = self._workers.lines(asked_by(request))
         await anext(lines)  # it has begun: refusals are raised here, and its end is looked after
         return StreamingResponse(lines, media_type=LINES)
 
@@ -321,17 +295,17 @@ class _Front:
         """The worker that has the most of the segments does it: it alone knows their loads and what lies in them."""
         async with self._change(request) as asked, self._place():
             order = await self._by_bytes(asked)
-            return (await self._first(asked, {404, 409, 503}, order)).passed_on()
+            return (await self._workers.first(asked, {404, 409, 503}, order)).passed_on()
 
     async def move(self, request: Request) -> Response:
         """The worker that has both containers does it; the others have none such."""
         async with self._change(request) as asked, self._place():
-            return (await self._first(asked, {404})).passed_on()
+            return (await self._workers.first(asked, {404})).passed_on()
 
     async def any_changes(self, request: Request) -> Response:
         """Any worker does it, if it knows the stream."""
         async with self._change(request) as asked, self._place():
-            return (await self._first(asked, {404, 503})).passed_on()
+            return (await self._workers.first(asked, {404, 503})).passed_on()
 
     async def records(self, request: Request) -> Response:
         """The worker of the partition does it: the others refuse, as they do not serve it.
@@ -342,11 +316,11 @@ class _Front:
         if request.method != "POST":
             self._guard.check_write(request.headers)
             async with _placed(self._record_places):
-                return (await self._first(asked_by(request), {404, 503})).passed_on()
+                return (await self._workers.first(asked_by(request), {404, 503})).passed_on()
         async with self._change(request) as asked, _placed(self._record_places):
-            return (await self._first(asked, {404, 503}, once=True)).passed_on()
+            return (await self._workers.first(asked, {404, 503}, once=True)).passed_on()
 
-    # Asking
+    # Places, and what several tell
 
     def _place(self) -> contextlib.AbstractAsyncContextManager[None]:
         """A place among those whose answers are held in memory. Raises Problem."""
@@ -359,74 +333,24 @@ class _Front:
         async with _placed(self._change_places):
             yield asked_by(request, await read_body(request))
 
-    def _serving(self) -> list[tuple[str, Dial]]:
-        """The workers by number, with the ways to them. Raises Problem."""
-        found = sorted(self._sockets().items(), key=lambda one: (len(one[0]), one[0]))
-        if not found:
-            phase = self._phase()
-            raise not_ready("starting its workers" if phase == "serving" else phase)
-        return found
-
-    def _missing(self, answers: Mapping[str, Any]) -> int:
-        """The number of workers that have not answered."""
-        known = len(self._sockets()) if self._count is None else self._count()
-        return max(0, known - len(answers))
-
-    async def _all(self, asked: Asked, bytes_max: int = ANSWER_BYTES_MAX) -> dict[str, Answer]:
-        """The answers of all that answer, by worker."""
-
-        async def one(worker: str, dial: Dial) -> tuple[str, Answer] | None:
-            try:
-                return worker, await ask(dial, asked, bytes_max, self._within_s)
-            except Silent as silent:
-                tell_silent(worker, silent)
-                return None
-
-        sockets = sorted(self._sockets().items(), key=lambda one: (len(one[0]), one[0]))
-        found = await asyncio.gather(*(one(worker, dial) for worker, dial in sockets))
-        return dict(answer for answer in found if answer is not None)
-
-    def _usable(self, answers: Mapping[str, Answer], closed: int = 0) -> list[Answer]:
-        """The answers with what was asked for; at least one. Raises Problem, or Refused for a worker's refusal.
-        `closed`: how many may know it besides, and cannot be asked."""
-        self._serving()
-        found = list(answers.values())
-        for answer in found:
-            if 400 <= answer.status < 500 and answer.status != 404:
-                raise Refused(answer)
-        if good := [answer for answer in found if answer.status == 200]:
-            return good
-        if found and not (closed or self._missing(answers)) and all(answer.status == 404 for answer in found):
-            raise Refused(found[0])
-        raise unanswered()
-
-    async def _told(self, asked: Asked, model: type[_M], merge: Callable[[Sequence[_M]], _M]) -> _M:
-        """What all workers tell, as one. Raises Problem, or Refused for a worker's refusal."""
-        answers = self._usable(await self._all(asked))
-
-        def whole() -> _M:
-            return merge([model.model_validate_json(answer.body) for answer in answers])
-
-        return await _bounded(sum(len(answer.body) for answer in answers), whole)
-
     async def _merged(self, request: Request, model: type[_M], merge: Callable[[Sequence[_M]], _M]) -> Response:
         async with self._place():
-            found = self._usable(await self._all(asked_by(request)))
+            found = self._workers.usable(await self._workers.all(asked_by(request)))
             if len(found) == 1:
                 return found[0].passed_on()
 
             def whole() -> str:
                 return merge([model.model_validate_json(answer.body) for answer in found]).model_dump_json()
 
-            text = await _bounded(sum(len(answer.body) for answer in found), whole)
+            text = await bounded(sum(len(answer.body) for answer in found), whole)
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         return Response(text, headers=headers, media_type="application/json")
 
     async def _by_bytes(self, scale: Asked) -> list[tuple[str, Dial]]:
         """The workers with the ways to them: first the one with the most bytes in the segments of a scale."""
-        serving = self._serving()
+        serving = self._workers.serving()
         stream = scale.target.partition(b"?")[0].removesuffix(b"/scale")
-        answers = await self._all(replace(scale, method="GET", target=stream + b"?epochs=1", body=b""))
+        answers = await self._workers.all(replace(scale, method="GET", target=stream + b"?epochs=1", body=b""))
 
         def counted() -> dict[str, int]:
             try:
@@ -445,65 +369,8 @@ class _Front:
                 if answer.status == 200
             }
 
-        counts = await _bounded(len(scale.body) + sum(len(answer.body) for answer in answers.values()), counted)
+        counts = await bounded(len(scale.body) + sum(len(answer.body) for answer in answers.values()), counted)
         return sorted(serving, key=lambda one: -counts.get(one[0], 0))
-
-    async def _first(
-        self,
-        asked: Asked,
-        others: set[int],
-        order: Sequence[tuple[str, Dial]] | None = None,
-        *,
-        within_s: float | None = None,
-        once: bool = False,
-    ) -> Answer:
-        """The answer of the first worker whose status is none of `others`; else the one that says most. `once`: nobody
-        else is asked for what a worker may have done."""
-        refusals: list[Answer] = []
-        silent = False
-        for worker, dial in order or self._serving():
-            try:
-                answer = await ask(dial, asked, within_s=within_s)
-            except Silent as error:
-                tell_silent(worker, error)
-                if once and error.was_reached:
-                    raise unanswered() from error
-                silent = True
-                continue
-            if answer.status not in others or (once and not _has_done_nothing(answer)):
-                return answer
-            refusals.append(answer)
-        if silent or not refusals:  # a change may have been made: no other worker's refusal tells of it
-            raise unanswered()
-        return min(refusals, key=lambda answer: (409, 503, 404).index(answer.status))
-
-    async def _lines(self, asked: Asked) -> AsyncGenerator[bytes, None]:
-        """The lines of all workers after an empty piece, with one mark of the end. Raises Problem before that piece."""
-        async with contextlib.AsyncExitStack() as stack:
-            opened: dict[str, AsyncIterator[bytes]] = {}
-            for worker, dial in self._serving():
-                try:
-                    async with asyncio.timeout(ANSWER_S_MAX):
-                        head, pieces = await stack.enter_async_context(exchange(dial, asked))
-                    if head.status_code in (401, 403):
-                        raise Refused(await ask(dial, asked, STATUS_BYTES_MAX))
-                    if head.status_code == 200:
-                        opened[worker] = pieces
-                except (OSError, ValueError, h11.ProtocolError, Silent) as error:
-                    tell_silent(worker, error)
-            if not opened:
-                raise unanswered()
-            complete = not (self._closed() or self._missing(opened))
-            yield b""
-            for worker, pieces in opened.items():
-                try:
-                    async for block in blocks(pieces):
-                        yield block
-                except (OSError, h11.ProtocolError, Silent) as error:
-                    tell_silent(worker, error)
-                    complete = False
-            if complete:
-                yield COMPLETE
 
 
 @contextlib.asynccontextmanager
@@ -520,25 +387,11 @@ async def _placed(places: asyncio.Semaphore) -> AsyncIterator[None]:
         places.release()
 
 
-def _has_done_nothing(refusal: Answer) -> bool:
-    """A worker that asks to try again has not begun; another one that could not end does not say so."""
-    return refusal.status == 404 or "retry-after" in refusal.headers
-
-
 def _another_page(request: Request, offset: int, limit: int = LISTED_MAX, **others: str) -> Asked:
     """The request for another page of the same list."""
     whole = asked_by(request)
     query = {**request.query_params, **others, "offset": str(offset), "limit": str(limit)}
     return replace(whole, target=whole.target.partition(b"?")[0] + b"?" + urlencode(query).encode())
-
-
-async def _bounded(size: int, work: Callable[[], _T]) -> _T:
-    """Do it in a thread if there is much to do. Raises Problem for an answer that cannot be read."""
-    try:
-        return await asyncio.to_thread(work) if size > LARGE_BYTES else work()
-    except ValueError as error:
-        logger.error("a worker's answer was not understood", extra={"error": str(error)[:CONCERN_CHARS_MAX]})
-        raise Problem(503, "Not understood", "a worker's answer could not be read; the log has more") from error
 
 
 def _limit(request: Request, default: int, most: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from gateway.config.loading import Config
 from gateway.http.access import API
@@ -14,8 +15,10 @@ from gateway.http.users import BEARER, HttpUsers, Passwords, Ways
 from gateway.security.audit import AUTHENTICATION_FAILED
 from gateway.security.authorizer import Authorizer
 from gateway.security.listeners import http_token_rules
-from gateway.security.oauth import KeySet, Tokens
 from gateway.security.principal import ANONYMOUS
+
+if TYPE_CHECKING:
+    from gateway.security.oauth import KeySet, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +47,16 @@ def users_of(
     ways = Ways(
         allowed=frozenset(config.http_auth),
         passwords=passwords,
-        tokens=None if keys is None or BEARER not in config.http_auth else Tokens(keys, http_token_rules(config)),
+        tokens=None if keys is None or BEARER not in config.http_auth else _tokens(keys, config),
         token=None if token is None else token.get_secret_value(),
         token_user=config.http_token_user,
         delay_s=config.connection_failed_authentication_delay_ms / 1000,
         has_open_metrics=config.http_metrics_open,
     )
     return HttpUsers(ways, failed)
+
+
+def _tokens(keys: KeySet, config: Config) -> Tokens:
+    from gateway.security.oauth import Tokens  # its libraries take time to load
+
+    return Tokens(keys, http_token_rules(config))

@@ -83,7 +83,7 @@ def decode_identity(place: str, data: bytes) -> Identity:
     """Raises IdentityRefused if a later release wrote it, DamagedIdentity."""
     try:
         fields = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedIdentity(place, f"is not JSON ({error})") from error
     if not isinstance(fields, dict):
         raise DamagedIdentity(place, "is not a JSON object")

@@ -11,7 +11,7 @@ Invariants:
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
@@ -20,7 +20,7 @@ from gateway.network.pausing import IN_FLIGHT, OUTPUT, ROOM, STOPPING, Pausing
 from gateway.network.response_slot import Part, ResponseSlot
 
 if TYPE_CHECKING:
-    from gateway.network.host import Host
+    from gateway.network.host import HasViews, Host
 
 READING_BYTES: Final = 1024 * 1024
 """Bytes that an answer counts as while it is read: what most clients ask of a partition."""
@@ -259,6 +259,19 @@ class Answering(Pausing):
             self._output_waiters.append(room_came)
         else:
             self._host.output_budget.wait(room_came)
+
+    @contextlib.contextmanager
+    def keeping(self, answer: "HasViews", size: int) -> Iterator[None]:
+        """Keep records of `size` bytes for an answer that waits for something else: they count as output that waits, and
+        are copied when the log needs the memory behind them."""
+        host = self._host
+        host.output_budget.charge(size)
+        host.with_views[answer] = None
+        try:
+            yield
+        finally:
+            host.with_views.pop(answer, None)
+            host.output_budget.release(size)
 
     @contextlib.asynccontextmanager
     async def reading(self, slot: ResponseSlot) -> AsyncIterator[None]:

@@ -31,13 +31,31 @@ FREE_PORT_TRIES: Final = 32
 class CannotListen(Exception):
     """We cannot listen on an address; `taken` if another process does."""
 
-    def __init__(self, address: str, error: OSError) -> None:
-        self.taken = error.errno == errno.EADDRINUSE
-        other = owner_of(int(address.rpartition(":")[2])) if self.taken else None
-        taken = "another process listens there; " if other is None else f"{other} listens there; "
-        taken += "choose another address with --listen (for Kafka's clients) or --http"
-        why = taken if self.taken else str(error.strerror or error)
-        super().__init__(f"cannot listen on {address}: {why}")
+    def __init__(self, address: str, error: OSError | UnicodeError) -> None:
+        self.taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        why, remedy = _why(address, error)
+        super().__init__(f"cannot listen on {address}: {why}; {remedy}")
+
+
+def _why(address: str, error: OSError | UnicodeError) -> tuple[str, str]:
+    """The reason, and what to do."""
+    flags = "--listen (for Kafka's clients) or --http"
+    if isinstance(error, UnicodeError):
+        return "its host is no name that a network knows", f"correct {flags}"
+    why = str(error.strerror or error)
+    if isinstance(error, socket.gaierror):
+        return why, f"this machine must know the host: correct {flags}"
+    match error.errno:
+        case errno.EADDRINUSE:
+            other = owner_of(int(address.rpartition(":")[2])) or "another process"
+            return f"{other} listens there", f"choose another address with {flags}"
+        case errno.EADDRNOTAVAIL:
+            return why, f"name an address of this machine with {flags}"
+        case errno.EACCES | errno.EPERM:
+            return why, f"low ports need the right CAP_NET_BIND_SERVICE: grant it, or choose another port with {flags}"
+        case None:  # a socket file
+            return why, "set TMPDIR to a directory with a shorter name"
+    return why, f"correct {flags}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +96,7 @@ def bind(address: ListenAddress, *, inner: bool = False) -> Binding:
         raise CannotListen(host_port(address.host, address.port), beyond)
     try:
         sockets = _bind_families(_targets(address.host), address.port)
-    except OSError as exc:
+    except (OSError, UnicodeError) as exc:  # a name with an empty or too long part cannot even be looked up
         raise CannotListen(host_port(address.host, address.port), exc) from exc
     port = int(sockets[0].getsockname()[1])
     return Binding(

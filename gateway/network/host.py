@@ -78,7 +78,7 @@ class Host:
         self.turns = FairTurns(self.loop)
         self.now_s = time.monotonic()
         self.with_views: dict[HasViews, None] = {}
-        """Connections whose answers wait, those first that have waited for longest."""
+        """Who has answers that wait, those first that have waited for longest."""
         self._to_flush: list[Flushed] = []
 
     def __repr__(self) -> str:
@@ -90,11 +90,11 @@ class Host:
     def copy_views(self) -> None:
         """The log needs memory of which answers that wait have views: have some of these copied, the oldest first."""
         copied = 0
-        for connection in list(self.with_views):
+        for owner in list(self.with_views):
             if copied >= COPIED_AT_ONCE:
                 return
-            copied += connection.copy_views()
-            del self.with_views[connection]
+            copied += owner.copy_views()
+            del self.with_views[owner]
 
     def flush_soon(self, connection: Flushed) -> None:
         """One write per connection for all answers that became due in this turn of the loop."""

@@ -47,7 +47,7 @@ def _by_address(overrides: str) -> Mapping[str, int]:
     for host, most in parse_overrides(overrides).items():
         try:
             targets = {str(target[0]) for *_, target in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # unknown, or no name at all
             logger.warning(
                 "a host of max.connections.per.ip.overrides is not known, max.connections.per.ip counts for it",
                 extra={"host": host[:255], "error": str(error)},

@@ -1,6 +1,7 @@
 """The line between the supervisor and a worker: a socket pair that the worker inherits.
 
     {"kind": "serving", "state": {...}}    worker to supervisor: clients are served; the state is that of a ready file
+    {"kind": "refused", "why": [...]}      worker to supervisor: it cannot begin to serve; a line a problem
     {"kind": "changed"}                    both ways: the registry has changed, look at it
     {"kind": "away", "worker": N}          supervisor to worker: the worker N has ended, or does not serve yet
 
@@ -13,6 +14,7 @@ Invariant: a message is acted upon or logged, never an error: both ends are ours
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -52,8 +54,15 @@ class Control:
             return
         self._writer.write(json.dumps({"kind": kind, **more}).encode() + b"\n")
 
+    async def hang_up(self) -> None:
+        """Close once all that was told is sent."""
+        self._reading.cancel()
+        self._writer.close()
+        with contextlib.suppress(OSError):  # the other end has gone
+            await self._writer.wait_closed()
+
     def close(self) -> None:
-        """Hang up."""
+        """Hang up at once."""
         self._writer.close()
         self._reading.cancel()
 

@@ -186,6 +186,8 @@ def forget(ready_file: Path, config: Config) -> None:
     ours = {data / name for name in OWN_NAMES} | {file.resolve() for file in files_of(config)}
     if path in ours or not ours.isdisjoint(path.parents):
         raise ConfigError([f"--ready-file {ready_file}: it is a file that Penstock uses for something else"])
+    if ready_file.is_dir():
+        raise ConfigError([f"--ready-file {ready_file}: it is a directory: name a file in it"])
     if not os.access(ready_file.absolute().parent, os.W_OK):
         raise ConfigError([f"--ready-file {ready_file}: its directory is not there or not writable"])
     ready_file.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ Invariants:
 
 - Either all workers have served once, or the start has failed and none is left.
 - From then on a worker that ends is started again, unless its end says that this gateway must not go on.
+- A start that fails is told once, however many workers fail: `last_words` are those of the first that ended.
 - No worker outlives `run`; and none outlives this process, however that ends: each holds one end of a line to it.
 """
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 STOP_S_MAX: Final = 60.0
 """Longest wait for a worker's clean end; then it is killed. Its log is replayed at the next start."""
+LAST_S_MAX: Final = 2.0
+"""Longest wait for what a worker that has ended told last: it is there, unless something else holds the line."""
 _FINAL: Final = frozenset({ExitCode.CONFIGURATION, ExitCode.TAKEN})
 """Ends of a worker that another start cannot mend: rights that are lacking, or another gateway that took over."""
 
@@ -46,6 +49,8 @@ class Worker:
         self.number = number
         self.state: Mapping[str, Any] | None = None
         """What the living process told when it began to serve; None before."""
+        self.refusal: tuple[str, ...] = ()
+        """Why the process that lived last could not begin to serve, as it told; a line a problem."""
         self.restarts = Restarts()
         self.process: asyncio.subprocess.Process | None = None
         self.control: Control | None = None
@@ -71,6 +76,8 @@ class Supervisor:
         self.workers = workers
         self._command = command
         self._changed = changed
+        self.last_words: tuple[str, ...] = ()
+        """Why `run` has ended, if a worker has ended it: a line a problem."""
         self._serving: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._final: asyncio.Future[ExitCode] = asyncio.get_running_loop().create_future()
         self._stopping = asyncio.Event()
@@ -117,9 +124,12 @@ class Supervisor:
             if not self._serving.done() or code in _FINAL:
                 if not self._final.done():
                     self._final.set_result(_exit_code(code))
+                    self.last_words = worker.refusal or (_ended(worker, code, at_start=not self._serving.done()),)
                 return
             pause = worker.restarts.pause(time.monotonic())
-            extra = {"worker": worker.number, "end": _told(code), "restart_in_s": pause}
+            extra: dict[str, object] = {"worker": worker.number, "end": _told(code), "restart_in_s": pause}
+            if worker.refusal:
+                extra["why"] = " ".join(worker.refusal)
             logger.error("a worker ended: its partitions are away until it is back", extra=extra)
             for other in self._others(worker):
                 _tell_away(other, worker)
@@ -128,6 +138,7 @@ class Supervisor:
 
     async def _live(self, worker: Worker) -> int:
         """One life: the exit code, negative for a signal."""
+        worker.refusal = ()
         ours, theirs = socket.socketpair()
         with theirs:
             worker.process = await asyncio.create_subprocess_exec(
@@ -140,7 +151,9 @@ class Supervisor:
             worker.signal(signal.SIGTERM)
         worker.control = await Control.over(ours, lambda message: self._heard(worker, message))
         try:
-            return await worker.process.wait()
+            code = await worker.process.wait()
+            await asyncio.wait({worker.control.ended}, timeout=LAST_S_MAX)
+            return code
         finally:
             worker.state = None
             worker.control.close()
@@ -157,6 +170,9 @@ class Supervisor:
                     self._serving.set_result(None)
                 self._tell_who_is_away(worker)
                 self._changed()
+            case "refused":
+                words = message.get("why")
+                worker.refusal = tuple(map(str, words)) if isinstance(words, list) else ()
             case "changed":
                 self.tell_changed(but=worker)
                 self._changed()
@@ -186,6 +202,12 @@ class Supervisor:
 def _tell_away(to: Worker, away: Worker) -> None:
     if to.control is not None:
         to.control.tell("away", worker=away.number)
+
+
+def _ended(worker: Worker, code: int, *, at_start: bool) -> str:
+    when = " while it started" if at_start else ""
+    lacks = "; where memory is short, the kernel kills" if code == -signal.SIGKILL else ""
+    return f"worker {worker.number} ended{when}, with {_told(code)}{lacks}: its own lines above say more"
 
 
 def _exit_code(code: int) -> ExitCode:

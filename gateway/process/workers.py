@@ -47,8 +47,9 @@ from gateway.network.binding import BACKLOG, Binding, bind_all, bind_inner, chec
 from gateway.process import banner
 from gateway.process.adoption import adopt
 from gateway.process.assignment import Assignment
-from gateway.process.control import Control
-from gateway.process.outcome import outcome
+from gateway.process.control import LINE_BYTES_MAX, Control
+from gateway.process.endings import end_of
+from gateway.process.outcome import outcome, say
 from gateway.process.serving import (
     SWITCH_INTERVAL_S,
     Place,
@@ -60,6 +61,7 @@ from gateway.process.serving import (
 )
 from gateway.process.supervisor import Supervisor, Worker
 from gateway.security.listeners import http_security
+from gateway.security.tls import ListenerTls
 from tier2.memory import keep_freed
 from tier2.storage import StorageError
 
@@ -68,6 +70,10 @@ logger = logging.getLogger(__name__)
 NODES_APART: Final = 100
 """The node ids of workers are counted from this many times `node.id`."""
 RELEASE_S: Final = 2.0
+REFUSAL_LINES_MAX: Final = 5
+REFUSAL_CHARS_MAX: Final = 1_000
+"""Of one line."""
+assert 12 * REFUSAL_LINES_MAX * REFUSAL_CHARS_MAX < LINE_BYTES_MAX, "a character takes up to 12 bytes in JSON"
 _HIDDEN_COMMAND: Final = "worker"
 
 
@@ -96,7 +102,7 @@ def run_worker(config: Config, text: str) -> ExitCode:
     keep_freed()
     assignment = Assignment.decode(text)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code = outcome(lambda: runner.run(_serve_part(config, assignment)))
+        code = outcome(lambda: runner.run(_serve_part(config, assignment)), is_last=False)
         logs.flush()
         if code is not ExitCode.CLEAN:
             os._exit(code)
@@ -149,7 +155,16 @@ async def _serve_part(config: Config, assignment: Assignment) -> ExitCode:
         brokers.append(broker)
         control.tell("serving", state={"pid": os.getpid(), "replayed_bytes": broker.store.replayed_bytes})
 
-    return await serve_place(config, place, stopping, announce, part=part)
+    try:
+        return await serve_place(config, place, stopping, announce, part=part)
+    except Exception as error:
+        end = end_of(error)
+        if brokers or end is None:
+            raise
+        words = [line[:REFUSAL_CHARS_MAX] for line in end.lines[:REFUSAL_LINES_MAX]]
+        control.tell("refused", why=words)  # who says it, once for all workers
+        await control.hang_up()
+        return end.code
 
 
 # --- The supervisor -----------------------------------------------------------------------------
@@ -186,11 +201,12 @@ async def _supervise(
     if ready_file is not None:
         forget(ready_file, config)
     long_term.check_settings(config)
+    tls = http_security(config).tls
     with contextlib.ExitStack() as undo:
         data = DataDirectory.acquire(config.data_dir, __version__, wanted_of(config))
         undo.callback(data.release)
         count = count_of(config, data.layout)
-        runtime = Path(tempfile.mkdtemp(prefix="penstock-"))
+        runtime = _runtime_directory()
         undo.callback(shutil.rmtree, runtime, ignore_errors=True)
         sockets = [_bound(config, number, runtime) for number in range(count)]
         for each in sockets:
@@ -222,7 +238,7 @@ async def _supervise(
         running = asyncio.create_task(supervisor.run(stopping), name="workers")
         serving = asyncio.create_task(supervisor.serving(), name="serving")
         await asyncio.wait({running, serving}, return_when=asyncio.FIRST_COMPLETED)
-        front = await _show(config, http, sockets, supervisor)  # before anybody is told of it
+        front = await _show(config, http, tls, sockets, supervisor)  # before anybody is told of it
         if serving.done() and not stopping.done():
             state = _told(data, kafka, http, workers)
             _announce(data, state, time.monotonic() - started)
@@ -241,7 +257,17 @@ async def _supervise(
         watching.cancel()
         await _release(admission)
         logger.info("stopped")
+        say(supervisor.last_words)
         return code
+
+
+def _runtime_directory() -> Path:
+    """Make the directory of the workers' socket files, for this user alone. Raises ConfigError."""
+    try:
+        return Path(tempfile.mkdtemp(prefix="penstock-"))
+    except OSError as error:
+        why = f"workers need a directory for their socket files: {error.strerror or error}"
+        raise ConfigError([f"{why}; set TMPDIR to a directory that is there, with room, and may be written"]) from error
 
 
 def _bound(config: Config, number: int, runtime: Path) -> _Sockets:
@@ -324,7 +350,13 @@ class _Front:
             await self._server.stop()
 
 
-async def _show(config: Config, binding: Binding | None, sockets: Sequence[_Sockets], supervisor: Supervisor) -> _Front:
+async def _show(
+    config: Config,
+    binding: Binding | None,
+    tls: ListenerTls | None,
+    sockets: Sequence[_Sockets],
+    supervisor: Supervisor,
+) -> _Front:
     if binding is None:
         return _Front(None)
     token = config.http_token
@@ -342,7 +374,6 @@ async def _show(config: Config, binding: Binding | None, sockets: Sequence[_Sock
             str(one.number): at_socket_file(sockets[one.number].http.host) for one in workers if one.state is not None
         }
 
-    tls = http_security(config).tls
     whole = front(serving, guard, lambda: supervisor.phase, lambda: len(supervisor.workers))
     application = Entrance(whole, guard, certified=certified_by(tls))  # the workers ask for users
     for bound in binding.sockets:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.config.audit import STDERR, AuditKeys
+from gateway.config.layers import ConfigError
 from gateway.logs import StderrHandler
 from gateway.security.principal import Principal
 
@@ -91,13 +92,18 @@ class Audit:
 
 
 def open_audit(config: AuditKeys) -> Audit:
-    """The audit log that a configuration asks for. Raises OSError if its file cannot be written."""
+    """The audit log that a configuration asks for. Raises ConfigError if its file cannot be written."""
     if not config.audit_log:
         return Audit(None, tells_allowed=False)
     if config.audit_log == STDERR:
         descriptor = sys.stderr.fileno()
     else:
-        descriptor = os.open(Path(config.audit_log), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE)
+        path = Path(config.audit_log)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE)
+        except OSError as error:
+            why = f"cannot be written: {error.strerror}; name a file in a directory that is there"
+            raise ConfigError([f"audit.log = {path}: {why}"]) from error
     return Audit(StderrHandler(descriptor, _dropped), tells_allowed=config.audit_log_level == "debug")
 
 

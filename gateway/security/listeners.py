@@ -9,13 +9,15 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.config.loading import Config
 from gateway.config.security import ListenerSecurity, TransportKeys
-from gateway.security.oauth import KeySet
 from gateway.security.sasl_listener import SaslListener
 from gateway.security.tls import ListenerTls
+
+if TYPE_CHECKING:
+    from gateway.security.oauth import KeySet
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ def http_security(config: Config) -> SecuredListener:
         return SecuredListener(HTTP)
     keys = None
     if "bearer" in config.http_auth:
+        from gateway.security.oauth import KeySet  # its libraries take time to load
+
         rules = http_token_rules(config)
         url = str(rules.sasl_oauthbearer_jwks_endpoint_url)
         keys = KeySet(HTTP, url, rules.sasl_oauthbearer_jwks_endpoint_refresh_ms)

@@ -161,4 +161,6 @@ class PlainExchange:
 
 
 def _told(wrong: Exception) -> str:
+    if isinstance(wrong, UnicodeDecodeError):  # its own words quote the file
+        return "it is not UTF-8 text"
     return wrong.strerror or str(wrong) if isinstance(wrong, OSError) else str(wrong)

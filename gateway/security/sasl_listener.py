@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TYPE_CHECKING
 
 from gateway.config.security import ListenerSecurity
 from gateway.security.delegation_tokens import DelegationTokens
 from gateway.security.exchange import Exchange
-from gateway.security.oauth import KeySet, OAuthBearerExchange, Tokens
 from gateway.security.plain import PlainExchange, PlainUsers
 from gateway.security.sasl import SaslSession
 from gateway.security.scram import HASHES, ScramCredential, ScramExchange, TokenClaim
 from gateway.security.scram_users import ScramUsers
+
+if TYPE_CHECKING:
+    from gateway.security.oauth import KeySet
 
 
 class SaslListener:
@@ -43,6 +46,12 @@ class SaslListener:
                 self._plain = PlainUsers(listener, text, keys.sasl_plain_users_file)
                 self._mechanisms[name] = partial(PlainExchange, self._plain)
             elif name == "OAUTHBEARER":
+                from gateway.security.oauth import (  # its libraries take time to load
+                    KeySet,
+                    OAuthBearerExchange,
+                    Tokens,
+                )
+
                 url = str(keys.sasl_oauthbearer_jwks_endpoint_url)
                 self._keys = KeySet(listener, url, keys.sasl_oauthbearer_jwks_endpoint_refresh_ms)
                 self._mechanisms[name] = partial(OAuthBearerExchange, Tokens(self._keys, keys))

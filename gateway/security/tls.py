@@ -179,10 +179,13 @@ class ListenerTls:
             raise BadPem(f"{where}: {wrong}") from wrong
         if not found:
             raise BadPem(f"{where}: it has no certificate (-----BEGIN CERTIFICATE-----)")
-        context.load_verify_locations(cadata=b"".join(_der(one) for one in found))
-        if revoked:
-            revoke(context, revoked)
-            _tell_of_old_lists(revoked, self.listener)
+        try:
+            context.load_verify_locations(cadata=b"".join(_der(one) for one in found))
+            if revoked:
+                revoke(context, revoked)
+        except ssl.SSLError as error:
+            raise BadPem(f"{where}: OpenSSL refuses its certificates or lists: {error.reason}") from error
+        _tell_of_old_lists(revoked, self.listener)
 
     def _read_rules(self) -> tuple[Rule, ...]:
         try:

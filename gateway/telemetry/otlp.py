@@ -9,42 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric, MetricsData
 
 from gateway.records.compression import decompress
+from gateway.telemetry.points import BadMetrics, Point, Read
 
 POINTS_MAX: Final = 2_000
 """Points of one push: some 10 ms of a thread. Kafka's own clients send a few hundred."""
 NAME_CHARS_MAX: Final = 200
 LABELS_MAX: Final = 10
 LABEL_CHARS_MAX: Final = 100
-
-
-class BadMetrics(ValueError):
-    """The bytes are not metrics."""
-
-
-class Point(NamedTuple):
-    """One number of one metric."""
-
-    name: str
-    labels: tuple[tuple[str, str], ...]
-    """Sorted by name."""
-    value: float
-    only_rises: bool
-    is_delta: bool
-    """What was added since the last push, not the sum."""
-
-
-class Read(NamedTuple):
-    """The points of one push, and how many were left out: beyond the bound, or of a kind that is not read."""
-
-    points: list[Point]
-    left_out: int
 
 
 def read(payload: bytes, codec: int, bytes_max: int, wants: Callable[[str], bool]) -> Read:

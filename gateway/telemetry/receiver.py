@@ -12,7 +12,7 @@ from gateway.config.loading import Config
 from gateway.kafka_configs.keys import ResourceType
 from gateway.kafka_configs.resource_keys import KINDS
 from gateway.telemetry.clients import Client, Clients
-from gateway.telemetry.otlp import Read
+from gateway.telemetry.points import Read
 from gateway.telemetry.series import ClientSeries
 from gateway.telemetry.subscriptions import subscription_of
 

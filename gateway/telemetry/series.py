@@ -13,7 +13,7 @@ from typing import Final
 from uuid import UUID
 
 from core.turns import Turn
-from gateway.telemetry.otlp import Point
+from gateway.telemetry.points import Point
 from gateway.telemetry.subscriptions import Properties
 
 PREFIX: Final = "penstock_client_"

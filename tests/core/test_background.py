@@ -217,6 +217,23 @@ def test_stop_cancels_the_step_and_waits_for_its_end(caplog: pytest.LogCaptureFi
     assert caplog.records == []
 
 
+def test_work_of_a_whole_node_outlives_a_container(caplog: pytest.LogCaptureFixture) -> None:
+    """One of them is lost, and the others are looked after: a word of it, and of no container."""
+
+    async def scenario() -> None:
+        work = Work(StorageFailure("the disk is gone"), 0)
+        work_of = Background("some work", None, work.step, retry_s=0)
+        assert "some work" in repr(work_of)
+        work_of.start()
+        await until(lambda: work.steps > 2)
+        assert work_of.last_error is None
+        await work_of.stop()
+
+    run(scenario())
+    assert [line.getMessage() for line in caplog.records] == ["some work will be tried again"]
+    assert not hasattr(caplog.records[0], "container")
+
+
 def test_stop_ends_a_pause() -> None:
     work = Work(LONG_S)
     began = time.monotonic()

@@ -113,7 +113,7 @@ def test_a_coordinator_that_is_away_ends_nothing(
         node = Node(coordinator, 1)
         node.seat.is_away = True
         node.balance.start()
-        await until(lambda: "not told" in caplog.text)
+        await until(lambda: "balance of loads will be tried again" in caplog.text)
         node.seat.is_away = False
         await until(lambda: 1 in coordinator.loads)
         await asyncio.wait_for(node.balance.stop(), 5)

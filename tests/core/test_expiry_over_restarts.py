@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from core.clock import ManualClock
-from core.store import TIME_FILE, Store
+from core.premises import TIME_FILE
+from core.store import Store
 from core.streams.live import Slot
 from core.trusted_time import HOLD_MS
 from tests.core.support import append, make, open_store, retention_of, run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core import moving
+from core import freezing
 from core.container.container import Container
 from core.errors import CannotMove, NotHosted, NotMovedYet, SequenceGap, SlotMoves, StorageFull, UnknownStream
 from core.log.records import Operation
@@ -461,9 +461,9 @@ def test_never_settles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         store, stream, source, target = await opened(tmp_path)
         await append(stream.slot(1), b"x")
-        monkeypatch.setattr(moving, "FREEZE_S", -1.0)
-        monkeypatch.setattr(moving, "ROUND_PAUSE_S", 0.0)
-        with pytest.raises(NotMovedYet, match="frozen 20 times"):
+        monkeypatch.setattr(freezing, "FREEZE_S", 0.0)
+        monkeypatch.setattr(freezing, "PAUSE_S", 0.0)
+        with pytest.raises(NotMovedYet, match=f"frozen {freezing.PASSES_MAX} times"):
             await store.move_slot(stream, 1, target)
         await append(stream.slot(1), b"y")
         assert stream.slot(1).container_id == source

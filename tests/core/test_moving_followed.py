@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from core import moving
 from core.config import SyncMode
 from core.container.container import Container
 from core.errors import CannotMove, NotMovedYet, StorageFailure, StorageFull
@@ -213,7 +212,6 @@ def test_a_kill_after_the_stream_was_changed_meanwhile(tmp_path: Path, monkeypat
             await refuse()
             await move_locked(*args)
 
-        monkeypatch.setattr(moving, "LEFT_BYTES_MAX", 0)
         monkeypatch.setattr(store, "decide_move", late)
         real_hand_over = store.mover._hand_over
 

@@ -66,7 +66,8 @@ def check(nodes: Nodes, prefix: str, happenings: Mapping[str, Callable[[], None]
     result = workload.run(SCENARIO_S_MAX, len(happenings))
     print(f"seed {SEED}: {len(result.history.events)} events, {result}", flush=True)
     if not result.is_clean:
-        result.history.write_to(directory / "history.jsonl")
+        result.write_to(directory)
+        nodes.keep_logs(directory)
     assert result.is_clean, f"{prefix}, seed {SEED}, all of it: {directory}\n{result}\n{nodes.log_tail()}"
     assert sum(result.faults.values()) == len(happenings), result
 

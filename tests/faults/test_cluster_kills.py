@@ -69,6 +69,7 @@ def test_random_kills(tmp_path: Path) -> None:
             result = workload.run(ROUND_S_MAX, min(IN_A_ROUND, KILLS - kills.count))
             print(f"{time.monotonic():.0f} round {turn}: {len(result.history.events)} events, {result}", flush=True)
             if not result.is_clean:
-                result.history.write_to(tmp_path / "history.jsonl")
+                result.write_to(tmp_path)
+                nodes.keep_logs(tmp_path)
             assert result.is_clean, f"seed {SEED}, round {turn}, all of it: {tmp_path}\n{result}\n{nodes.log_tail()}"
             nodes.heal()

@@ -6,15 +6,19 @@ Nothing acknowledged is lost, doubled, reordered or torn; each move ends, and ea
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
+import confluent_kafka
 import pytest
 
 from compat_tests.histories.workload import Workload
+from tests.faults.client import Connection
+from tests.faults.cluster import hasty_node
 from tests.faults.cluster.hurt_node import OF_A_MOVER
 from tests.faults.cluster.moving import Moving
 from tests.faults.cluster.nodes import PROBE, WHOLE_WITHIN_S, Nodes, hurt_by
@@ -24,6 +28,13 @@ RUN_S_MAX: Final = 300.0
 MOVES: Final = scaled(3, 40)
 STEPS_IN_CI: Final = ("state there", "decided")
 VICTIM: Final = 3
+HOT: Final = "hot"
+HOT_PARTITIONS: Final = 4
+HOT_BYTES: Final = 512
+IN_FLIGHT: Final = 200
+AFTERWARDS: Final = 100
+"""Records for each partition once two nodes lead some."""
+SPREADS_WITHIN_S: Final = 90.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(0 if SOAK else 240)]
 
@@ -54,7 +65,8 @@ def check(nodes: Nodes, name: str, happen: Callable[[Collection[str]], None], ti
     result = workload.run(RUN_S_MAX, times)
     print(f"seed {SEED}: {len(result.history.events)} events, {result}")
     if not result.is_clean:
-        result.history.write_to(directory / "history.jsonl")
+        result.write_to(directory)
+        nodes.keep_logs(directory)
     assert result.is_clean, f"{name}, seed {SEED}, all of it: {directory}\n{result}\n{nodes.log_tail()}"
 
 
@@ -95,3 +107,56 @@ def test_a_kill_at_a_step_of_a_move(cluster: Nodes, step: str, tmp_path: Path) -
         cluster.heal()
 
     check(cluster, "".join(letter if letter.isalnum() else "-" for letter in step), happen, 1, tmp_path)
+
+
+def test_a_hot_topic_spreads_over_nodes(cluster: Nodes) -> None:
+    """All of it begins in one container, so on one node: some of its partitions go to another one by themselves, and
+    are written and read there. Nobody is told anything but whom to ask."""
+    cluster.heal()
+    for node in cluster.nodes.values():
+        cluster.kill(node.id)
+        node.command = hasty_node.command()
+    cluster.start(*cluster.nodes)
+    cluster.until_whole()
+    with Connection(cluster.nodes[1].clients.address) as connection:
+        connection.create_topic(HOT, HOT_PARTITIONS, {"penstock.placement": "one"})
+    producer = confluent_kafka.Producer({"bootstrap.servers": cluster.address, "enable.idempotence": True})
+    acknowledged: dict[int, list[bytes]] = {number: [] for number in range(HOT_PARTITIONS)}
+
+    def told(error: confluent_kafka.KafkaError | None, message: confluent_kafka.Message) -> None:
+        assert error is None, error
+        acknowledged[message.partition()].append(message.key())
+
+    sent, led_by, deadline = 0, set[int](), time.monotonic() + SPREADS_WITHIN_S
+    spread_at: int | None = None
+    while spread_at is None or sent < spread_at + AFTERWARDS:
+        assert time.monotonic() < deadline, f"{HOT} is led by {led_by}\n{cluster.log_tail()}"
+        for number in acknowledged:
+            producer.produce(HOT, os.urandom(HOT_BYTES), b"%d" % sent, partition=number, on_delivery=told)
+        sent += 1
+        while len(producer) > IN_FLIGHT:
+            producer.poll(0.05)
+        if spread_at is None and sent % 20 == 0:
+            led_by = {leader for (topic, _), leader in cluster.leaders(1).items() if topic == HOT}
+            spread_at = sent if len(led_by - {-1}) > 1 else None
+    assert producer.flush(WHOLE_WITHIN_S) == 0
+    expected = [b"%d" % n for n in range(sent)]
+    assert acknowledged == dict.fromkeys(range(HOT_PARTITIONS), expected)
+    assert read_keys(cluster, sent) == acknowledged
+
+
+def read_keys(cluster: Nodes, each: int) -> dict[int, list[bytes]]:
+    """The keys of the hot topic's records, by partition, in their order."""
+    consumer = confluent_kafka.Consumer(
+        {"bootstrap.servers": cluster.address, "group.id": "reads-it-all", "enable.auto.commit": False}
+    )
+    found: dict[int, list[bytes]] = {number: [] for number in range(HOT_PARTITIONS)}
+    consumer.assign([confluent_kafka.TopicPartition(HOT, number, 0) for number in found])
+    deadline = time.monotonic() + WHOLE_WITHIN_S
+    while sum(map(len, found.values())) < HOT_PARTITIONS * each:
+        assert time.monotonic() < deadline, {number: len(keys) for number, keys in found.items()}
+        for message in consumer.consume(1_000, 1.0):
+            assert message.error() is None, message.error()
+            found[message.partition()].append(message.key())
+    consumer.close()
+    return found

@@ -25,7 +25,7 @@ MOVES_MIN: Final = 5
 LOOK_S: Final = 0.5
 LOOKS_MAX: Final = 100
 CONTAINERS: Final = 3
-NOT_LEADER, OUT_OF_ORDER = 6, 45
+NOT_LEADER = 6
 SETTINGS: Final = {**EAGER, "containers": CONTAINERS}
 
 
@@ -33,7 +33,7 @@ class MovingWriter(IdempotentWriter):
     """A client that finds its leader anew when that has changed, and sends all again that is not acknowledged."""
 
     def answered(self, produced: Produced) -> None:
-        if produced.code in (NOT_LEADER, OUT_OF_ORDER):  # the second: what it follows was refused
+        if produced.code == NOT_LEADER:
             raise Disconnected(f"error {produced.code}")  # with all of it still waiting
         super().answered(produced)
 

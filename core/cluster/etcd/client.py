@@ -21,6 +21,7 @@ import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from core.cluster.etcd.http import Connection, Endpoint
@@ -288,12 +289,20 @@ _TOKEN_CHARS_MAX: Final = 8192
 def _tls_of(settings: EtcdSettings) -> ssl.SSLContext | None:
     if not settings.tls:
         return None
+    named = [name for name in (settings.ca_file, settings.cert_file, settings.key_file) if name]
+    for name in named:  # OpenSSL does not say which one it misses
+        try:
+            with Path(name).open("rb"):
+                pass
+        except OSError as error:
+            why = f"{error.strerror}; put it there, or name it rightly"
+            raise CoordinatorRefuses(f"{name}, for etcd, cannot be read: {why}") from error
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
         if settings.cert_file is not None:
             # Without a password OpenSSL would ask a person for it, on the terminal.
             context.load_cert_chain(settings.cert_file, settings.key_file, lambda: settings.key_password)
     except (OSError, ValueError) as error:  # ssl.SSLError is the one, a password that is too long the other
-        files = ", ".join(filter(None, (settings.ca_file, settings.cert_file, settings.key_file)))
-        raise CoordinatorRefuses(f"the certificates for etcd cannot be used ({files}): {error}") from error
+        why = f"{error}. Each must be PEM, the key must be that of the certificate, and its password right"
+        raise CoordinatorRefuses(f"the certificates for etcd cannot be used ({', '.join(named)}): {why}") from error
     return context

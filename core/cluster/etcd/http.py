@@ -57,7 +57,7 @@ class Connection:
         """Connect. Raises Unanswered."""
         try:
             reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port, ssl=tls, limit=READ_BYTES)
-        except (OSError, ssl.CertificateError) as error:
+        except (OSError, ssl.CertificateError, UnicodeError) as error:  # the last one: no host has such a name
             raise Unanswered(f"{endpoint} cannot be reached: {error}") from error
         _notice_silence(writer)
         return cls(endpoint, reader, writer)

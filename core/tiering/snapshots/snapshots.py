@@ -253,7 +253,7 @@ class Snapshots:
         yield_at = SLICE_SLOTS
         for stream in list(container.streams.values()):
             for slot in list(stream.slots_in(container.id)):
-                if slot.has_moved:
+                if slot.has_moved or not container.outcomes.owns((stream.id, slot.number)):
                     continue
                 slots.append(_slot_snapshot(slot))  # before its writers: they may be newer than its end
                 if slot.writers and room > 0:

@@ -1,6 +1,7 @@
 """The storage writer, which moves entries from the log into chunks, in the background.
 
-A segment is due when it has `chunk_bytes` that are in no chunk, and when it is sealed; a slot also while it is hurried.
+A segment is due when it has `chunk_bytes` that are in no chunk, and when it is sealed; a slot also while it is hurried,
+and not at all while it is held, unless the log is pressed.
 When an entry is older than `chunk_age_ms`, all entries at least half as old go in one round, many slots in one object.
 So rounds by age cost at most two puts a minute times 60,000 / `chunk_age_ms`, plus one for each `chunk_bytes` or
 `RUNS_MAX` slots, however many slots there are. When the log is half full, everything is due, every `PRESSURE_PAUSE_S`;
@@ -76,6 +77,7 @@ class StorageWriter:
         self._uploads = Uploads(context, pins, self._second_look.committed)
         self._wake = asyncio.Event()
         self._hurried: set[Slot] = set()
+        self._held: set[Slot] = set()
         self._planned: dict[Slot, tuple[int, int, asyncio.Task[bool]]] = {}  # end, bytes before it, the newest chunk
         self._tasks: set[asyncio.Task[bool]] = set()
         self._pressed_at = 0.0
@@ -146,6 +148,16 @@ class StorageWriter:
     def calm(self, slot: Slot) -> None:
         self._hurried.discard(slot)
 
+    def hold(self, slot: Slot) -> int:
+        """Make no more chunks of a slot, until `let_go` is called or the log is pressed. Returns the offset up to which it
+        is in chunks, or on its way there."""
+        self._held.add(slot)
+        return self._place_of(slot)[0]
+
+    def let_go(self, slot: Slot) -> None:
+        self._held.discard(slot)
+        self.wake()
+
     def log_is_long(self) -> None:
         """Tier all that waits: the log has so many objects that it is to be cut."""
         self._is_log_long = True
@@ -208,7 +220,7 @@ class StorageWriter:
     async def _waiting(self) -> tuple[dict[tuple[int, int], tuple[list[Slot], int]], list[Slot], float]:
         """The slots to tier with about their bytes, by stream and segment; slots with a part in sealed segments; the
         time since which the oldest waits."""
-        pins = self._pins
+        pins, held_bytes = self._pins, 0
         sealed: list[Slot] = []
         oldest = self._clock.monotonic_s()
         slots_of: dict[tuple[int, int], list[Slot]] = {}
@@ -222,6 +234,9 @@ class StorageWriter:
                     if slot not in self._planned and self._container.untiered.pop(slot, None) is not None:
                         slot.untiered = False
                     continue
+                if slot in self._held and not self._context.is_pressed:
+                    held_bytes += end_bytes - before
+                    continue
                 segment = slot.stream.id, slot.segment_id
                 slots_of.setdefault(segment, []).append(slot)
                 if slot.stream.is_sealed or slot in self._hurried or slot.segment_at(first)[0] != slot.segment_id:
@@ -230,7 +245,7 @@ class StorageWriter:
                 size_of[segment] = size_of.get(segment, 0) + end_bytes - before
                 oldest = min(oldest, since)
             await asyncio.sleep(0)
-        self.untiered_bytes = sum(size_of.values())
+        self.untiered_bytes = held_bytes + sum(size_of.values())
         return {segment: (slots, size_of[segment]) for segment, slots in slots_of.items()}, sealed, oldest
 
     def _place_of(self, slot: Slot) -> tuple[int, int]:

@@ -13,15 +13,24 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from core.errors import NotHosted, StoreError, TooManyWriters
+from core.errors import NotHosted, SequenceGap, StoreError, TooManyWriters
 from core.log.format import IN_TRANSACTION
 from core.streams.writers import Duplicate
 from gateway.apis.shared.producing import ProduceRequest, UnopenedBatch
 from gateway.kafka_configs.topic_config import TopicConfig, config_of
 from gateway.records.adaptation import adapt_batch, is_plain, stamp
 from gateway.records.openers import LeavesLoop
-from gateway.records.record_batch import LENGTH_PREFIX_BYTES, PLACE, TRANSACTIONAL, ZSTD, validate_batch
+from gateway.records.record_batch import (
+    HEADER_BYTES,
+    LENGTH_PREFIX_BYTES,
+    PLACE,
+    TRANSACTIONAL,
+    ZSTD,
+    read_header,
+    validate_batch,
+)
 from gateway.refusals import Asked, code_of
+from gateway.transactions.places import Place
 from gateway.wire.error_codes import (
     INVALID_RECORD,
     INVALID_TOPIC_EXCEPTION,
@@ -86,7 +95,7 @@ def append_batch(
     except IndexError:
         return index, UNKNOWN_TOPIC_OR_PARTITION, -1, -1, -1
     except NotHosted as elsewhere:
-        return _not_here(index, elsewhere)
+        return _not_here(request, slot, records, elsewhere)
     if container.throttle.is_on:
         _hold_up(request, container, len(records or b""))
     config = config_of(stream)
@@ -119,6 +128,7 @@ def _store(
     config: TopicConfig,
 ) -> ProducedPartition:
     """Append a batch that is in its topic's form, or refuse it."""
+    services = request.connection.services
     append_time = -1
     try:
         if config.timestamp_type_append:
@@ -131,7 +141,8 @@ def _store(
             if duplicate is not None:
                 return _duplicate(request, container, slot, index, duplicate, config)
             if slot.writers is None or batch.producer_id not in slot.writers:
-                request.connection.services.new_producers.admit(request.connection.peer_host)
+                services.refused_batches.check_first(Place(slot.stream.id, slot.number), batch)
+                services.new_producers.admit(request.connection.peer_host)
         flags = 0
         if batch.attributes & TRANSACTIONAL or slot.transactions is not None:
             flags = _flags(request, slot, batch)
@@ -149,12 +160,14 @@ def _store(
             flags,
         )
     except InvalidBatch as error:
+        request.note_refused(slot, batch, error.error_code)
         return request.refused(slot, error)
     except StoreError as error:
-        why = f"{error} (producer.states.max)" if isinstance(error, TooManyWriters) else str(error)
-        return index, code_of(error, Asked.APPEND), -1, -1, slot.start, [], why
+        return _not_taken(request, slot, batch, error)
     request.outstanding += 1
-    metrics = request.connection.services.metrics
+    if batch.producer_id >= 0:
+        request.sequenced.append((slot, batch))
+    metrics = services.metrics
     metrics.produced_batches += 1
     metrics.produced_records += batch.record_count
     metrics.produced_bytes += len(records)
@@ -216,9 +229,31 @@ async def _opened(request: ProduceRequest, services: Services, one: UnopenedBatc
     try:
         container = services.store.hosted(slot).container
     except NotHosted as elsewhere:
-        return _not_here(index, elsewhere)
+        return _not_here(request, slot, one.records, elsewhere)
     return _store(request, container, slot, index, batch, records, one.config)
 
 
-def _not_here(index: int, elsewhere: NotHosted) -> ProducedPartition:
-    return index, code_of(elsewhere, Asked.APPEND), -1, -1, -1, [], str(elsewhere)
+def _not_taken(request: ProduceRequest, slot: Slot, batch: BatchHeader, error: StoreError) -> ProducedPartition:
+    """The answer for a batch that the store refuses."""
+    code: int | None = None
+    why = str(error)
+    if isinstance(error, SequenceGap):
+        refused = request.connection.services.refused_batches
+        code = refused.code_behind(Place(slot.stream.id, slot.number), batch, error.expected)
+        why += ", which was refused" if code is not None else ""
+    elif isinstance(error, TooManyWriters):
+        why += " (producer.states.max)"
+    if code is None:
+        code = code_of(error, Asked.APPEND)
+        request.note_refused(slot, batch, code)
+    return slot.number, code, -1, -1, slot.start, [], why
+
+
+def _not_here(
+    request: ProduceRequest, slot: Slot, records: memoryview | None, elsewhere: NotHosted
+) -> ProducedPartition:
+    """The answer for a batch of a partition that is not here. It was not checked."""
+    code = code_of(elsewhere, Asked.APPEND)
+    if records is not None and len(records) >= HEADER_BYTES:
+        request.note_refused(slot, read_header(records), code)
+    return slot.number, code, -1, -1, -1, [], str(elsewhere)

@@ -15,6 +15,7 @@ from gateway.apis.shared.leaders import hints_of
 from gateway.dispatch.time_quota import time_pause_ms
 from gateway.kafka_configs.topic_config import TopicConfig
 from gateway.quotas.quotas import PRODUCED
+from gateway.transactions.places import Place
 from gateway.transactions.writes import TransactionalWrites
 from gateway.wire.error_codes import KAFKA_STORAGE_ERROR, NOT_LEADER_OR_FOLLOWER
 from gateway.wire.errors import InvalidBatch
@@ -59,6 +60,7 @@ class ProduceRequest:
         "record_errors_left",
         "refusals",
         "reply",
+        "sequenced",
         "size",
         "throttle_ms",
         "topics",
@@ -82,6 +84,7 @@ class ProduceRequest:
         self.topics: list[tuple[TopicKey, list[ProducedPartition]]] = []
         self.writes: TransactionalWrites | None = None  # of a request that names a transactional id
         self.unopened: deque[UnopenedBatch] | None = None  # batches that are opened off the loop, in order
+        self.sequenced: list[tuple[Slot, BatchHeader]] = []  # appended batches of idempotent producers
 
     def went_through(self) -> None:
         """All batches were handled."""
@@ -115,13 +118,18 @@ class ProduceRequest:
         self.record_errors_left -= len(told)
         return slot.number, error.error_code, -1, -1, slot.start, told, error.reason
 
+    def note_refused(self, slot: Slot, batch: BatchHeader, code: int) -> None:
+        """A batch is answered with this code."""
+        place = Place(slot.stream.id, slot.number)
+        self.connection.services.refused_batches.note(place, batch, code)
+
     def append_failed(self, error: StorageFailure) -> None:
         self.failed = True
         self.appended()
 
     def _answer(self) -> None:
         if self.failed:
-            self.topics = [(topic, [_storage_failed(p) for p in partitions]) for topic, partitions in self.topics]
+            self._tell_failure()
         quotas = self.connection.services.quotas
         if quotas.is_on:
             user, client_id = self.connection.principal.name, self.connection.client_id
@@ -139,6 +147,12 @@ class ProduceRequest:
             self.reply.close(f"a Produce with acks=0 was refused with error {code}")
         else:
             self.reply.none()
+
+    def _tell_failure(self) -> None:
+        """Answer each partition that was appended to with an error: its batch may be stored, or not."""
+        self.topics = [(topic, [_storage_failed(p) for p in partitions]) for topic, partitions in self.topics]
+        for slot, batch in self.sequenced:
+            self.note_refused(slot, batch, KAFKA_STORAGE_ERROR)
 
     def _encoded(self) -> bytes:
         services = self.connection.services

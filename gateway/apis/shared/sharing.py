@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
@@ -17,7 +17,7 @@ from gateway.apis.shared.administration import slot_of
 from gateway.dispatch.context import RequestContext
 from gateway.groups.share.format import PlaceKey
 from gateway.groups.share.partition import Judgement, Verdict, judged
-from gateway.groups.share.partitions import LivePartition
+from gateway.groups.share.partitions import ROWS_TOGETHER_MAX, Landing, LivePartition, hand_on
 from gateway.refusals import Asked, Refusal, code_of, invalid_request
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
@@ -70,26 +70,51 @@ async def place(ctx: RequestContext, key: PlaceKey) -> tuple[LivePartition, Slot
         raise Refusal(code_of(error, Asked.READ)) from error
 
 
-class Settled(NamedTuple):
-    """What acknowledgements came to: for each partition that has some, why they were refused, or None; and the
-    partitions that must be stored before a member is told so."""
+class Settled:
+    """What acknowledgements came to: for each partition that has some, why they were refused, or None. Those that were
+    not must be stored before a member is told so; that has begun."""
 
-    outcome: dict[PlaceKey, Refusal | None]
-    landing: dict[PlaceKey, LivePartition]
+    def __init__(self) -> None:
+        self.outcome: dict[PlaceKey, Refusal | None] = {}
+        self._fresh: dict[PlaceKey, LivePartition] = {}
+        self._landing: dict[PlaceKey, tuple[LivePartition, Landing | None]] = {}
+
+    def add(self, key: PlaceKey, live: LivePartition) -> None:
+        """A partition's acknowledgements were carried out."""
+        self.outcome[key] = None
+        self._fresh[key] = live
+        if len(self._fresh) >= ROWS_TOGETHER_MAX:
+            self.hand_on()
+
+    def hand_on(self) -> None:
+        """Have what was carried out written."""
+        lives = list(self._fresh.values())
+        self._landing |= zip(self._fresh, zip(lives, hand_on(lives), strict=True), strict=True)
+        self._fresh.clear()
 
     async def stored(self) -> dict[PlaceKey, Refusal | None]:
         """The outcome, when it will survive."""
-        if len(self.landing) == 1:  # the usual case: a task for it would cost as much as all else
-            errors = [await live.stored() for live in self.landing.values()]
+        others: dict[PlaceKey, LivePartition] = {}
+        for key, (live, landing) in self._landing.items():
+            if landing is None:
+                others[key] = live
+                continue
+            try:
+                await landing
+            except StoreError as error:
+                self.outcome[key] = Refusal(code_of(error, Asked.COORDINATOR))
+        if not others:
+            return self.outcome
+        if len(others) == 1:  # a task for it would cost as much as all else
+            errors = [await live.stored() for live in others.values()]
         else:
-            errors = await asyncio.gather(*(live.stored() for live in self.landing.values()))
-        failed = {key: Refusal(error) for key, error in zip(self.landing, errors, strict=True) if error}
-        return self.outcome | failed
+            errors = await asyncio.gather(*(live.stored() for live in others.values()))
+        return self.outcome | {key: Refusal(error) for key, error in zip(others, errors, strict=True) if error}
 
 
 async def settle(ctx: RequestContext, group_id: str, member_id: str, topics: Iterable[Message]) -> Settled:
-    """Carry out the acknowledgements of a request."""
-    settled = Settled({}, {})
+    """Carry out the acknowledgements of a request, and begin to store them."""
+    settled = Settled()
     for topic in topics:
         async for partition in ctx.paced(topic.partitions):
             if not partition.acknowledgement_batches:
@@ -98,10 +123,10 @@ async def settle(ctx: RequestContext, group_id: str, member_id: str, topics: Ite
             try:
                 live, _ = await place(ctx, key)
                 live.acknowledge(member_id, _judgements(ctx, live, partition.acknowledgement_batches))
-                settled.landing[key] = live
-                settled.outcome[key] = None
+                settled.add(key, live)
             except Refusal as refused:
                 settled.outcome[key] = refused
+    settled.hand_on()
     return settled
 
 

@@ -12,7 +12,9 @@ from gateway.cli.options import Yes
 
 app = typer.Typer(
     name="credentials",
-    help="SCRAM passwords of users of a running cluster.",
+    help="List, add and delete the users of SCRAM of a running cluster. For the first one, before a start: "
+    "`penstock users`.",
+    short_help="List, add and delete users of SCRAM of a running cluster.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

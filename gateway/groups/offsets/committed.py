@@ -36,6 +36,27 @@ class Subscriber(Protocol):
     def is_subscribed_to(self, topic: str) -> bool: ...
 
 
+class _Decoded(Mapping[int, CommittedOffset]):
+    """A topic's offsets by partition. Each is decoded when it is asked for, as there may be a hundred thousand."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[int, bytes]) -> None:
+        self._values = values
+
+    def __repr__(self) -> str:
+        return f"<offsets of {len(self._values)} partitions>"
+
+    def __getitem__(self, partition: int) -> CommittedOffset:
+        return decode_offset(self._values[partition])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
 class CommittedOffsets:
     """The visible offsets of all groups, by group, topic and partition.
 
@@ -68,12 +89,9 @@ class CommittedOffsets:
         value = self.topics(key.group_id).get(key.topic, {}).get(key.partition)
         return None if value is None else decode_offset(value)
 
-    def of_group(self, group_id: str) -> dict[str, dict[int, CommittedOffset]]:
-        """All visible offsets of a group."""
-        return {
-            topic: {partition: decode_offset(value) for partition, value in partitions.items()}
-            for topic, partitions in self.topics(group_id).items()
-        }
+    def of_group(self, group_id: str) -> dict[str, Mapping[int, CommittedOffset]]:
+        """All visible offsets of a group, those of each topic as they are when they are looked at."""
+        return {topic: _Decoded(partitions) for topic, partitions in self.topics(group_id).items()}
 
     # Changes on their way
 
@@ -103,6 +121,12 @@ class CommittedOffsets:
         return group_id in self._groups or group_id in self._in_flight
 
     # What to delete
+
+    def has(self, key: OffsetKey) -> bool:
+        """Is the offset in the table, or its change in flight?"""
+        group_id, topic, partition = key
+        visible = self.topics(group_id).get(topic, {})
+        return partition in visible or (topic, partition) in self._in_flight.get(group_id, _NONE_IN_FLIGHT)
 
     def keys_of_group(self, group_id: str) -> list[OffsetKey]:
         """All keys of a group in the table, including those of changes in flight."""

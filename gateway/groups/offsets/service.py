@@ -116,8 +116,8 @@ class OffsetService:
 
     async def delete(self, group_id: str, places: Collection[tuple[str, int]]) -> ErrorCode:
         """Delete offsets whose deletion the group allows; return when the deletion is durable."""
-        known = {(key.topic, key.partition): key for key in self._committed.keys_of_group(group_id)}
-        changes = {known[place]: None for place in places if place in known}
+        keys = (OffsetKey(group_id, topic, partition) for topic, partition in places)
+        changes = dict.fromkeys(key for key in keys if self._committed.has(key))
         if not changes:
             return ErrorCode.none
         return await asyncio.shield(self._journal.write_offsets(changes))

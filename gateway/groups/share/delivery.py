@@ -53,7 +53,7 @@ class Wanted(NamedTuple):
     bytes_max: int
     records_max: int
     whole: bool
-    waits: Callable[[], None]
+    waits: Callable[[], object]
 
 
 class _Batch(NamedTuple):
@@ -149,7 +149,7 @@ def _bytes_to_read(live: LivePartition, wanted: Wanted) -> int:
 
 
 async def _read(
-    store: Store, slot: Slot, at: int, end: int, bytes_max: int, waits: Callable[[], None]
+    store: Store, slot: Slot, at: int, end: int, bytes_max: int, waits: Callable[[], object]
 ) -> ReadResult | None:
     reader = reader_of(store, slot)
     found = reader.cached(slot, at, end, bytes_max, True, ENTRIES_AT_ONCE)

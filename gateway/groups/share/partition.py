@@ -167,12 +167,21 @@ class SharePartition:
         """Records between start and end that are not settled."""
         return sum(run.size for run in self.runs if run.state is not State.SETTLED)
 
+    @property
+    def has_available(self) -> bool:
+        """Were records given back that nobody has taken yet?"""
+        return any(run.state is State.AVAILABLE for run in self.runs)
+
+    def is_full(self, limits: Limits) -> bool:
+        """Are as many in flight as may be?"""
+        return self.in_flight >= limits.in_flight
+
     def next_offset(self, limits: Limits) -> int | None:
         """The first offset that a member can get; None while so many are in flight that there is none."""
         for run in self.runs:
             if run.state is State.AVAILABLE:
                 return run.first
-        return self.end if self.in_flight < limits.in_flight else None
+        return None if self.is_full(limits) else self.end
 
     # Delivery
 

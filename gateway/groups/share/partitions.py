@@ -3,9 +3,9 @@
 A partition's state lies in the container of the partition, so a fetch or an acknowledgement needs no other container.
 
 Keeps: a partition's start is stored before its first record is given away; an acknowledgement is answered when it is
-stored, and several that come together share a log record. A partition has one write in flight. What a write that failed
-would have stored goes with the next. Where a group begins follows its configs as they were set last, whichever process
-was told them.
+stored, and several that come together share a log record. A partition has one write on its way. What a write that
+failed would have stored goes with the next. Where a group begins follows its configs as they were set last, whichever
+process was told them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -51,10 +52,16 @@ LETTER_PAUSE_S_MIN: Final = 0.5
 LETTER_PAUSE_S_MAX: Final = 30.0
 """Between two tries to write a dead letter."""
 
-_log: Final = logging.getLogger(__name__)
-
 PLACES_MAX: Final = 100_000
 """Partitions, each counted for every group that shares it."""
+ROWS_TOGETHER_MAX: Final = 100
+"""Rows in one record of the log. Most have some 30 bytes; where they are so large that the log has no room for all of
+them at once, each goes by itself."""
+
+Landing = asyncio.Future[None]
+"""A row on its way to the log: done when it is durable. Raises StoreError."""
+
+_log: Final = logging.getLogger(__name__)
 
 
 class LivePartition:
@@ -82,6 +89,7 @@ class LivePartition:
         self._letters = letters
         self._burying: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
+        self._on_its_way: asyncio.Future[None] | None = None
         self._saves: set[asyncio.Task[ErrorCode]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
@@ -98,11 +106,14 @@ class LivePartition:
         return self.state.next_offset(settings.limits)
 
     def acknowledge(self, member_id: str, judgements: Sequence[Judgement]) -> None:
-        """Carry out what a member says. The caller has it stored, by `stored`. Raises Refusal."""
-        self.state.acknowledge(member_id, judgements, self.settings().limits, self._clock.monotonic_s())
+        """Carry out what a member says. The caller has it stored, by `hand_on` or `stored`. Raises Refusal."""
+        settings, state = self.settings(), self.state
+        was_full = bool(self.waiters) and state.is_full(settings.limits)
+        state.acknowledge(member_id, judgements, settings.limits, self._clock.monotonic_s())
         self.resume()
         self._set_timer()
-        self._wake()
+        if self.waiters and (was_full or settings.by_key or state.has_available):
+            self._wake()  # those at the end of the log would find nothing new
 
     def take_back(self, member_id: str, acquired: Sequence[Acquired]) -> None:
         """A member was given these records after its session had ended: it was never told."""
@@ -139,24 +150,52 @@ class LivePartition:
         for wake in list(self.waiters):
             wake()
 
+    # Its row
+
+    @property
+    def may_hand_on(self) -> bool:
+        """Is there something to write, and nothing on its way to the log, nor anybody who is about to write?"""
+        is_free = self._on_its_way is None and not self._writing.locked()
+        return is_free and self.state.changed and not self.is_gone
+
+    def row(self) -> Put:
+        """What is to be written."""
+        return Put(PARTITIONS_TABLE, encode_key(self.key), encode_partition(self.state))
+
+    def handed_on(self, landing: Landing) -> None:
+        """The row, as it is now, is on its way to the log."""
+        state = self.state
+        state.changed = False
+        self._on_its_way = landing
+        landing.add_done_callback(partial(self._landed, state))
+
+    def _landed(self, state: SharePartition, landing: Landing) -> None:
+        """A write has come to its end: what failed, or nobody waited for, is written again."""
+        if landing.cancelled() or landing.exception() is not None:
+            state.changed = True
+        if self._on_its_way is landing:
+            self._on_its_way = None
+
     async def stored(self) -> ErrorCode:
         """Return when everything that changed so far is durable."""
         async with self._writing:
+            await self._all_landed()
             if not self.state.changed:
                 return ErrorCode.none  # stored by another that waited for the same
             if self.is_gone:
                 return ErrorCode.not_leader_or_follower
-            state = self.state
-            state.changed = False
             try:
-                await self.container.update(Put(PARTITIONS_TABLE, encode_key(self.key), encode_partition(state)))
+                self.handed_on(landing := self.container.submit([self.row()]))
+                await landing
             except StoreError as error:
-                state.changed = True
                 return code_of(error, Asked.COORDINATOR)
-            except BaseException:
-                state.changed = True
-                raise
         return ErrorCode.none
+
+    async def _all_landed(self) -> None:
+        """Return when nothing is on its way to the log."""
+        if (landing := self._on_its_way) is not None:
+            await asyncio.wait([landing])
+            self._landed(self.state, landing)
 
     # Dead letters
 
@@ -195,7 +234,7 @@ class LivePartition:
     async def ended(self) -> None:
         """Return when its row is as it will stay, if nothing more is done with it."""
         async with self._writing:
-            pass
+            await self._all_landed()
 
     async def settled(self) -> None:
         """Return when nothing is on its way to the log, and all that can be stored is."""
@@ -207,6 +246,7 @@ class LivePartition:
         """Forget it for good. Raises StoreError."""
         self.close()
         async with self._writing:
+            await self._all_landed()
             await self.container.update(Delete(PARTITIONS_TABLE, encode_key(self.key)))
 
     def close(self) -> None:
@@ -232,6 +272,23 @@ class LivePartition:
         self._timer, self._timer_s = None, math.inf
         self.state.expire(self.settings().limits, self._clock.monotonic_s())
         self._freed()
+
+
+def hand_on(lives: Sequence[LivePartition]) -> list[Landing | None]:
+    """Have what changed in up to ROWS_TOGETHER_MAX share-partitions written, those of a container in one record of the
+    log. For each: its write; None if `stored` is to be asked, as another write is on its way, or this was refused."""
+    landings: dict[LivePartition, Landing | None] = dict.fromkeys(lives)
+    ready: dict[Container, list[LivePartition]] = {}
+    for live in landings:
+        if live.may_hand_on:
+            ready.setdefault(live.container, []).append(live)
+    for container, together in ready.items():
+        with contextlib.suppress(StoreError):
+            landing = container.submit([live.row() for live in together])
+            for live in together:
+                live.handed_on(landing)
+                landings[live] = landing
+    return [landings[live] for live in lives]
 
 
 class SharePartitions:
@@ -367,14 +424,14 @@ class SharePartitions:
 
     # Administration
 
-    def begun(self, group_id: str) -> list[PlaceKey]:
+    async def begun(self, group_id: str) -> list[PlaceKey]:
         """The partitions that a group has begun, in the containers of this process."""
         prefix = encode_group_prefix(group_id)
-        return [
-            decode_key(key)
-            for hosted in self._store.containers.values()
-            for key, _ in hosted.container.table(PARTITIONS_TABLE).items(prefix)
-        ]
+        found: list[PlaceKey] = []
+        for hosted in list(self._store.containers.values()):
+            rows = hosted.container.table(PARTITIONS_TABLE).items(prefix)
+            found += [decode_key(key) async for key, _ in in_turns(rows)]
+        return found
 
     def look(self, key: PlaceKey, slot: Slot) -> SharePartition | None:
         """How far a group is; None if it has not begun. Raises NotHosted."""

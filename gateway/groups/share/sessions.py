@@ -47,6 +47,7 @@ class ShareSession:
         self.waiting: dict[Callable[[], None], None] = {}
         """Called when the session ends: a fetch that waits must not take what its member has given back."""
         self.is_ended = False
+        self.gave_back = False  # what its member held is available to others
         self._connection = connection
         self._end = end
         connection.on_close(self._closed)
@@ -121,6 +122,7 @@ class ShareSessions:
             return
         del self._sessions[session.group_id, session.member_id]
         session.close()
+        session.gave_back = True
         for wake in list(session.waiting):
             wake()
         for key in session.touched:

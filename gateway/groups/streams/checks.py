@@ -6,7 +6,6 @@ Keeps: the checks change nothing. All raise Refusal. (Kafka: GroupCoordinatorSer
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain
 
 from kio.schema.errors import ErrorCode
 
@@ -14,7 +13,7 @@ from gateway.groups.classic.allowance import Allowance
 from gateway.groups.modern import allowing
 from gateway.groups.modern.epochs import JOINING_EPOCH, LEAVING_EPOCH, fenced
 from gateway.groups.streams.member import Member, size_of
-from gateway.groups.streams.messages import Heartbeat, MemberRecord, Tasks
+from gateway.groups.streams.messages import Extents, Heartbeat, MemberRecord, Tasks
 from gateway.groups.streams.topology import Topology, size_of_topology
 from gateway.refusals import Refusal, invalid_request
 
@@ -64,22 +63,24 @@ def check_epoch(member: Member, epoch: int, owned: Tasks | None) -> None:
     current = member.current
     if epoch in (JOINING_EPOCH, current.epoch):
         return
-    has = current.assigned.tasks()
-    has_all = owned is not None and owned.active <= has.active and owned.standby <= has.standby
-    if epoch == current.previous_epoch < current.epoch and has_all:
-        return
+    if epoch == current.previous_epoch < current.epoch and owned is not None:
+        has = current.assigned.tasks()
+        if owned.active <= has.active and owned.standby <= has.standby:
+            return
     raise fenced("streams", epoch, current.epoch)
 
 
-def check_owned(owned: Tasks | None, tasks: Mapping[str, int]) -> None:
+def check_owned(owned: Extents, tasks: Mapping[str, int]) -> None:
     """Does a member have only tasks that the topology has?"""
-    for name, number in () if owned is None else chain(owned.active, owned.standby):
+    for name, numbers in owned.items():
         if name not in tasks:
             raise invalid_request(f"Subtopology {name} does not exist in the topology.")
-        if not 0 <= number < tasks[name]:
-            raise invalid_request(
-                f"Task {number} for subtopology {name} is invalid. Number of tasks for this subtopology: {tasks[name]}"
-            )
+        for number in numbers:
+            if not 0 <= number < tasks[name]:
+                raise invalid_request(
+                    f"Task {number} for subtopology {name} is invalid. Number of tasks for this subtopology: "
+                    f"{tasks[name]}"
+                )
 
 
 def check_size(

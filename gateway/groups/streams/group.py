@@ -26,7 +26,6 @@ from gateway.groups.streams.endpoints import Endpoints
 from gateway.groups.streams.member import Member, size_of, updated
 from gateway.groups.streams.messages import (
     NO_TASKS,
-    NOTHING_YET,
     CurrentRecord,
     HeadRecord,
     Heartbeat,
@@ -39,9 +38,10 @@ from gateway.groups.streams.messages import (
     StreamsState,
     Task,
     Tasks,
+    extents_of,
 )
 from gateway.groups.streams.owners import Owners
-from gateway.groups.streams.reconciliation import next_step
+from gateway.groups.streams.reconciliation import Step, next_step
 from gateway.groups.streams.rules import StreamsRules
 from gateway.groups.streams.statuses import Status, StatusCode
 from gateway.groups.streams.topology import Shape, Topology, shape_of, signature_of, size_of_topology
@@ -118,8 +118,8 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         topology = self._topology_of(request.topology)
         check_size(record, before, topology if self.topology is None else None, self.rules.allowance)
         shape, signature = self._look(topology)
-        if shape.is_ready:
-            check_owned(request.owned, shape.tasks)
+        if shape.is_ready and request.owned is not None:
+            check_owned(extents_of(request.owned) if request.extents is None else request.extents, shape.tasks)
         changed = [
             self._enter(known, record, now),
             self._take_topology(topology, shape, signature),
@@ -227,7 +227,7 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
             epoch=member.epoch,
             interval_ms=self._interval_ms(waits=self._waits(member)),
             statuses=tuple(self._statuses(member, topology)),
-            tasks=member.current.assigned.tasks() if must_tell else None,
+            assigned=member.current.assigned if must_tell else None,
             endpoint_epoch=self._endpoint_epoch,
             endpoints=self._endpoints_now(topology) if endpoint_epoch != self._endpoint_epoch else None,
             missing=self.shape.missing,
@@ -291,7 +291,7 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
             self.deadlines.cancel(self._assignment_due)
 
     def _forget(self, member: Member) -> None:
-        self._owners.move(member, member.current, NOTHING_YET)
+        self._owners.move(member, gained=NO_TASKS, released=own_tasks(member.current))
         del self.members[member.member_id]
         self.rules.allowance.used -= member.size_bytes
         self._unwatch(member)
@@ -372,19 +372,19 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         target = self.target_of(member.member_id)
         taken = partial(self._owners.taken, self.members, member)
         step = next_step(member.current, target_epoch, target, owned, taken)
-        if step != member.current:
+        if step.current != member.current:
             self._move(member, step, now)
 
-    def _move(self, member: Member, step: CurrentRecord, now: Instant) -> None:
-        before = member.current
-        if step.assigned != before.assigned and member.record.endpoint is not None:
+    def _move(self, member: Member, step: Step, now: Instant) -> None:
+        before, after = member.current, step.current
+        if after.assigned != before.assigned and member.record.endpoint is not None:
             self._endpoints_changed()
-        self._owners.move(member, before, step)
-        member.current = step
+        self._owners.move(member, step.gained, step.released)
+        member.current = after
         self.note(RowKey(RowKind.CURRENT, member.member_id))
-        if step.state is not MemberState.UNREVOKED_TASKS:
+        if after.state is not MemberState.UNREVOKED_TASKS:
             self.deadlines.cancel(member.rebalance)
-        elif before.state is not MemberState.UNREVOKED_TASKS or step.revoking != before.revoking:
+        elif before.state is not MemberState.UNREVOKED_TASKS or after.revoking != before.revoking:
             self.deadlines.set(member.rebalance, now.after(member.record.rebalance_timeout_ms))
 
     # Stored rows
@@ -441,10 +441,16 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         for member_id, record in current.items():
             member = self.members.get(member_id)
             if member is not None:
-                step = replace(record, assigned=unowned(record.assigned), revoking=unowned(record.revoking))
-                self._move(member, step, now)
-                if step == record:
+                own = replace(record, assigned=unowned(record.assigned), revoking=unowned(record.revoking))
+                self._move(member, Step(own, gained=own_tasks(own)), now)
+                if own == record:
                     self.changed.pop(RowKey(RowKind.CURRENT, member_id), None)
+
+
+def own_tasks(record: CurrentRecord) -> Tasks:
+    """A member's own tasks, those included that it must give up."""
+    assigned, revoking = record.assigned, record.revoking
+    return Tasks(frozenset().union(assigned.active, revoking.active), assigned.standby | revoking.standby)
 
 
 def rows_of_member(member_id: str) -> tuple[RowKey, ...]:

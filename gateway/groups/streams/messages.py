@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from gateway.groups.modern import rows
@@ -43,6 +44,17 @@ class Holdings(NamedTuple):
 
 NO_TASKS: Final = Tasks()
 NO_HOLDINGS: Final = Holdings()
+
+Extents: TypeAlias = Mapping[str, tuple[int, int]]
+"""The lowest and the highest task of each subtopology."""
+
+
+def extents_of(tasks: Tasks) -> Extents:
+    found: dict[str, tuple[int, int]] = {}
+    for name, number in chain(tasks.active, tasks.standby):
+        low, high = found.get(name, (number, number))
+        found[name] = min(low, number), max(high, number)
+    return found
 
 
 class Endpoint(NamedTuple):
@@ -80,6 +92,8 @@ class Heartbeat:
     rebalance_timeout_ms: int = -1
     topology: Topology | None = None
     owned: Tasks | None = None
+    extents: Extents | None = None
+    """Those of the owned tasks; None if nobody has looked for them."""
     process_id: str | None = None
     endpoint: Endpoint | None = None
     tags: Mapping[str, str] | None = None
@@ -123,16 +137,21 @@ class Told(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatAnswer:
-    """`tasks` and `endpoints` are None when the member has them already; `missing` are topics to be made."""
+    """`assigned` and `endpoints` are None when the member has them already; `missing` are topics to be made."""
 
     member_id: str
     epoch: int
     interval_ms: int = 0
     statuses: tuple[Status, ...] = ()
-    tasks: Tasks | None = None
+    assigned: Holdings | None = None
     endpoint_epoch: int = 0
     endpoints: Told | None = None
     missing: tuple[InternalTopic, ...] = ()
+
+    @property
+    def tasks(self) -> Tasks | None:
+        """The tasks that the member has now; made anew each time, from as many as there are."""
+        return None if self.assigned is None else self.assigned.tasks()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.groups.streams.member import Member
-from gateway.groups.streams.messages import CurrentRecord, Task
+from gateway.groups.streams.messages import Task, Tasks
 from gateway.groups.streams.reconciliation import Role
 
 
@@ -27,22 +27,19 @@ class Owners:
         """The member with which a task is active."""
         return self._actives.get(task)
 
-    def move(self, member: Member, before: CurrentRecord, after: CurrentRecord) -> None:
-        """A member has the tasks of one record in place of those of another. What stays its own is not touched."""
-        had, has = _active(before), _active(after)
-        for task in had - has:
+    def move(self, member: Member, gained: Tasks, released: Tasks) -> None:
+        """Some tasks become a member's own, after others have ceased to be."""
+        for task in released.active:
             del self._actives[task]
-        new = has - had
         count = len(self._actives)
-        self._actives |= dict.fromkeys(new, member.member_id)
-        assert len(self._actives) == count + len(new), f"a task of {member} is active with two members"
-        had, has = _standby(before), _standby(after)
-        for task in had - has:
+        self._actives |= dict.fromkeys(gained.active, member.member_id)
+        assert len(self._actives) == count + len(gained.active), f"a task of {member} is active with two members"
+        for task in released.standby:
             holders = self._standbys[task]
             holders.discard(member.member_id)
             if not holders:
                 del self._standbys[task]
-        for task in has - had:
+        for task in gained.standby:
             self._standbys.setdefault(task, set()).add(member.member_id)
 
     def taken(
@@ -50,8 +47,7 @@ class Owners:
     ) -> frozenset[Task]:
         """Those of some tasks that another member keeps this one from having in a role."""
         actives, standbys = self._actives, self._standbys
-        active = tasks - tasks.difference(actives)
-        standby = tasks - tasks.difference(standbys)
+        active, standby = _among(tasks, actives), _among(tasks, standbys)
 
         def beside(others: set[str]) -> set[str]:
             """Those that are of the member's process."""
@@ -69,9 +65,7 @@ class Owners:
         return frozenset(found)
 
 
-def _active(record: CurrentRecord) -> frozenset[Task]:
-    return frozenset().union(record.assigned.active, record.revoking.active)
-
-
-def _standby(record: CurrentRecord) -> frozenset[Task]:
-    return record.assigned.standby | record.revoking.standby
+def _among(tasks: frozenset[Task], owned: Mapping[Task, object]) -> frozenset[Task]:
+    """Those of some tasks that are owned."""
+    rest = tasks.difference(owned) if owned else tasks
+    return frozenset() if len(rest) == len(tasks) else tasks - rest

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from core.clock import ManualClock
+from core.clock import Clock, ManualClock
 from core.config import StoreConfig
 from core.store import Store
 from core.streams.live import Stream
@@ -25,8 +25,8 @@ def placed_policy(config: Mapping[str, str]) -> StreamPolicy:
     return replace(policy_from(config), spread="one" not in config)
 
 
-async def open_several(directory: Path, config: StoreConfig = FOUR) -> Store:
-    store = await Store.open(directory, config, placed_policy, ManualClock())
+async def open_several(directory: Path, config: StoreConfig = FOUR, clock: Clock | None = None) -> Store:
+    store = await Store.open(directory, config, placed_policy, clock or ManualClock())
     for hosted in store.containers.values():
         await hosted.maintenance.stop()  # the test says when
     return store

@@ -16,7 +16,7 @@ from core.scaling.scaler import Scaler
 from core.store import Store
 from core.streams.averages import WATCHED
 from core.streams.keyspace import slot_at_position
-from core.streams.live import Stream
+from core.streams.live import Slot, Stream
 from core.streams.policy import ScalingKind, ScalingPolicy, StreamPolicy
 from tests.core.support import KIB, SMALL, append, maintenance_of, make, policy_from, read_all, run, until
 
@@ -124,6 +124,33 @@ def test_streams_that_do_not_scale(tmp_path: Path) -> None:
         await store.update_stream(quiet, config={"min_segments": "3"})
         assert await scaler.scale_once() == 1
         assert len(cuts(quiet)) == 3
+        await store.close()
+
+    run(scenario())
+
+
+def test_slots_at_rest_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that has not grown has no slot that did; averages fade all the same, and are dropped in the end."""
+
+    async def scenario() -> None:
+        clock = ManualClock()
+        store, scaler = await scaling_store(tmp_path, clock)
+        stream, other = await make(store, slots=8), await make(store, "other", slots=8)
+        await load(clock, scaler, stream, [10] * 8, 1)
+        at_work = scaler.rates.of_slots(stream.slots_in(0))
+
+        looked: list[Slot] = []
+        sample = scaler.rates.sample
+        monkeypatch.setattr(scaler.rates, "sample", lambda slots: looked.extend(slots) or sample(slots))
+        await load(clock, scaler, stream, [], 1)
+        assert not looked
+        assert 0 < scaler.rates.of_slots(stream.slots_in(0)).bytes_s < at_work.bytes_s
+
+        await append(other.slot(0), b"one")
+        await load(clock, scaler, stream, [], 600)
+        assert {slot.stream for slot in looked} == {stream, other}
+        assert len(looked) == 9, "once each of those that were written"
+        assert all(slot.rate is None for slot in looked)
         await store.close()
 
     run(scenario())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,8 +12,11 @@ from random import Random
 
 import pytest
 
+from core import freezing, moving
 from core.clock import SystemClock
-from core.errors import CannotMove
+from core.copying import Move
+from core.errors import CannotMove, SlotMoves
+from core.log.records import Operation
 from core.store import Store
 from core.streams.live import Slot, Stream
 from core.streams.removed import Removed
@@ -122,14 +126,112 @@ def test_aborted_transactions_in_chunks(tmp_path: Path) -> None:
             assert await skipped(store, stream.slot(0)) == expected
         await storage.close()
 
-    async def skipped(store: Store, slot: Slot) -> set[tuple[int, int, int]]:
-        found: set[tuple[int, int, int]] = set()
-        offset = slot.start
-        while offset < slot.stable_end:
-            read = await store.hosted(slot).reader.read(slot, offset, slot.stable_end, 16 * KIB, True)
-            found.update((row.last, row.first, row.writer_id) for row in read.aborted)
-            offset = read.end
-        return found
+    run(scenario())
+
+
+async def skipped(store: Store, slot: Slot) -> set[tuple[int, int, int]]:
+    """The aborted transactions that committed readers of all of it are told of."""
+    found: set[tuple[int, int, int]] = set()
+    offset = slot.start
+    while offset < slot.stable_end:
+        read = await store.hosted(slot).reader.read(slot, offset, slot.stable_end, 16 * KIB, True)
+        found.update((row.last, row.first, row.writer_id) for row in read.aborted)
+        offset = read.end
+    return found
+
+
+def test_a_freeze_that_is_taken_back_settles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target has the state of then, when no transaction was open. One that begins afterwards is copied, too: the
+    target puts nothing of it into chunks while it is open."""
+    monkeypatch.setattr(freezing, "FREEZE_S", 0.05)
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, clean=False) as store:
+            stream = await store.create_stream("s", slots=1)
+            slot = stream.slot(0)
+            script = Transactional(store, slot)
+            source, target = store.hosted(slot).container, store.containers[1 - slot.container_id].container
+            freeze, thaw, update, pass_over = source.freeze, source.thaw, target.update, moving.pass_over
+            begun: list[asyncio.Task[int]] = []
+            is_checked = False
+            await script.append(5, body=KIB)
+
+            async def end_the_first(move: Move) -> float:
+                took_s = await pass_over(move)
+                if 5 in script.open:
+                    assert move.barrier is not None
+                    await script.end(5, committed=True)
+                return took_s
+
+            async def late(*operations: Operation) -> None:
+                await update(*operations)
+                if source.is_leaving(slot) and not is_checked:
+                    await asyncio.Event().wait()
+
+            def thawed(slot: Slot) -> None:
+                thaw(slot)
+                if not begun:
+                    begun.append(asyncio.create_task(script.append(6, body=KIB)))
+
+            def frozen(slot: Slot, to: int) -> None:
+                nonlocal is_checked
+                arriving = target.arriving((stream.id, 0))
+                assert arriving is not None
+                if begun and begun[0].done() and arriving.end > begun[0].result():
+                    assert arriving.stable_end <= begun[0].result()
+                    is_checked = True
+                freeze(slot, to)
+
+            monkeypatch.setattr(moving, "pass_over", end_the_first)
+            monkeypatch.setattr(target, "update", late)
+            monkeypatch.setattr(source, "thaw", thawed)
+            monkeypatch.setattr(source, "freeze", frozen)
+            await store.move_slot(stream, 0, target.id)
+            assert is_checked
+            assert stream.slot(0).has_open_transaction(6)
+            assert await whole_of(store, stream.slot(0)) == b"".join(script.written)
+        await storage.close()
+
+    run(scenario())
+
+
+def test_a_transaction_that_is_aborted_and_forgotten_meanwhile(tmp_path: Path) -> None:
+    """It was open when its entries were copied. Then it was aborted, chunks took them, and the log let go of them, so
+    that only chunks know of it, before anybody looked again: readers in the new container skip it."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, TWO_AGEING, clean=False) as store:
+            stream = await store.create_stream("s", slots=1)
+            slot = stream.slot(0)
+            script = Transactional(store, slot)
+            target = store.containers[1 - slot.container_id].container
+            await script.append(body=KIB)
+            first = await script.append(5, body=4 * KIB)
+            for _ in range(20):
+                await script.append(body=4 * KIB)
+            real, is_late = target.all_durable, asyncio.Event()
+
+            async def late() -> None:
+                await real()
+                arriving = target.arriving((stream.id, 0))
+                if arriving is None or arriving.end <= first or is_late.is_set():
+                    return
+                is_late.set()
+                await script.end(5, committed=False)
+                assert slot.aborted_in(first, first + 1)
+                for _ in range(60):
+                    await script.append(body=4 * KIB)
+                await until(lambda: not slot.aborted_in(first, first + 1))
+
+            target.all_durable = lambda: asyncio.ensure_future(late())  # type: ignore[method-assign]
+            await store.move_slot(stream, 0, target.id)
+            assert is_late.is_set()
+            (known,) = await skipped(store, stream.slot(0))
+            assert known == script.aborted[0]
+            assert await whole_of(store, stream.slot(0)) == b"".join(script.written)
+        await storage.close()
 
     run(scenario())
 
@@ -158,6 +260,79 @@ def test_a_lost_disk_after_a_move(tmp_path: Path) -> None:
             assert slot.durable_end >= tiered
             assert await whole_of(store, slot) == b"".join(written[: slot.durable_end])
             check_copies(store)
+        await storage.close()
+
+    run(scenario())
+
+
+def test_chunks_that_come_to_be_all_the_time(tmp_path: Path) -> None:
+    """The source makes none of the slot while the target's are compared with them: else a slot that is written all the
+    time would be frozen again and again. It has as many in the target when it is there, and goes on to get more."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, TWO_AGEING, clean=False) as store:
+            stream = await store.create_stream("s", slots=1)
+            written, is_over = await fill(stream.slot(0), 100 * KIB), False
+            compared: list[int] = []
+            decide = store.decide_move
+
+            async def write() -> None:
+                while not is_over:
+                    with contextlib.suppress(SlotMoves):
+                        written.extend(await fill(stream.slot(0), 1))
+
+            async def decided(*arguments) -> None:  # type: ignore[no-untyped-def]
+                source, arrived = stream.slot(0), store.containers[1 - stream.slot(0).container_id].container
+                arriving = arrived.arriving((stream.id, 0))
+                assert arriving is not None
+                assert arriving.tiered_end >= source.tiered_end
+                compared.append(source.tiered_end)
+                await decide(*arguments)
+
+            store.decide_move = decided  # type: ignore[method-assign]
+            writing = asyncio.create_task(write())
+            for _ in range(4):
+                slot = stream.slot(0)
+                await until(lambda slot=slot: slot.tiered_end > 50)
+                tier = store.hosted(slot).tier
+                assert tier is not None
+                hold, held = tier.writer.hold, []
+
+                def holding(slot: Slot, hold=hold, held=held) -> int:  # type: ignore[no-untyped-def]
+                    held.append(hold(slot))
+                    return held[-1]  # type: ignore[no-any-return]
+
+                tier.writer.hold = holding  # type: ignore[method-assign]
+                await store.move_slot(stream, 0, 1 - slot.container_id)
+                assert compared[-1:] == held
+                tier.writer.hold = hold  # type: ignore[method-assign]
+            is_over = True
+            await writing
+            assert len(compared) == 4
+            assert await whole_of(store, stream.slot(0)) == b"".join(written)
+        await storage.close()
+
+    run(scenario())
+
+
+def test_a_slot_whose_chunks_retention_has_taken(tmp_path: Path) -> None:
+    """What it once had in chunks is gone: nothing of that is looked for in the target."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, clean=False) as store:
+            stream = await store.create_stream("s", slots=1)
+            slot = stream.slot(0)
+            written = await fill(slot, 100 * KIB)
+            await until(lambda: slot.tiered_end > 0)
+            start = slot.tiered_end
+            await store.hosted(slot).truncate(slot, start)
+            written = [*written[start:], *await fill(slot, 5 * KIB)]
+            assert slot.tiered_end == start
+            await store.move_slot(stream, 0, 1 - slot.container_id)
+            assert stream.slot(0).start == start
+            assert await whole_of(store, stream.slot(0)) == b"".join(written)
         await storage.close()
 
     run(scenario())

@@ -50,6 +50,8 @@ are a little longer than by default, as a busy machine may be late to renew."""
 WHOLE_WITHIN_S: Final = 60.0
 ASK_S: Final = 2.0
 POLL_S: Final = 0.05
+LOG_BYTES_MAX: Final = 16 << 20
+"""Kept of what one node has said."""
 METADATA: Final = 3
 BUCKET: Final = "cluster"
 PREFIX: Final = "a/prefix"
@@ -161,6 +163,13 @@ class Nodes:
             said = err.read_text(errors="replace").splitlines() if err.exists() else []
             told += [f"--- node {number}", *said[-lines:]]
         return "\n".join(told)
+
+    def keep_logs(self, directory: Path) -> None:
+        """Put what each node has said beside what a test has found: the end of it, over all of its processes."""
+        for number in self.nodes:
+            of_node = self._directory / f"node-{number}"
+            said = b"".join(path.read_bytes() for name in ("log", "err") if (path := of_node / name).exists())
+            (directory / f"node-{number}.log").write_bytes(said[-LOG_BYTES_MAX:])
 
     def life(self, number: int) -> str | None:
         """The life of a node, as etcd has it: another one once its lease was lost; None if it has none."""

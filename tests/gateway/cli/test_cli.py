@@ -130,6 +130,14 @@ class TestConfig:
         assert [row["value"] for row in again] == [row["value"] for row in rows]
 
 
+def last_word(said: str) -> str:
+    """The end of what a refused command says, which has no traceback; without the command's name."""
+    assert "Traceback" not in said
+    line = said.splitlines()[-1]
+    assert line.startswith("penstock: "), said
+    return line.removeprefix("penstock: ")
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -141,6 +149,7 @@ class TestRefusals:
             (("--http", "nowhere"), "http.listen = 'nowhere' (--http)"),
             (("--config", "/nowhere.toml"), "cannot be read"),
             (("--ready-file", "/nowhere/ready.json"), "its directory is not there"),
+            (("--ready-file", "/"), "it is a directory"),
             (("--frobnicate",), "--frobnicate"),
         ],
     )
@@ -150,8 +159,7 @@ class TestRefusals:
         ended = run("serve", "--data-dir", str(data), *arguments)
 
         assert ended.returncode == 2
-        assert said in ended.stderr
-        assert "Traceback" not in ended.stderr
+        assert said in last_word(ended.stderr)
         assert not data.exists()
 
     def test_environment(self) -> None:
@@ -159,7 +167,7 @@ class TestRefusals:
         ended = run("serve", environ={"PENSTOCK_NUM_PARTITION": "3"})
 
         assert ended.returncode == 2
-        assert "environment PENSTOCK_NUM_PARTITION" in ended.stderr
+        assert "environment PENSTOCK_NUM_PARTITION" in last_word(ended.stderr)
 
     def test_port_taken(self, tmp_path: Path) -> None:
         """A port that somebody else has ends with 3 and names the address."""
@@ -167,7 +175,7 @@ class TestRefusals:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             with serving(tmp_path, "--listen", address) as gateway:
                 assert gateway.end() == 3
-                assert f"cannot listen on {address}" in gateway.err.read_text()
+                assert last_word(gateway.err.read_text()).startswith(f"cannot listen on {address}: ")
 
     def test_http_port_taken(self, tmp_path: Path) -> None:
         """The HTTP port is as much needed as the others."""
@@ -175,6 +183,7 @@ class TestRefusals:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             with serving(tmp_path, "--http", address) as gateway:
                 assert gateway.end() == 3
+                assert last_word(gateway.err.read_text()).startswith(f"cannot listen on {address}: ")
 
     def test_directory_taken(self, tmp_path: Path) -> None:
         """A second process ends with 3 and names the first one."""
@@ -183,7 +192,7 @@ class TestRefusals:
             second = run(*("serve", "--listen", "127.0.0.1:0", "--http", "off", "--data-dir", f"{tmp_path}/data"))
 
             assert second.returncode == 3
-            assert f"in use by process {pid}" in second.stderr
+            assert f"in use by process {pid}" in last_word(second.stderr)
             assert first.process.poll() is None
 
     def test_newer_data(self, tmp_path: Path) -> None:
@@ -193,14 +202,35 @@ class TestRefusals:
         (tmp_path / "data" / "penstock.json").write_text(json.dumps(identity))
         with serving(tmp_path) as gateway:
             assert gateway.end() == 2
-            assert "use Penstock 42.0.0 or later" in gateway.err.read_text()
+            assert "use Penstock 42.0.0 or later" in last_word(gateway.err.read_text())
 
     def test_damaged_identity(self, tmp_path: Path) -> None:
         """A penstock.json that cannot be read ends with 4: bytes are damaged, not the configuration."""
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "penstock.json").write_text("{")
-        with serving(tmp_path) as gateway:
+        with serving(tmp_path, "--set", "logging.format=json") as gateway:
             assert gateway.end() == 4
+            told = json.loads(gateway.err.read_text().splitlines()[-1])
+            assert told["message"].startswith(f"{tmp_path / 'data' / 'penstock.json'}: is not JSON")
+
+    def test_several_workers(self, tmp_path: Path) -> None:
+        """What each worker refuses is said once, with its exit code; what is for all is refused before they start."""
+        nowhere = str(tmp_path / "nowhere.pem")
+        listener = ("--listen", "SSL://127.0.0.1:0", "--set", f"ssl.keystore.location={nowhere}")
+        http = ("--http", "127.0.0.1:0", "--set", f"http.tls.keystore.location={nowhere}")
+        for name, flags in (("SSL", listener), ("http", http)):
+            with serving(tmp_path / name, "--workers", "2", *flags) as gateway:
+                assert gateway.end() == 2
+                said = gateway.err.read_text()
+            assert last_word(said) == f"listener {name}: {nowhere}: cannot be read: No such file or directory"
+            assert said.count(nowhere) == 1
+
+    def test_a_worker_by_hand(self) -> None:
+        """Workers are started by their supervisor, and by nobody else."""
+        ended = run("worker")
+
+        assert ended.returncode == 2
+        assert last_word(ended.stderr) == "workers are started by `penstock serve --workers N`, not by hand"
 
 
 class TestServing:

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from gateway.http import exchange
+from gateway.http import asking, exchange
 from gateway.http import front as front_module
 from gateway.http.api import MOVE_WAIT_S
 from gateway.http.desk import BODY_BYTES_MAX
@@ -262,7 +262,7 @@ def run(directory: Path, steps: Callable[[Gateway], Awaitable[None]], *workers: 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that hangs is given up soon."""
-    for module in (exchange, front_module):
+    for module in (asking, exchange, front_module):
         monkeypatch.setattr(module, "ANSWER_S_MAX", 0.3)
 
 

@@ -1,9 +1,11 @@
-"""The exit code of each error, and the errors that are defects: nothing is left out."""
+"""The exit code and the last words of each error, and the errors that are defects: nothing is left out."""
 
 from __future__ import annotations
 
 import errno
+import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +45,7 @@ from gateway.config.layers import ConfigError
 from gateway.data_directory import BadIdentity, InterruptedRecovery, NewerFormat, NotEmpty, UnusableDirectory
 from gateway.exits import CannotGoOn, ExitCode
 from gateway.groups.persistence import UnreadableRecord
+from gateway.logs import JsonFormatter, TextFormatter, ToolFormatter
 from gateway.long_term.identity import DamagedIdentity, IdentityRefused, OwnerAlive
 from gateway.long_term.log_objects import LogIsThere, UnfitForLog
 from gateway.long_term.opening import LongTermUnusable
@@ -120,11 +123,15 @@ DEFECTS: Final[tuple[Exception, ...]] = (
 )
 
 
-def ended_with(error: Exception) -> ExitCode:
+def raising(error: Exception) -> Callable[[], ExitCode]:
     def work() -> ExitCode:
         raise error
 
-    return outcome(work)
+    return work
+
+
+def ended_with(error: Exception) -> ExitCode:
+    return outcome(raising(error))
 
 
 def families(base: type[Exception], modules: tuple[str, ...]) -> set[type[Exception]]:
@@ -136,12 +143,38 @@ def families(base: type[Exception], modules: tuple[str, ...]) -> set[type[Except
 def test_an_error_ends_the_process_with_its_code_and_one_line(
     error: Exception, code: ExitCode, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line of the log says what happened, without a traceback."""
+    """One line says what happened, as all commands say it, without a traceback."""
     assert ended_with(error) is code
     (line,) = caplog.records
     assert line.levelno == logging.ERROR
     assert line.exc_info is None
     assert (error.strerror if isinstance(error, OSError) else str(error)) in line.getMessage()
+    assert TextFormatter().format(line) == ToolFormatter().format(line) == f"penstock: {line.getMessage()}"
+
+
+def test_where_logs_are_json_the_last_word_is_one_too(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever collects the lines finds the reason among them, under the same keys as all others."""
+    ended_with(StorageFailure("the disk is gone"))
+    told = json.loads(JsonFormatter().format(caplog.records[0]))
+
+    assert (told["level"], told["message"]) == ("error", "the disk is gone")
+    assert told.keys() == {"time", "level", "logger", "message"}
+
+
+def test_each_problem_has_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Several mistakes of a configuration are told as they are before a start: a line each."""
+    ended_with(ConfigError(["one key", "another key"]))
+
+    assert [line.getMessage() for line in caplog.records] == ["one key", "another key"]
+
+
+def test_a_part_of_a_command_that_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that will be started again has no last word: its line is one of the log's."""
+    assert outcome(raising(StorageFailure("the disk is gone")), is_last=False) is STORAGE
+    (line,) = caplog.records
+
+    assert line.getMessage() == "cannot go on: the disk is gone"
+    assert not TextFormatter().format(line).startswith("penstock:")
 
 
 @pytest.mark.parametrize("error", DEFECTS, ids=lambda value: type(value).__name__)

@@ -23,14 +23,20 @@ WORKER = """
 import json, os, signal, socket, sys
 number, line, mode, directory = int(sys.argv[1]), socket.socket(fileno=int(sys.argv[2])), sys.argv[3], sys.argv[4]
 open(f"{directory}/{number}.lives", "a").write(f"{os.getpid()}\\n")
+lives = len(open(f"{directory}/{number}.lives").readlines())
 if mode == "refuses" and number == 1:
     sys.exit(4)
+if mode == "tells why" or (mode == "tells why at the second start" and lives == 2):
+    line.sendall(json.dumps({"kind": "refused", "why": ["no key", "no disk"]}).encode() + b"\\n")
+    sys.exit(2 if mode == "tells why" else 5)
 if mode == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if mode != "never serves":
     line.sendall(json.dumps({"kind": "serving", "state": {"pid": os.getpid()}}).encode() + b"\\n")
 while heard := line.recv(4096):
     open(f"{directory}/{number}.heard", "ab").write(heard)
+    if mode == "is taken over":
+        sys.exit(3)
 """
 """A worker that tells that it serves, notes what it hears, and ends with its line."""
 
@@ -144,6 +150,48 @@ def test_a_start_that_fails_is_the_gateways_end(tmp_path: Path) -> None:
         assert await asyncio.wait_for(gateway.supervisor.run(gateway.stopping), DEADLINE_S) is ExitCode.CORRUPT
         assert len(gateway.lives(1)) == 1
         assert not any(is_alive(pid) for worker in range(2) for pid in gateway.lives(worker))
+        words = "worker 1 ended while it started, with exit code 4: its own lines above say more"
+        assert gateway.supervisor.last_words == (words,)
+
+    in_a_loop(test)
+
+
+def test_a_refusal_is_told_once(tmp_path: Path) -> None:
+    """What all workers refuse is said in the words of one of them."""
+
+    async def test() -> None:
+        gateway = Gateway(tmp_path, 3, "tells why")
+        code = await asyncio.wait_for(gateway.supervisor.run(gateway.stopping), DEADLINE_S)
+        assert code is ExitCode.CONFIGURATION
+        assert gateway.supervisor.last_words == ("no key", "no disk")
+
+    in_a_loop(test)
+
+
+def test_a_refusal_of_a_later_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that is back in the end has told why it was not at once, and the gateway goes on."""
+
+    async def test() -> None:
+        async with running(tmp_path, 2, "tells why at the second start") as (gateway, _):
+            os.kill(gateway.lives(0)[0], signal.SIGKILL)
+            await until(lambda: len(gateway.lives(0)) == 3)
+            await until(lambda: gateway.supervisor.workers[0].state)
+            assert gateway.supervisor.last_words == ()
+        told = [getattr(line, "why", None) for line in caplog.records if line.getMessage().startswith("a worker ended")]
+        assert told[:2] == [None, "no key no disk"]
+
+    in_a_loop(test)
+
+
+def test_an_end_that_no_start_can_mend(tmp_path: Path) -> None:
+    """Another gateway has taken over: the worker's code is the gateway's, and says who ended."""
+
+    async def test() -> None:
+        async with running(tmp_path, 2, "is taken over") as (gateway, run):
+            gateway.supervisor.tell_changed(but=gateway.supervisor.workers[1])
+            assert await asyncio.wait_for(asyncio.shield(run), DEADLINE_S) is ExitCode.TAKEN
+            words = "worker 0 ended, with exit code 3: its own lines above say more"
+            assert gateway.supervisor.last_words == (words,)
 
     in_a_loop(test)
 

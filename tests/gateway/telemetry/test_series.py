@@ -16,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from core.turns import Turn
 from gateway.records.compression import compress
 from gateway.telemetry import otlp
-from gateway.telemetry.otlp import BadMetrics, Read, read
+from gateway.telemetry.otlp import read
+from gateway.telemetry.points import BadMetrics, Read
 from gateway.telemetry.series import ClientSeries
 from gateway.telemetry.subscriptions import Properties
 from gateway.wire.errors import InvalidBatch

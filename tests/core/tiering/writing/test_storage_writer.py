@@ -107,6 +107,45 @@ def test_by_bytes(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_held_slot_waits(tmp_path: Path) -> None:
+    """No chunk is made of it while another slot's are, as often as anything is due; all of them once it is let go."""
+
+    async def scenario() -> None:
+        async with tiered_store(tmp_path) as store:
+            held = (await store.create_stream("held", slots=1)).slot(0)
+            other = (await store.create_stream("other", slots=1)).slot(0)
+            tier = hosted_of(store).tier
+            assert tier is not None
+            await fill(held, 100 * KIB)
+            await until(lambda: held.tiered_end > 0)
+            reached = tier.writer.hold(held)
+            written = await fill(held, 200 * KIB)
+            await fill(other, 200 * KIB)
+            await until(lambda: other.tiered_end > other.end // 2)
+            assert held.tiered_end == reached
+            assert tier.writer.untiered_bytes >= sum(map(len, written))
+            tier.writer.let_go(held)
+            await until(lambda: held.tiered_end > held.end // 2)
+            assert without_gaps(runs_of(store, held))
+
+    run(scenario())
+
+
+def test_a_held_slot_does_not_fill_the_log(tmp_path: Path) -> None:
+    """Once the log is pressed it is tiered like any other."""
+
+    async def scenario() -> None:
+        async with tiered_store(tmp_path, replace(TIERING, log_max_bytes=512 * KIB)) as store:
+            held = (await store.create_stream("held", slots=1)).slot(0)
+            tier = hosted_of(store).tier
+            assert tier is not None
+            assert tier.writer.hold(held) == 0
+            await fill(held, 300 * KIB)
+            await until(lambda: held.tiered_end > 0)
+
+    run(scenario())
+
+
 def test_log_is_released(tmp_path: Path) -> None:
     """Entries in verified chunks leave the log, and only those."""
 

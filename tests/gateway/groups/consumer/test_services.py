@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from kio.schema.errors import ErrorCode
 
 from core.applied.tables import Put
 from core.clock import ManualClock
+from gateway.groups import regexes
 from gateway.groups.classic.group import Group
 from gateway.groups.classic.messages import LeavingMember, Protocol
 from gateway.groups.classic.states import GroupState
@@ -125,6 +127,78 @@ def test_topics_that_came_while_nobody_looked(tmp_path: Path) -> None:
             await until(lambda: len(group_of(services, "h").target_of("n")) == 1)
             await services.topics.grow({"t": 6})
             await until(lambda: sum(map(len, group_of(services).target_of("m").values())) == 8)
+
+    run(test())
+
+
+class HeldMatching:
+    """Regular expressions are held against topics in a thread, whose first pass begins when it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self._goes_on = threading.Event(), threading.Event()
+        self._matching = regexes.matching
+        monkeypatch.setattr(regexes, "NAMES_AT_ONCE", 0)
+        monkeypatch.setattr(regexes, "matching", self._held)
+
+    def _held(self, pattern: str, names: Iterable[str]) -> frozenset[str]:
+        known = list(names)
+        self.begun.set()
+        assert self._goes_on.wait(WITHIN_S)
+        return self._matching(pattern, known)
+
+    def let_go(self) -> None:
+        self._goes_on.set()
+
+
+@pytest.mark.parametrize("change", ["comes", "goes"])
+def test_a_topic_changes_while_a_regular_expression_is_resolved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """It comes or goes when its names are taken and the outcome is not known yet: the group hears of it all the same."""
+    held = HeldMatching(monkeypatch)
+
+    async def test() -> None:
+        async with serving(tmp_path, AT_ONCE) as services:
+            await services.create("t")
+            if change == "goes":
+                await services.create("later")
+            joining = asyncio.create_task(beat(services, "m", 0, names=None, regex="t|later"))
+            await until(held.begun.is_set)
+            if change == "comes":
+                await services.create("later")
+            else:
+                await services.topics.delete([services.topics.existing("later")])
+            await until(lambda: not services.groups.consumer._changed_topics)  # it is being looked at
+            held.let_go()
+            await joining
+            count = 2 if change == "comes" else 1
+            await until(lambda: len(group_of(services).target_of("m")) == count)
+            assert len(group_of(services).subscriptions.resolved["t|later"]) == count
+
+    run(test())
+
+
+def test_one_group_keeps_no_news_of_topics_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that cannot be told of a topic, by a fault of ours, is passed over."""
+    topics_changed = ConsumerGroup.topics_changed
+
+    def refused(group: ConsumerGroup, *args: Any) -> None:
+        if group.group_id == "faulty":
+            raise RuntimeError("it cannot")
+        topics_changed(group, *args)
+
+    monkeypatch.setattr(ConsumerGroup, "topics_changed", refused)
+
+    async def test() -> None:
+        async with serving(tmp_path, AT_ONCE) as services:
+            await services.create("t")
+            for group in ("faulty", "g"):
+                await beat(services, "m", 0, group=group, names=frozenset({"t", "later"}))
+            await services.create("later")
+            await until(lambda: len(group_of(services).target_of("m")) == 2)
+            await services.create("last")
+            await beat(services, "m", 0, names=frozenset({"last"}))
+            await until(lambda: len(group_of(services).target_of("m")) == 1)
 
     run(test())
 
