@@ -70,7 +70,6 @@ def check(nodes: Nodes, name: str, happen: Callable[[Collection[str]], None], ti
     assert result.is_clean, f"{name}, seed {SEED}, all of it: {directory}\n{result}\n{nodes.log_tail()}"
 
 
-@pytest.mark.skipif(not SOAK, reason="beside this load a move may take minutes: make soak")
 def test_slots_move_between_nodes(cluster: Nodes, tmp_path: Path) -> None:
     moving = Moving(cluster, random.Random(SEED))
 
