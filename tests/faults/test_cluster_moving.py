@@ -25,7 +25,7 @@ from tests.faults.cluster.nodes import PROBE, WHOLE_WITHIN_S, Nodes, hurt_by
 from tests.faults.settings import SEED, SOAK, scaled
 
 RUN_S_MAX: Final = 300.0
-MOVES: Final = scaled(3, 40)
+MOVES: Final = scaled(2, 8)
 STEPS_IN_CI: Final = ("state there", "decided")
 VICTIM: Final = 3
 HOT: Final = "hot"
