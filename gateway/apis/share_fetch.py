@@ -234,8 +234,8 @@ class _Fetch:
 
 
 class _Records:
-    """The records of answers that are not sent yet: views of the log's memory, which it cannot use again before they are
-    copied."""
+    """The records of answers that are not sent yet: views of the log's memory, which it cannot use again before they
+    are copied."""
 
     def __init__(self, answers: dict[PlaceKey, dict[str, Any]]) -> None:
         self._answers = answers

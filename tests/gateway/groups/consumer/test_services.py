@@ -154,7 +154,7 @@ class HeldMatching:
 def test_a_topic_changes_while_a_regular_expression_is_resolved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """It comes or goes when its names are taken and the outcome is not known yet: the group hears of it all the same."""
+    """It comes or goes when the names are taken and the outcome is not known yet: the group hears of it."""
     held = HeldMatching(monkeypatch)
 
     async def test() -> None:

@@ -31,8 +31,8 @@ def admin(tmp_path: Path) -> Iterator[Admin]:
 
 
 class HeldLog:
-    """A topic's log, whose disk takes nothing until `let_go`. `records`: the rows of share-partitions in each record that
-    was handed to it since."""
+    """A topic's log, whose disk takes nothing until `let_go`. `records`: the rows of share-partitions in each record
+    that was handed to it since."""
 
     def __init__(self, admin: Admin, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.container = admin.broker.store.hosted(admin.slot(topic)).container
