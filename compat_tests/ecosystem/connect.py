@@ -71,7 +71,8 @@ def connect(directory: Path) -> Finding:
 def goes_back_once(told: Sequence[str], expected: Sequence[str]) -> bool:
     """Is this what a file sink writes that is killed once? It begins again at the last offset that it committed, and
     the line that it was writing may be torn."""
-    cut = next((at for at, pair in enumerate(zip(told, expected, strict=False)) if pair[0] != pair[1]), len(expected))
+    both = zip(told, expected, strict=False)
+    cut = next((at for at, (one, other) in enumerate(both) if one != other), min(len(told), len(expected)))
     rests = (told[cut:], told[cut + 1 :])
     return any(rest == expected[len(expected) - len(rest) :] and len(expected) - len(rest) <= cut for rest in rests)
 
