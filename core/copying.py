@@ -131,7 +131,16 @@ async def lift(move: Move) -> bool:
     await learn_outcomes(move)
     move.barrier = None
     move.note_transactions()
+    show_settled(move)
     return True
+
+
+def show_settled(move: Move) -> None:
+    """Have the target's storage writer look at the slot again. It looks away from one that is in chunks up to an open
+    transaction, until the next append."""
+    arrived = move.arrived
+    if not arrived.untiered and arrived.untiered_from[0] < arrived.durable_end:
+        move.target.container.mark_untiered(arrived)
 
 
 async def take_back(move: Move) -> None:

@@ -43,7 +43,7 @@ from core.clock import Clock
 from core.cluster.registry import NOTHING_HELD, Held
 from core.config import LogStore
 from core.container.arrivals import Place, arrival_delete, arrival_put, place_of
-from core.copying import Move, copy, learn_outcomes, left_of, lift, pass_over, take_back, with_room
+from core.copying import Move, copy, learn_outcomes, left_of, lift, pass_over, show_settled, take_back, with_room
 from core.errors import (
     CannotMove,
     CoordinatorAway,
@@ -334,6 +334,7 @@ class Mover:
                 if not await self._settled(move, limit_s):
                     return None
                 await self._decide(move)
+                show_settled(move)
                 await self._arrived(move)
                 return refused.ended()
             finally:
