@@ -97,7 +97,9 @@ def _tested(tests: Path) -> dict[str, str]:
     told = json.loads(report.read_text())["tests"] if report.exists() else {}
     outcomes = {name: one["state"] for name, one in told.items()}
     failed = [name for name, state in outcomes.items() if state not in ("PASSED", "SKIPPED")]
-    assert not (failed or ran.returncode), f"{', '.join(failed)}\n{ran.stdout[-SAID_CHARS_MAX:]}"
+    said = f"{', '.join(failed)}\n{ran.stdout[-SAID_CHARS_MAX:]}"
+    assert not failed, said
+    assert not ran.returncode, said
     return outcomes
 
 
