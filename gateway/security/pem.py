@@ -132,8 +132,10 @@ def revoke(context: ssl.SSLContext, lists: Sequence[x509.CertificateRevocationLi
 
 
 def _blocks(text: str) -> list[tuple[str, bytes]]:
-    """Kind and PEM of each block. Kafka's files have PEM in one line, with blanks for line breaks: both are read. Raises
-    BadPem."""
+    """Kind and PEM of each block. Kafka's files have PEM in one line, with blanks for line breaks: both are read.
+
+    Raises BadPem.
+    """
     found = []
     for kind, body in _bodies(text):
         if ": " in body and re.search(r"^[A-Za-z0-9-]+: ", body, re.M):  # headers of an old encrypted key
