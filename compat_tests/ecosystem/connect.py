@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,19 +52,29 @@ def connect(directory: Path) -> Finding:
                 lines.writelines(f"line {number}\n" for number in range(LINES // 2, LINES))
             worker = _connect_worker(directory, server, rest)
             until(lambda: len(read(server, "lines")) >= LINES, within_s=WITHIN_S, what="all lines are records")
-            until(lambda: len(_lines(sink)) >= LINES, within_s=WITHIN_S, what="all records are lines again")
+            last = f"line {LINES - 1}"
+            until(lambda: _lines(sink)[-1:] == [last], within_s=WITHIN_S, what="all records are lines again")
             worker.assert_running()
         finally:
             worker.kill()
         expected = [f"line {number}" for number in range(LINES)]
         assert read(server, "lines") == expected, "a line is missing, doubled or out of order"
-        assert sorted(_lines(sink)) == sorted(expected)
+        assert goes_back_once(_lines(sink), expected), "the sink's file lacks a line, or has them out of order"
     return Finding(
         "Kafka Connect, distributed",
         VERSION,
         "file source with exactly-once support, and file sink, worker killed on the way",
-        f"{LINES:,} lines, each once",
+        f"{LINES:,} lines, each a record once; the sink, which promises at least once, has them all in order",
     )
+
+
+def goes_back_once(told: Sequence[str], expected: Sequence[str]) -> bool:
+    """Is this what a file sink writes that is killed once? It begins again at the last offset that it committed, and
+    the line that it was writing may be torn."""
+    both = zip(told, expected, strict=False)
+    cut = next((at for at, (one, other) in enumerate(both) if one != other), min(len(told), len(expected)))
+    rests = (told[cut:], told[cut + 1 :])
+    return any(rest == expected[len(expected) - len(rest) :] and len(expected) - len(rest) <= cut for rest in rests)
 
 
 _SOURCE: Final = {

@@ -1,8 +1,8 @@
 """What librdkafka says about its idempotent producer: errors of Produce, sequences, and epochs.
 
 A producer that raises its own epoch sends anew whatever was not acknowledged, stored or not, so that no server can tell
-that it had it (librdkafka's issue 4953). It does so for an answer that it takes for a gap in its sequences, for an error
-that it takes for final, and for a message that was not delivered in time.
+that it had it (librdkafka's issue 4953). It does so for an answer that it takes for a gap in its sequences, for an
+error that it takes for final, and for a message that was not delivered in time.
 """
 
 from __future__ import annotations
@@ -40,4 +40,3 @@ class ClientLog(logging.Handler):
             self.lines.append(f"{time.time():.3f} {told}")
         if RAISES in told:
             self.raised.append(told)
-

@@ -79,7 +79,7 @@ async def list_offsets(ctx: RequestContext, request: Message) -> Mapping[str, An
 
 def _patience_s(ctx: RequestContext, request: Message) -> float:
     if ctx.version >= TIMEOUT_SINCE and request.timeout > 0:
-        return min(request.timeout / 1000, PATIENCE_MAX_S)
+        return min(float(request.timeout / 1000), PATIENCE_MAX_S)
     return PATIENCE_MAX_S
 
 

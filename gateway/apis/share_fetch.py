@@ -55,9 +55,12 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
     except Refusal as refusal:
         return refused(refusal)
     settled = await settle(ctx, group_id, member_id, request.topics)
+    clock, settings = ctx.services.clock, ctx.services.share.settings(group_id)
+    found_s = clock.monotonic_s()
     answers = await _fetched(ctx, request, session, is_urgent=bool(settled.outcome))
     outcome = await _stored(ctx, settled, answers)
-    if session.gave_back:  # while that was waited for, or by this request
+    has_expired = bool(outcome) and clock.monotonic_s() - found_s >= settings.limits.lock_s
+    if session.gave_back or has_expired:  # while that was waited for, or by this request
         answers = {}
     for key, why in outcome.items():
         answer = answers.setdefault(key, {"records": b""})
@@ -68,7 +71,7 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
     return {
         "throttle_time": _counted(ctx, _Records(answers).size),
         "responses": by_topic(answers),
-        "acquisition_lock_timeout": ctx.services.share.settings(group_id).lock_ms,
+        "acquisition_lock_timeout": settings.lock_ms,
     }
 
 
@@ -234,8 +237,8 @@ class _Fetch:
 
 
 class _Records:
-    """The records of answers that are not sent yet: views of the log's memory, which it cannot use again before they are
-    copied."""
+    """The records of answers that are not sent yet: views of the log's memory, which it cannot use again before they
+    are copied."""
 
     def __init__(self, answers: dict[PlaceKey, dict[str, Any]]) -> None:
         self._answers = answers

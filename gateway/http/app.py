@@ -103,16 +103,12 @@ class _ProcessPages:
         get, text = "GET", "text/plain"
         health, chunk = models.Health, models.ChunkView
         return (
-            Endpoint(
-                get, "/healthz", "503: a restart would help", self._healthz, health, problems=(), also=(503,)
-            ),
+            Endpoint(get, "/healthz", "503: a restart would help", self._healthz, health, problems=(), also=(503,)),
             Endpoint(
                 get, "/readyz", "503: other nodes should serve clients", self._readyz, health, problems=(), also=(503,)
             ),
             Endpoint(get, "/metrics", "Prometheus' text format", self._metrics, problems=(), media_type=text),
-            Endpoint(
-                get, "/api/v1/tier2/chunks", "What lies in long-term storage, a JSON object a line", self._chunks
-            ),
+            Endpoint(get, "/api/v1/tier2/chunks", "What lies in long-term storage, a JSON object a line", self._chunks),
             Endpoint(
                 get,
                 "/api/v1/tier2/chunks/{key:path}",

@@ -262,8 +262,8 @@ class Answering(Pausing):
 
     @contextlib.contextmanager
     def keeping(self, answer: "HasViews", size: int) -> Iterator[None]:
-        """Keep records of `size` bytes for an answer that waits for something else: they count as output that waits, and
-        are copied when the log needs the memory behind them."""
+        """Keep records of `size` bytes for an answer that waits for something else: they count as output that waits,
+        and are copied when the log needs the memory behind them."""
         host = self._host
         host.output_budget.charge(size)
         host.with_views[answer] = None

@@ -43,7 +43,7 @@ def show(
     name: Name,
     changed: Annotated[bool, typer.Option("--changed", help="Show only keys that differ from the default.")] = False,
 ) -> None:
-    """Show the configs of one topic, broker, group or subscription of clients' metrics."""
+    """Show the configs of one topic, broker, group or client-metrics."""
     _check_there(session, kind, name)
     found = [one for one in session.cluster.configs(kind, name) if one.changed or not changed]
     if session.output.as_json:
@@ -69,7 +69,7 @@ def show(
 def alter(
     session: Session, kind: Kind, name: Name, configs: Set = None, unset: Unset = None, dry_run: DryRun = False
 ) -> None:
-    """Change configs of one topic, broker, group or subscription of clients' metrics."""
+    """Change configs of one topic, broker, group or client-metrics."""
     change(session, kind, name, configs, unset, dry_run=dry_run)
 
 

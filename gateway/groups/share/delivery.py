@@ -2,17 +2,20 @@
 
 Keeps: a member gets no control batch, and of an aborted transaction nothing if its group reads what is committed: such
 batches are settled when they are met. The first batch is given whole, whatever the limit of bytes. Batches that lie in
-memory are not copied, unless they are small; nobody keeps a view of them while a disk is waited for. For a group in the
-order of keys the batches are opened, in a thread: nothing is given whose key is not known.
+memory are not copied, unless they are small; nobody keeps a view of them while a disk is waited for. Where a disk had
+to be waited for, what comes next is read ahead. For a group in the order of keys the batches are opened, in a thread:
+nothing is given whose key is not known.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from core.clock import Clock
+from core.errors import StoreError
 from core.store import Store
 from core.streams.entries import ENTRIES_AT_ONCE, ReadResult, StillLoading
 from core.streams.live import Slot
@@ -74,7 +77,7 @@ async def deliver(
         end = slot.stable_end if settings.is_committed else slot.durable_end
         if at is None or at >= end or live.is_gone:
             break
-        found = await _read(store, slot, at, end, _bytes_to_read(live, wanted), wanted.waits)
+        found, was_on_disk = await _found(store, live, slot, at, end, wanted)
         if live.state is not state or live.is_gone:
             continue  # its start was set anew
         if found is None or not found.size:
@@ -103,6 +106,8 @@ async def deliver(
         if settings.by_key:
             live.order.forget_settled(state)
         live.touched()
+        if was_on_disk:
+            _read_ahead(store, live, slot, end, wanted)
         if acquired:
             first, last = acquired[0].first, acquired[-1].last
             needed = [one for one in batches if one.span.last >= first and one.span.first <= last]
@@ -139,6 +144,34 @@ def _keys_of(data: Buffer, batches: Sequence[_Batch], stop: int, pace: Pace) -> 
     return keys, spans
 
 
+async def _found(
+    store: Store, live: LivePartition, slot: Slot, at: int, end: int, wanted: Wanted
+) -> tuple[ReadResult | None, bool]:
+    """What lies there from an offset on, and whether a disk had it."""
+    bytes_max = _bytes_to_read(live, wanted)
+    found = reader_of(store, slot).cached(slot, at, end, bytes_max, True, ENTRIES_AT_ONCE)
+    if found is not None:
+        return found, False
+    wanted.waits()
+    reading = live.ahead.take(live.key, at, live.settings().is_committed)
+    if reading is not None:
+        with contextlib.suppress(StoreError):  # told by the read below, if it still is so
+            found = await reading
+    if found is None or not 0 < found.size <= wanted.bytes_max:
+        found = await _read(store, slot, at, end, bytes_max, at_least_one=True)
+    return found, True
+
+
+def _read_ahead(store: Store, live: LivePartition, slot: Slot, end: int, wanted: Wanted) -> None:
+    """Read what comes next, unless memory has it, or there is none."""
+    settings, at, bytes_max = live.settings(), live.state.end, _bytes_to_read(live, wanted)
+    if settings.by_key or at >= end or live.is_gone:
+        return
+    if reader_of(store, slot).cached(slot, at, end, bytes_max, True, 1) is None:
+        reading = _read(store, slot, at, end, bytes_max, at_least_one=False)
+        live.ahead.begin(live.key, at, settings.is_committed, reading)
+
+
 def _bytes_to_read(live: LivePartition, wanted: Wanted) -> int:
     """As many as so many records may have, by the size of those that were read last; what is read beyond is copied for
     nothing. In the order of keys many records may be passed over."""
@@ -149,17 +182,14 @@ def _bytes_to_read(live: LivePartition, wanted: Wanted) -> int:
 
 
 async def _read(
-    store: Store, slot: Slot, at: int, end: int, bytes_max: int, waits: Callable[[], object]
+    store: Store, slot: Slot, at: int, end: int, bytes_max: int, *, at_least_one: bool
 ) -> ReadResult | None:
+    """What a disk or long-term storage has; None if that takes too long. Raises StoreError."""
     reader = reader_of(store, slot)
-    found = reader.cached(slot, at, end, bytes_max, True, ENTRIES_AT_ONCE)
-    if found is not None:
-        return found
-    waits()
     patience: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     timer = asyncio.get_running_loop().call_later(TIER_WAIT_S, _end, patience)
     try:
-        return await reader.read(slot, at, end, bytes_max, True, patience)
+        return await reader.read(slot, at, end, bytes_max, at_least_one, patience)
     except StillLoading:
         return None
     finally:

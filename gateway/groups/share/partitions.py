@@ -41,6 +41,7 @@ from gateway.groups.share.format import (
 )
 from gateway.groups.share.key_order import KeyOrder
 from gateway.groups.share.partition import Acquired, Judgement, SharePartition
+from gateway.groups.share.read_ahead import ReadAhead
 from gateway.groups.share.settings import ShareSettings
 from gateway.refusals import Asked, Refusal, code_of
 
@@ -75,12 +76,14 @@ class LivePartition:
         settings: Callable[[], ShareSettings],
         clock: Clock,
         letters: WritesLetters,
+        ahead: ReadAhead,
     ) -> None:
         self.key = key
         self.container = container
         self.state = state
         self.settings = settings
         self.order = KeyOrder()
+        self.ahead = ahead
         self.record_bytes = 0
         """Size of a record, as of the last read."""
         self.waiters: dict[Callable[[], None], None] = {}
@@ -252,6 +255,7 @@ class LivePartition:
     def close(self) -> None:
         """Nothing more will be done with it."""
         self.is_gone = True
+        self.ahead.drop(self.key)
         if self._burying is not None:
             self._burying.cancel()
         if self._timer is not None:
@@ -303,6 +307,7 @@ class SharePartitions:
         letters: WritesLetters,
     ) -> None:
         self._letters = letters
+        self._ahead = ReadAhead()
         self._topics = topics
         self._resuming: asyncio.Task[None] | None = None
         self._store = store
@@ -344,6 +349,7 @@ class SharePartitions:
         for one in list(self._live.values()):
             await one.settled()
             one.close()
+        await self._ahead.close()
         if self._deletions:
             await asyncio.wait(set(self._deletions))
 
@@ -390,7 +396,8 @@ class SharePartitions:
     def _adopt(self, key: PlaceKey, container: Container, state: SharePartition) -> LivePartition:
         if (before := self._live.get(key)) is not None:
             before.close()
-        live = LivePartition(key, container, state, lambda: self._settings(key.group_id), self._clock, self._letters)
+        settings = partial(self._settings, key.group_id)
+        live = LivePartition(key, container, state, settings, self._clock, self._letters, self._ahead)
         self._live[key] = live
         if state.dead() is not None:
             live.resume()

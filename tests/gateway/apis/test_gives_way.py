@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, TypeVar
 from uuid import UUID
@@ -43,7 +43,7 @@ NOBODY = UUID(int=9)
 
 
 @pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
+def given(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """An element for each time that a handler gave way."""
     found: list[None] = []
     give_way = turns.Stint.give_way
@@ -54,7 +54,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
 
     monkeypatch.setattr(turns, "GIVE_WAY_S", -1.0)
     monkeypatch.setattr(turns.Stint, "give_way", counted)
-    yield found
+    return found
 
 
 def commits(topic: str, count: int = MANY) -> list[dict[str, Any]]:

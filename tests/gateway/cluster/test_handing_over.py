@@ -120,6 +120,7 @@ def test_a_producer_with_five_requests_under_way_hears_of_no_gap(
             codes += [await code_of(client, one) for one in under_way]
             refused = codes.index(NOT_LEADER)
             assert codes == [0] * refused + [NOT_LEADER] * UNDER_WAY
+            assert await leaders(client, "t") == {0: second.node_id}
             again = [send_numbered(other, number) for number in range(refused, count)]
             assert [await code_of(other, one) for one in again] == [0] * UNDER_WAY
             await draining

@@ -45,11 +45,11 @@ from gateway.config.layers import ConfigError
 from gateway.data_directory import BadIdentity, InterruptedRecovery, NewerFormat, NotEmpty, UnusableDirectory
 from gateway.exits import CannotGoOn, ExitCode
 from gateway.groups.persistence import UnreadableRecord
+from gateway.logs import JsonFormatter, TextFormatter, ToolFormatter
 from gateway.long_term.identity import DamagedIdentity, IdentityRefused, OwnerAlive
 from gateway.long_term.log_objects import LogIsThere, UnfitForLog
 from gateway.long_term.opening import LongTermUnusable
 from gateway.long_term.ownership import Owner
-from gateway.logs import JsonFormatter, TextFormatter, ToolFormatter
 from gateway.network.binding import CannotListen
 from gateway.process.outcome import outcome
 from tier2.storage import Corrupt as CorruptObject

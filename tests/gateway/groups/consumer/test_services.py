@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from kio.schema.errors import ErrorCode
 
 from core.applied.tables import Put
 from core.clock import ManualClock
-from gateway.groups import regexes
+from gateway.groups import consumer_groups, regexes
 from gateway.groups.classic.group import Group
 from gateway.groups.classic.messages import LeavingMember, Protocol
 from gateway.groups.classic.states import GroupState
@@ -131,6 +132,32 @@ def test_topics_that_came_while_nobody_looked(tmp_path: Path) -> None:
     run(test())
 
 
+def test_topics_that_change_while_groups_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often, one time after the other, groups are told of them: as where topics are created without an end."""
+
+    async def test() -> None:
+        async with serving(tmp_path, AT_ONCE) as services:
+            await services.create("t")
+            await beat(services, "m", 0)
+            stream, groups = services.topics.get("t"), services.groups.consumer
+            assert stream is not None
+            left, tell = 2 * sys.getrecursionlimit(), groups._tell_of_topics
+
+            async def told(group: ConsumerGroup, changed: set[str] | None) -> None:
+                nonlocal left
+                if left:
+                    left -= 1
+                    groups.topic_changed(stream)
+                await tell(group, changed)
+
+            monkeypatch.setattr(consumer_groups, "TOPICS_SETTLE_S", 0)
+            monkeypatch.setattr(groups, "_tell_of_topics", told)
+            groups.topic_changed(stream)
+            await until(lambda: not left)
+
+    run(test())
+
+
 class HeldMatching:
     """Regular expressions are held against topics in a thread, whose first pass begins when it is let go."""
 
@@ -154,7 +181,7 @@ class HeldMatching:
 def test_a_topic_changes_while_a_regular_expression_is_resolved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    """It comes or goes when its names are taken and the outcome is not known yet: the group hears of it all the same."""
+    """It comes or goes when the names are taken and the outcome is not known yet: the group hears of it."""
     held = HeldMatching(monkeypatch)
 
     async def test() -> None:

@@ -1,4 +1,4 @@
-"""One step of a member of a streams group, by itself: what it says of the member's own tasks is what its record says."""
+"""One step of a member of a streams group: what it says of the member's own tasks is what its record says."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def currents(draw: st.DrawFn) -> CurrentRecord:
 
 
 @given(currents(), st.builds(Tasks, SETS, SETS), st.none() | st.builds(Tasks, SETS, SETS), SETS)
-def test_gains_and_releases(current: CurrentRecord, target: Tasks, owned: Tasks | None, others: frozenset[Task]) -> None:
+def test_gains_and_releases(
+    current: CurrentRecord, target: Tasks, owned: Tasks | None, others: frozenset[Task]
+) -> None:
     """Who has what follows from them alone, without a look at all that the member had and has."""
 
     def taken(role: Role, tasks: frozenset[Task]) -> frozenset[Task]:
