@@ -131,15 +131,15 @@ async def lift(move: Move) -> bool:
     await learn_outcomes(move)
     move.barrier = None
     move.note_transactions()
-    show_settled(move)
+    mark_untiered(move)
     return True
 
 
-def show_settled(move: Move) -> None:
-    """Have the target's storage writer look at the slot again. It looks away from one that is in chunks up to an open
-    transaction, until the next append."""
+def mark_untiered(move: Move) -> None:
+    """Have the target look for what goes into chunks: behind a barrier it had found nothing, and no entry comes that
+    would tell it."""
     arrived = move.arrived
-    if not arrived.untiered and arrived.untiered_from[0] < arrived.durable_end:
+    if not arrived.untiered and arrived.durable_end > arrived.untiered_from[0]:
         move.target.container.mark_untiered(arrived)
 
 
