@@ -363,8 +363,10 @@ class Mover:
             raise
 
     async def _brought(self, move: Move, end: int) -> None:
-        """Wait until the target has what the source has in chunks up to there, in chunks of its own, unless its log is as
-        safe as these: else a disk that is lost soon after the move would take what was safe before."""
+        """Wait until the target has in chunks what the source has there, unless its log is as safe as chunks are.
+
+        A disk that is lost soon after the move would take what was safe before.
+        """
         tier = move.target.tier
         if tier is None:
             return

@@ -1,4 +1,4 @@
-"""What a store has on this machine: directories of its containers, locks that keep other processes out, the clock's file.
+"""What a store has on this machine: its containers' directories, locks that keep others out, and the clock's file.
 
 **Invariant**: a container is one process's: it, or the directory of all, is locked from before its recovery until after
 its close.

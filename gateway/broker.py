@@ -410,7 +410,7 @@ class Broker:
             all_topics=self.all_topics,
             producers=self.producers,
             new_producers=self.new_producers,
-            refused_batches=RefusedBatches(),
+            refused_batches=RefusedBatches(self.clock.monotonic_s),
             groups=self.groups,
             elsewhere=self.elsewhere,
             share=self.share,

@@ -157,7 +157,8 @@ class Scaler:
         looked_at = 0
         for stream in list(streams.values()):
             decision = await self._look_at(stream)
-            looked_at += SLICE_SLOTS // STREAMS_PER_SLICE + (stream.slot_count if stream.id in self._grew else 0)
+            is_whole = stream.id in self._grew or len(stream.state.current.segments) > 1  # that it was looked at
+            looked_at += SLICE_SLOTS // STREAMS_PER_SLICE + (stream.slot_count if is_whole else 0)
             if looked_at >= SLICE_SLOTS:
                 looked_at = 0
                 await asyncio.sleep(0)

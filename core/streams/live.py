@@ -30,6 +30,7 @@ from core.streams.writers import WriterBatch, WriterState, new_batch
 WRITERS_PER_STEP: Final = 200
 """Writers that one step goes through: half a millisecond where they are encoded."""
 
+
 class SlotWatcher(Protocol):
     """Hears of a slot, on the event loop: a waiting fetch or a fetch session."""
 

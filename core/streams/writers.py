@@ -110,7 +110,7 @@ class WriterState:
         if epoch != self.epoch:
             if epoch < self.epoch:
                 raise StaleWriterEpoch(writer_id, epoch, self.epoch)
-            if first_sequence != 0 and not self._has_gap:
+            if first_sequence != 0 and not self.has_gap:
                 raise SequenceGap(writer_id, 0, first_sequence)
             return None
         last_sequence = sequence_after(first_sequence, count - 1)
@@ -122,12 +122,13 @@ class WriterState:
         for batch in batches:
             if batch.epoch == epoch and batch.first_sequence == first_sequence and batch.last_sequence == last_sequence:
                 return Duplicate(batch.base, batch.base + batch.records, batch.timestamp)
-        if self._has_gap:
+        if self.has_gap:
             return None
         raise SequenceGap(writer_id, expected, first_sequence)
 
     @property
-    def _has_gap(self) -> bool:
+    def has_gap(self) -> bool:
+        """Whether its newest batches are lost: it goes on at any sequence."""
         return bool(self.batches) and self.batches[-1].first_sequence == GAP
 
 

@@ -1,4 +1,8 @@
-"""OffsetDelete (key 47), version 0: deletes offsets of topics that a group no longer reads (KIP-496)."""
+"""OffsetDelete (key 47), version 0: deletes offsets of topics that a group no longer reads (KIP-496).
+
+Keeps: whether an offset may be deleted is asked when its deletion is submitted, without an await in between. Many are
+deleted in parts: what a member that comes meanwhile commits to a topic that it subscribes to stays.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +27,27 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
     error = groups.admission.delete(request.group_id)
     if error:
         return error_response(request, ctx.version, error)
-    group = groups.get(request.group_id)
-    errors = {
-        (topic.name, partition.partition_index): _check(ctx, group, topic.name, partition)
+    asked = {
+        (topic.name, partition.partition_index): None
         async for topic in ctx.paced(request.topics)
         async for partition in ctx.paced(topic.partitions)
     }
-    places = [place async for place, error in ctx.paced(errors.items()) if not error]
+    errors: dict[tuple[str, int], ErrorCode] = {}
+    deleted: dict[str, None] = {}
+    places = list(asked)
     async for first in ctx.paced(range(0, len(places), AT_ONCE)):
-        error = await groups.offsets.delete(request.group_id, places[first : first + AT_ONCE])
+        group = groups.get(request.group_id)
+        some = {place: _check(ctx, group, *place) for place in places[first : first + AT_ONCE]}
+        allowed = [place for place, refused in some.items() if not refused]
+        error = await groups.offsets.delete(request.group_id, allowed)
         if error:
-            return error_response(request, ctx.version, error)
-    async for name in ctx.paced({name: None async for name, _ in ctx.paced(places)}):
+            break
+        errors |= some
+        deleted |= dict.fromkeys(name for name, _ in allowed)
+    async for name in ctx.paced(deleted):
         ctx.tell("offsets deleted", name=request.group_id, topic=name)
+    if error:
+        return error_response(request, ctx.version, error)
     return {
         "error_code": ErrorCode.none,
         "topics": [
@@ -54,11 +66,11 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
     }
 
 
-def _check(ctx: RequestContext, group: Subscriber | None, name: str, partition: Message) -> ErrorCode:
+def _check(ctx: RequestContext, group: Subscriber | None, name: str, partition: int) -> ErrorCode:
     if not ctx.may(Operation.READ, ResourceType.TOPIC, name):
         return ErrorCode.topic_authorization_failed
     stream = ctx.services.all_topics.get(name)
-    if stream is None or not 0 <= partition.partition_index < stream.slot_count:
+    if stream is None or not 0 <= partition < stream.slot_count:
         return ErrorCode.unknown_topic_or_partition
     if group is not None and group.is_subscribed_to(name):
         return ErrorCode.group_subscribed_to_topic

@@ -55,9 +55,12 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
     except Refusal as refusal:
         return refused(refusal)
     settled = await settle(ctx, group_id, member_id, request.topics)
+    clock, settings = ctx.services.clock, ctx.services.share.settings(group_id)
+    found_s = clock.monotonic_s()
     answers = await _fetched(ctx, request, session, is_urgent=bool(settled.outcome))
     outcome = await _stored(ctx, settled, answers)
-    if session.gave_back:  # while that was waited for, or by this request
+    has_expired = bool(outcome) and clock.monotonic_s() - found_s >= settings.limits.lock_s
+    if session.gave_back or has_expired:  # while that was waited for, or by this request
         answers = {}
     for key, why in outcome.items():
         answer = answers.setdefault(key, {"records": b""})
@@ -68,7 +71,7 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
     return {
         "throttle_time": _counted(ctx, _Records(answers).size),
         "responses": by_topic(answers),
-        "acquisition_lock_timeout": ctx.services.share.settings(group_id).lock_ms,
+        "acquisition_lock_timeout": settings.lock_ms,
     }
 
 

@@ -98,7 +98,7 @@ class ConsumerGroups(RowGroups[ConsumerGroup, RowKey]):
     def start(self) -> None:
         """Begin to serve: deadlines run; groups learn of the topics that came or went while nobody looked."""
         self._is_active = True
-        self._topics_task = asyncio.create_task(self._look_at_topics(None))
+        self._topics_task = asyncio.create_task(self._look_at_all())
         super().start()
 
     async def stop(self) -> None:
@@ -190,6 +190,10 @@ class ConsumerGroups(RowGroups[ConsumerGroup, RowKey]):
         if self._topics_task is None or self._topics_task.done():
             self._topics_task = asyncio.create_task(self._look_later())
 
+    async def _look_at_all(self) -> None:
+        await self._look_at_topics(None)
+        await self._look_later()
+
     async def _look_later(self) -> None:
         while self._changed_topics and self._is_active:
             await asyncio.sleep(TOPICS_SETTLE_S)
@@ -203,8 +207,6 @@ class ConsumerGroups(RowGroups[ConsumerGroup, RowKey]):
                 await self._tell_of_topics(group, changed)
             except Exception:  # the others must hear of them all the same
                 _log.exception("a group could not be told of topics", extra={"group": group.group_id})
-        if self._changed_topics:
-            await self._look_later()
 
     async def _tell_of_topics(self, group: ConsumerGroup, changed: set[str] | None) -> None:
         if group.subscriptions.regexes and changed is None:

@@ -3,8 +3,8 @@
 Kafka answers a client over its quota, and then reads nothing from it for a while. A request over HTTP has no connection
 of its own that could be muted: it is refused with 429 until the pause is over (RFC 6585).
 
-Keeps: a pause is as long as `Retry-After` said first. A request that began within the quota is carried out whole, and its bytes count with those that the user moves by
-Kafka's protocol.
+Keeps: a pause is as long as `Retry-After` said first. A request that began within the quota is carried out whole, and
+its bytes count with those that the user moves by Kafka's protocol.
 """
 
 from __future__ import annotations

@@ -72,7 +72,8 @@ static Py_ssize_t read_once(PyObject *read, PyObject *most, window_t *window)
     return count;
 }
 
-/* Read the whole records in `wire`; the bytes that were read. It ends with the first call that reads none, or fails. */
+/* Read the whole records in `wire`; the bytes that were read. It ends with the first call that reads none, or fails: with an
+ * exception then. */
 static Py_ssize_t read_all(PyObject *read, window_t *window, const Py_buffer *wire)
 {
     PyObject *most = PyLong_FromLong(RECORD_BYTES);
@@ -81,6 +82,8 @@ static Py_ssize_t read_all(PyObject *read, window_t *window, const Py_buffer *wi
     Py_ssize_t size = 0, at = 0, record;
     while (window->left >= RECORD_BYTES && (record = whole(wire->buf, at, wire->len)) > 0) {
         Py_ssize_t count = read_once(read, most, window);
+        if (count == 0)
+            PyErr_SetNone(PyExc_EOFError); /* the session has ended; its last record is read, so nobody would see it again */
         if (count <= 0)
             break;
         size += count;

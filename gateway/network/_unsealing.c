@@ -188,12 +188,13 @@ static void *fail(int outcome)
 {
     unsigned long code = openssl.ERR_peek_last_error();
     const char *reason = code ? openssl.ERR_reason_error_string(code) : NULL;
-    PyObject *error = PyObject_CallFunction(SSLError, "is", outcome, reason == NULL ? "the session is broken" : reason);
+    PyObject *said = PyUnicode_FromString(reason == NULL ? "the session is broken" : reason);
+    PyObject *error = said == NULL ? NULL : PyObject_CallFunction(SSLError, "iO", outcome, said);
     openssl.ERR_clear_error();
-    if (error != NULL) {
+    if (error != NULL && !PyObject_SetAttrString(error, "reason", said)) /* as Python's own has it */
         PyErr_SetObject(SSLError, error);
-        Py_DECREF(error);
-    }
+    Py_XDECREF(error);
+    Py_XDECREF(said);
     return NULL;
 }
 

@@ -8,10 +8,8 @@ Invariants:
 """
 
 import asyncio
-import contextlib
 import logging
 import select
-import socket
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
@@ -260,11 +258,6 @@ class Connection(Answering):
         party = self.party
         if party.over or party.address.over:
             self._wait_turn()
-
-    def wake_from(self, size: int) -> None:
-        """Be told of bytes when so many are there; of the peer's end at once, as ever."""
-        with contextlib.suppress(OSError):  # the peer is gone already: the transport is about to say so
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
     def charge(self, size: int) -> None:
         """Charge the request budget with the memory of a decoded request."""

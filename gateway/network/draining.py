@@ -17,7 +17,7 @@ class Drain(Protocol):
         self, read: Callable[[int, memoryview], int], room: memoryview, wire: memoryview, /
     ) -> tuple[int, Exception | None]:
         """Read records as long as one in `wire`, which OpenSSL has, is whole and the largest one has room. Returns how
-        many bytes are in `room`, and what `read` raised in the end, if it did."""
+        many bytes are in `room`, and what `read` raised in the end, if it did: EOFError if it read none."""
 
 
 def _native() -> Drain | None:

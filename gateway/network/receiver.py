@@ -8,7 +8,6 @@ Invariants:
 - The buffer of an incomplete request is at most twice the bytes that have arrived (or the size of an earlier
   request of this connection), and is charged to the receive budget. An idle connection holds nothing.
 - A request is handed on only while its connection is not blocked; bytes that arrive meanwhile wait here.
-- The kernel is asked to gather bytes only while more than those are still to come.
 """
 
 import struct
@@ -25,11 +24,6 @@ TRUST_BYTES_MAX: Final = 1024 * 1024
 """Largest buffer that a connection gets at once, for requests as large as one that it sent before."""
 PROGRESS_BYTES: Final = 64 * 1024
 """Bytes that restart the time in which a request must arrive: a large one may take that time for each of these."""
-WAKE_BYTES: Final = 64 * 1024
-"""So many bytes the kernel gathers before it wakes the loop, while much of a large request is still to come: nobody
-needs a part of one. A client that writes each record by itself, as librdkafka does with TLS, wakes it for each else."""
-KEPT_BYTES_MAX: Final = 32 * 1024
-"""What may have come and is not here yet: a record of TLS that is not whole. No byte is waited for that came."""
 ROUTE_BYTES: Final = 8
 """Length, API key and version: enough to know how large a request may be."""
 PRODUCE_KEY: Final = 0
@@ -60,10 +54,6 @@ class Sink(Protocol):
 
     def wait_for_receive_bytes(self) -> None: ...
 
-    def wake_from(self, size: int) -> None:
-        """Be told of bytes when so many are there, or no more come."""
-        ...
-
 
 class Receiver:
     """See the module. `since_s`: when the incomplete request began or last made progress worth the
@@ -78,7 +68,6 @@ class Receiver:
         "_rest",
         "_sink",
         "_trusted_bytes",
-        "_wakes_late",
         "since_s",
         "unproved_bytes_max",
     )
@@ -92,7 +81,6 @@ class Receiver:
         self._received = 0
         self._trusted_bytes = SCRATCH_BYTES
         self._expects_large = False
-        self._wakes_late = False
         self.since_s = 0.0
         self.unproved_bytes_max: int | None = None  # a bound until the client has proved who it is
 
@@ -231,9 +219,6 @@ class Receiver:
         self._frame, self._frame_bytes, self._received = frame, size, have
         self.since_s = self._host.now_s
         self._host.receive_budget.charge(len(frame))
-        if len(frame) == size and size - have >= WAKE_BYTES + KEPT_BYTES_MAX:  # as large as one that has come before
-            self._wakes_late = True
-            self._sink.wake_from(WAKE_BYTES)
         self._admit_more()
 
     def _add_to_frame(self, frame: bytearray, count: int) -> None:
@@ -241,9 +226,6 @@ class Receiver:
         self._received += count
         if self._received // PROGRESS_BYTES > before // PROGRESS_BYTES:
             self.since_s = self._host.now_s
-        if self._wakes_late and self._frame_bytes - self._received < WAKE_BYTES + KEPT_BYTES_MAX:
-            self._wakes_late = False
-            self._sink.wake_from(1)
         if self._received == self._frame_bytes:
             self._complete(frame)
         elif self._received == len(frame):

@@ -73,9 +73,7 @@ def _native() -> Wrap | None:
 native_wrap: Final = _native()
 
 
-def wrapped(
-    context: ssl.SSLContext, arrived: ssl.MemoryBIO, leaving: ssl.MemoryBIO
-) -> tuple[ssl.SSLObject, Unsealer]:
+def wrapped(context: ssl.SSLContext, arrived: ssl.MemoryBIO, leaving: ssl.MemoryBIO) -> tuple[ssl.SSLObject, Unsealer]:
     """A server's session on these buffers, and who reads from it after the handshake."""
     make = partial(context.wrap_bio, arrived, leaving, server_side=True)
     if native_wrap is None:
@@ -159,7 +157,7 @@ class PythonUnsealer:
                     self._has_part = True
                     return size, at, False
                 continue
-            except ssl.SSLZeroReturnError:
+            except (ssl.SSLZeroReturnError, EOFError):
                 count = 0
             if not count:
                 self.said_goodbye = True

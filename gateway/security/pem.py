@@ -132,7 +132,10 @@ def revoke(context: ssl.SSLContext, lists: Sequence[x509.CertificateRevocationLi
 
 
 def _blocks(text: str) -> list[tuple[str, bytes]]:
-    """Kind and PEM of each block. Kafka's files have PEM in one line, with blanks for line breaks: both are read."""
+    """Kind and PEM of each block. Kafka's files have PEM in one line, with blanks for line breaks: both are read.
+
+    Raises BadPem.
+    """
     found = []
     for kind, body in _bodies(text):
         if ": " in body and re.search(r"^[A-Za-z0-9-]+: ", body, re.M):  # headers of an old encrypted key
@@ -147,13 +150,12 @@ def _blocks(text: str) -> list[tuple[str, bytes]]:
 
 def _bodies(text: str) -> Iterator[tuple[str, str]]:
     """Kind of each block, and what it has between its marks. The interpreter's lock is never held for long, as it would
-    be by one expression for megabytes of text."""
+    be by one expression for megabytes of text. Raises BadPem."""
     at = 0
     while (begin := _BEGIN.search(text, at)) is not None:
         mark = f"-----END {begin[1]}-----"
         end = text.find(mark, begin.end())
-        if end < 0:  # it never ends: what comes in it may be another
-            at = begin.end()
-            continue
+        if end < 0:  # a list of revoked certificates that is being written must not be passed over
+            raise BadPem(f"it ends within a block: {mark[:100]} is missing")
         yield begin[1], text[begin.end() : end]
         at = end + len(mark)

@@ -25,7 +25,7 @@ from tests.faults.cluster.nodes import PROBE, WHOLE_WITHIN_S, Nodes, hurt_by
 from tests.faults.settings import SEED, SOAK, scaled
 
 RUN_S_MAX: Final = 300.0
-MOVES: Final = scaled(3, 40)
+MOVES: Final = scaled(2, 8)
 STEPS_IN_CI: Final = ("state there", "decided")
 VICTIM: Final = 3
 HOT: Final = "hot"
@@ -70,7 +70,6 @@ def check(nodes: Nodes, name: str, happen: Callable[[Collection[str]], None], ti
     assert result.is_clean, f"{name}, seed {SEED}, all of it: {directory}\n{result}\n{nodes.log_tail()}"
 
 
-@pytest.mark.skipif(not SOAK, reason="beside this load a move may take minutes: make soak")
 def test_slots_move_between_nodes(cluster: Nodes, tmp_path: Path) -> None:
     moving = Moving(cluster, random.Random(SEED))
 

@@ -149,8 +149,8 @@ class StorageWriter:
         self._hurried.discard(slot)
 
     def hold(self, slot: Slot) -> int:
-        """Make no more chunks of a slot, until `let_go` is called or the log is pressed. Returns the offset up to which it
-        is in chunks, or on its way there."""
+        """Make no more chunks of a slot, until `let_go` is called or the log is pressed. Returns where what it has in
+        chunks, or on its way there, ends."""
         self._held.add(slot)
         return self._place_of(slot)[0]
 

@@ -140,8 +140,10 @@ def _store(
             )
             if duplicate is not None:
                 return _duplicate(request, container, slot, index, duplicate, config)
-            if slot.writers is None or batch.producer_id not in slot.writers:
+            writer = None if slot.writers is None else slot.writers.get(batch.producer_id)
+            if writer is None or writer.has_gap:
                 services.refused_batches.check_first(Place(slot.stream.id, slot.number), batch)
+            if writer is None:
                 services.new_producers.admit(request.connection.peer_host)
         flags = 0
         if batch.attributes & TRANSACTIONAL or slot.transactions is not None:

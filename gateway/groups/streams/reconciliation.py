@@ -62,15 +62,16 @@ def _towards(
 ) -> Step:
     has = current.assigned
     active, standby = frozenset(has.active), has.standby
-    kept = Holdings(_of(has.active, active & target.active), standby & target.standby)
-    lost = Tasks(active - target.active, standby - target.standby)
+    stays = Tasks(active & target.active, standby & target.standby)
+    kept = Holdings(_of(has.active, stays.active), stays.standby)
+    lost = Tasks(_without(active, stays.active), _without(standby, stays.standby))
     given_up = current.revoking.tasks()
     if any(lost):
         revoking = Holdings(_of(has.active, lost.active), lost.standby)
         if _still_owns(owned, revoking):
             record = _at(current, epoch, MemberState.UNREVOKED_TASKS, kept, revoking)
             return Step(record, released=given_up)
-    new = Tasks(_without(target.active, active), _without(target.standby, standby))
+    new = Tasks(_without(target.active, stays.active), _without(target.standby, stays.standby))
     others = Tasks(taken(Role.ACTIVE, new.active), taken(Role.STANDBY, new.standby))
     gained = Tasks(_without(new.active, others.active), _without(new.standby, others.standby))
     got: Mapping[Task, int] = dict.fromkeys(gained.active, target_epoch)
@@ -82,8 +83,11 @@ def _towards(
     return Step(_at(current, target_epoch, state, assigned, NO_HOLDINGS), gained, released)
 
 
-def _without(tasks: frozenset[Task], others: frozenset[Task]) -> frozenset[Task]:
-    return tasks - others if tasks and others else tasks
+def _without(tasks: frozenset[Task], some: frozenset[Task]) -> frozenset[Task]:
+    """Those that are not among some of them."""
+    if len(some) == len(tasks):
+        return frozenset()
+    return tasks - some if some else tasks
 
 
 def _of(held: Mapping[Task, int], tasks: frozenset[Task]) -> Mapping[Task, int]:

@@ -12,7 +12,7 @@ import pytest
 
 from core.clock import ManualClock, SystemClock
 from core.config import StoreConfig
-from core.scaling.scaler import Scaler
+from core.scaling.scaler import SLICE_SLOTS, Scaler
 from core.store import Store
 from core.streams.averages import WATCHED
 from core.streams.keyspace import slot_at_position
@@ -151,6 +151,32 @@ def test_slots_at_rest_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.Mon
         assert {slot.stream for slot in looked} == {stream, other}
         assert len(looked) == 9, "once each of those that were written"
         assert all(slot.rate is None for slot in looked)
+        await store.close()
+
+    run(scenario())
+
+
+def test_others_have_turns_while_segments_are_looked_at(tmp_path: Path) -> None:
+    """Streams of several segments are looked at whole, also those into which nothing came."""
+
+    async def scenario() -> None:
+        store, scaler = await scaling_store(tmp_path, ManualClock())
+        streams = [await make(store, f"s{n}", slots=SLICE_SLOTS, min_segments="4") for n in range(8)]
+        assert all(len(stream.state.current.segments) == 4 for stream in streams)
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        await asyncio.sleep(0)
+        before = turns
+        await scaler.scale_once()
+        assert turns - before >= len(streams)
+        counting.cancel()
         await store.close()
 
     run(scenario())

@@ -18,6 +18,7 @@ import pytest
 
 from compat_tests.histories.client_log import ClientLog
 from core.streams.live import Slot
+from core.streams.writers import gap_after
 from gateway.broker import Broker
 from tests.core.support import Gate, owner_of, until
 from tests.core.test_several_containers import failing
@@ -121,6 +122,42 @@ def test_whoever_gives_up_a_batch_hears_of_the_gap(tmp_path: Path, name: str) ->
             with reason(broker, slot_of(broker)):
                 assert await codes(client, 1) == [code]
             assert await codes(client, 2, 3, 4, 5, 6) == [code] * 4 + [OUT_OF_ORDER]
+            client.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_new_producer_may_send_its_first_batch_last(tmp_path: Path) -> None:
+    """The one that was refused was sent to a new leader while an older one had not answered the first ones."""
+
+    async def scenario() -> None:
+        async with running_broker(tmp_path) as broker:
+            client = await Client.connect(broker)
+            await client.create("t")
+            with handed_over(broker, slot_of(broker)):
+                assert await codes(client, 5, 6, 7, 8, 9) == [NOT_LEADER] * 5
+                assert await codes(client, 0) == [NOT_LEADER]
+            assert await codes(client, *range(10)) == [0] * 10
+            client.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_producer_whose_newest_batches_are_lost_begins_with_what_was_refused(tmp_path: Path) -> None:
+    """The partition was made from long-term storage, and takes any sequence of a producer that it knows."""
+
+    async def scenario() -> None:
+        async with running_broker(tmp_path) as broker:
+            client = await Client.connect(broker)
+            await client.create("t")
+            assert await codes(client, 0) == [0]
+            writers = slot_of(broker).writers
+            assert writers is not None
+            writers[7].batches.append(gap_after(writers[7].batches[-1]))
+            with full(broker, slot_of(broker)):
+                assert await codes(client, 5) == [NOT_ENOUGH_REPLICAS]
+            assert await codes(client, 6, 7) == [NOT_ENOUGH_REPLICAS] * 2
+            assert await codes(client, 5, 6, 7) == [0] * 3
             client.close()
 
     asyncio.run(scenario())

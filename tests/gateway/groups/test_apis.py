@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from uuid import UUID, uuid4
 import pytest
 from kio.schema.errors import ErrorCode
 
-from gateway.apis import discover
+from gateway.apis import discover, offset_delete
 from gateway.broker import Broker
+from gateway.groups.offsets.service import OffsetService
 from gateway.wire.message import Message
 from tests.gateway.groups.harness import subscription
 from tests.gateway.groups.services import FAST, run
@@ -380,6 +381,40 @@ def test_offset_delete(tmp_path: Path) -> None:
             assert (answer.error_code, errors) == (0, [ErrorCode.group_subscribed_to_topic, 0, unknown, unknown])
             assert list(broker.groups.of("g").offsets.of_group("g")) == ["t"]
             assert nobody.error_code == ErrorCode.group_id_not_found
+
+    run(scenario())
+
+
+def test_a_member_comes_while_many_offsets_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is told to have committed stays: its topic is subscribed to from then on."""
+
+    async def scenario() -> None:
+        async with asking(tmp_path) as (broker, client):
+            member = await Client.connect(broker)
+            await client.ask(OFFSET_COMMIT, 8, commit_body(broker, 8, "g", *(("t", index, 1) for index in range(3))))
+            delete = OffsetService.delete
+            parts: list[Collection[tuple[str, int]]] = []
+
+            async def deleted(offsets: OffsetService, group_id: str, places: Collection[tuple[str, int]]) -> ErrorCode:
+                error = await delete(offsets, group_id, places)
+                parts.append(places)
+                if len(parts) == 1:
+                    mine = {"member_id": await stable_member(member, "g"), "generation_id_or_member_epoch": 1}
+                    committed = await member.ask(OFFSET_COMMIT, 8, commit_body(broker, 8, "g", ("t", 1, 7), **mine))
+                    assert error_of(committed) == 0
+                return error
+
+            monkeypatch.setattr(offset_delete, "AT_ONCE", 1)
+            monkeypatch.setattr(OffsetService, "delete", deleted)
+            topics = [{"name": "t", "partitions": [{"partition_index": index} for index in range(3)]}]
+            answer = await client.ask(OFFSET_DELETE, 0, {"group_id": "g", "topics": topics})
+            left = fetched(await client.ask(OFFSET_FETCH, 7, fetch_body(broker, 7, "g", None)), 7)
+            member.close()
+
+            subscribed = ErrorCode.group_subscribed_to_topic
+            assert [p.error_code for p in answer.topics[0].partitions] == [0, subscribed, subscribed]
+            assert [(partition, offset) for partition, offset, *_ in left] == [(1, 7), (2, 1)]
+            assert parts == [[("t", 0)], [], []]
 
     run(scenario())
 

@@ -35,7 +35,7 @@ def in_python(read: Read, room: memoryview, wire: memoryview) -> tuple[int, Exce
         except Dry as error:
             return size, error
         if not count:
-            break
+            return size, EOFError()
         size += count
         at += record
     return size, None

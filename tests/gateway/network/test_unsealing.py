@@ -126,7 +126,7 @@ def test_no_buffer_is_kept(both: Contexts) -> None:
         pytest.skip("the C library does not say how much memory is in use")
 
     class Figures(ctypes.Structure):
-        _fields_ = tuple((name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usm fsm used f k".split())
+        _fields_ = (("others", ctypes.c_size_t * 7), ("used", ctypes.c_size_t), ("free", ctypes.c_size_t * 2))
 
     libc.mallinfo2.restype = Figures
     pairs, rests = [Pair(both, natively=True) for _ in range(50)], []

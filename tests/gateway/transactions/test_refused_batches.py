@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.clock import ManualClock
+from core.container.forgetting import SILENT_MS_MIN
 from core.errors import SequenceGap
-from core.streams.writers import Duplicate, WriterState, new_batch
+from core.streams.writers import SEQUENCE_MAX, Duplicate, WriterState, new_batch
 from gateway.records.record_batch import BatchHeader, read_header
 from gateway.transactions.places import Place
 from gateway.transactions.refused_batches import FOLLOWERS_MAX, PRODUCERS_MAX, UNDER_WAY_MAX, RefusedBatches
@@ -86,6 +88,45 @@ def test_a_new_producer_begins_with_what_was_refused() -> None:
     assert refused.code_behind(HERE, sent(1), gap.value.expected) == NOT_LEADER
     refused.check_first(HERE, sent(0))
     refused.check_first(BESIDE, sent(1))
+
+
+def test_a_new_producer_begins_with_the_first_of_those_that_were_refused() -> None:
+    """Whichever came here first: what is sent to a new leader may overtake what the old one has not answered."""
+    refused = RefusedBatches()
+    for sequence in range(UNDER_WAY_MAX, 2 * UNDER_WAY_MAX):
+        refused.note(HERE, sent(sequence), NOT_LEADER)
+
+    refused.check_first(HERE, sent(0))
+    refused.note(HERE, sent(0), NOT_LEADER)
+    with pytest.raises(SequenceGap) as gap:
+        refused.check_first(HERE, sent(UNDER_WAY_MAX))
+    assert gap.value.expected == 0
+    refused.check_first(HERE, sent(0))
+
+
+def test_sequences_wrap() -> None:
+    refused = RefusedBatches()
+    refused.note(HERE, sent(0), NOT_LEADER)
+    refused.check_first(HERE, sent(SEQUENCE_MAX))
+
+    refused.note(HERE, sent(SEQUENCE_MAX), NOT_LEADER)
+    with pytest.raises(SequenceGap):
+        refused.check_first(HERE, sent(0))
+
+
+def test_what_nobody_sends_again_by_now_is_forgotten() -> None:
+    """A producer that was silent for long is unknown to its partition, too, and begins anywhere."""
+    clock = ManualClock()
+    refused = RefusedBatches(clock.monotonic_s)
+    refused.note(HERE, sent(0), NOT_LEADER)
+    clock.advance(SILENT_MS_MIN / 1000 - 1)
+    refused.note(HERE, sent(1), NOT_LEADER)
+    with pytest.raises(SequenceGap):
+        refused.check_first(HERE, sent(9))
+    clock.advance(SILENT_MS_MIN / 1000)
+
+    refused.check_first(HERE, sent(9))
+    assert refused.code_behind(HERE, sent(9), 1) is None
 
 
 def test_the_memory_is_bounded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from kio.schema.errors import ErrorCode
 
 from core.applied.tables import Put
 from core.clock import ManualClock
-from gateway.groups import regexes
+from gateway.groups import consumer_groups, regexes
 from gateway.groups.classic.group import Group
 from gateway.groups.classic.messages import LeavingMember, Protocol
 from gateway.groups.classic.states import GroupState
@@ -127,6 +128,32 @@ def test_topics_that_came_while_nobody_looked(tmp_path: Path) -> None:
             await until(lambda: len(group_of(services, "h").target_of("n")) == 1)
             await services.topics.grow({"t": 6})
             await until(lambda: sum(map(len, group_of(services).target_of("m").values())) == 8)
+
+    run(test())
+
+
+def test_topics_that_change_while_groups_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often, one time after the other, groups are told of them: as where topics are created without an end."""
+
+    async def test() -> None:
+        async with serving(tmp_path, AT_ONCE) as services:
+            await services.create("t")
+            await beat(services, "m", 0)
+            stream, groups = services.topics.get("t"), services.groups.consumer
+            assert stream is not None
+            left, tell = 2 * sys.getrecursionlimit(), groups._tell_of_topics
+
+            async def told(group: ConsumerGroup, changed: set[str] | None) -> None:
+                nonlocal left
+                if left:
+                    left -= 1
+                    groups.topic_changed(stream)
+                await tell(group, changed)
+
+            monkeypatch.setattr(consumer_groups, "TOPICS_SETTLE_S", 0)
+            monkeypatch.setattr(groups, "_tell_of_topics", told)
+            groups.topic_changed(stream)
+            await until(lambda: not left)
 
     run(test())
 

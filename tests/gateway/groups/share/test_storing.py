@@ -193,6 +193,34 @@ def test_a_session_that_ends_while_acknowledgements_are_stored(admin: Admin, mon
     assert not taken(live, 5, 9)
 
 
+def test_locks_that_run_out_while_acknowledgements_are_stored(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What their member would have got is another's by then, so its answer has no records."""
+    topic = admin.create()
+    for _ in range(2):
+        produced(admin, topic, batch(0, 5))
+    log, member = HeldLog(admin, topic, monkeypatch), Speaker(admin, topic)
+    clock = admin.broker.clock
+    now_s = clock.monotonic_s
+
+    async def answered() -> tuple[Message, LivePartition]:
+        live = await begun(admin, topic)
+        assert acquired(await member.fetch(0, most=5)) == [(0, 4)]
+        log.hold()
+        asking = asyncio.create_task(member.fetch(1, (0, 4, ACCEPT)))
+        await reached(lambda: taken(live, 5, 9))
+        lock_s = live.settings().limits.lock_s
+        monkeypatch.setattr(clock, "monotonic_s", lambda: now_s() + lock_s)
+        live.state.expire(live.settings().limits, clock.monotonic_s())
+        live.state.acquire("n", 5, [Span(5, 9)], 5, live.settings().limits, clock.monotonic_s())
+        log.let_go()
+        return await asking, live
+
+    told, live = admin.run(answered())
+    assert told.responses[0].partitions[0].acknowledge_error_code == 0
+    assert acquired(told) == []
+    assert {run.holder for run in live.state.runs if run.state is State.HELD} == {"n"}
+
+
 @pytest.mark.parametrize("api", ["fetch", "settle"])
 def test_several_partitions_share_a_record_of_the_log(admin: Admin, monkeypatch: pytest.MonkeyPatch, api: str) -> None:
     topic = admin.create(3)

@@ -108,3 +108,14 @@ def test_shares_stay_even(members: dict[str, frozenset[Task]], count: int) -> No
     shares = [len(one.active) for one in made.values()]
     assert max(shares) - min(shares) <= 1
     assert assign(spec(again(made, *members), {"s": count})) == made
+
+
+def test_targets_share_their_tasks() -> None:
+    """Sets of very many tasks are compared, which is fast where equal tasks are one object."""
+    before = assign(GroupSpec((MemberSpec("a", "a", NO_TASKS),), {"0": 4}, frozenset(), 0))
+    members = (MemberSpec("a", "a", before["a"]), MemberSpec("b", "b", NO_TASKS))
+    after = assign(GroupSpec(members, {"0": 5}, frozenset(), 0))
+
+    known = {id(task) for task in before["a"].active}
+    told = [task for target in after.values() for task in target.active]
+    assert [task for task in told if id(task) not in known] == [Task("0", 4)]
