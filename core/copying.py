@@ -131,7 +131,16 @@ async def lift(move: Move) -> bool:
     await learn_outcomes(move)
     move.barrier = None
     move.note_transactions()
+    mark_untiered(move)
     return True
+
+
+def mark_untiered(move: Move) -> None:
+    """Have the target look for what goes into chunks: behind a barrier it had found nothing, and no entry comes that
+    would tell it."""
+    arrived = move.arrived
+    if not arrived.untiered and arrived.durable_end > arrived.untiered_from[0]:
+        move.target.container.mark_untiered(arrived)
 
 
 async def take_back(move: Move) -> None:

@@ -43,7 +43,17 @@ from core.clock import Clock
 from core.cluster.registry import NOTHING_HELD, Held
 from core.config import LogStore
 from core.container.arrivals import Place, arrival_delete, arrival_put, place_of
-from core.copying import Move, copy, learn_outcomes, left_of, lift, pass_over, take_back, with_room
+from core.copying import (
+    Move,
+    copy,
+    learn_outcomes,
+    left_of,
+    lift,
+    mark_untiered,
+    pass_over,
+    take_back,
+    with_room,
+)
 from core.errors import (
     CannotMove,
     CoordinatorAway,
@@ -363,10 +373,8 @@ class Mover:
             raise
 
     async def _brought(self, move: Move, end: int) -> None:
-        """Wait until the target has in chunks what the source has there, unless its log is as safe as chunks are.
-
-        A disk that is lost soon after the move would take what was safe before.
-        """
+        """Wait until the target has in chunks what the source has there, unless its log is as safe as chunks: a disk
+        that is lost soon after the move would take what was safe before."""
         tier = move.target.tier
         if tier is None:
             return
@@ -400,6 +408,7 @@ class Mover:
                 value = handed_over(move.slot, move.arrived, move.aborted)
                 await target.update(arrival_put(move.place, value))
                 await target.synced()
+                mark_untiered(move)
         except (TimeoutError, StorageFull):
             return False
         return True

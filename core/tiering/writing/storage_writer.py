@@ -162,6 +162,9 @@ class StorageWriter:
         """Tier all that waits: the log has so many objects that it is to be cut."""
         self._is_log_long = True
 
+    def _is_held(self, slot: Slot) -> bool:
+        return slot in self._held and not self._context.is_pressed
+
     def wake(self) -> None:
         """Look soon: something may be due."""
         self._wake.set()
@@ -234,7 +237,7 @@ class StorageWriter:
                     if slot not in self._planned and self._container.untiered.pop(slot, None) is not None:
                         slot.untiered = False
                     continue
-                if slot in self._held and not self._context.is_pressed:
+                if self._is_held(slot):
                     held_bytes += end_bytes - before
                     continue
                 segment = slot.stream.id, slot.segment_id
@@ -312,7 +315,10 @@ class StorageWriter:
     def _begin(self, chunks: Sequence[list[Piece]]) -> None:
         container = self._container
         now = self._clock.monotonic_s()
-        for pieces in chunks[: 2 * self._config.tier2_uploads]:
+        for cut in chunks[: 2 * self._config.tier2_uploads]:
+            pieces = [piece for piece in cut if not self._is_held(piece.slot)]  # perhaps only since it was cut
+            if not pieces:
+                continue
             before = dict.fromkeys(self._planned[p.slot][2] for p in pieces if p.slot in self._planned)
             task = asyncio.create_task(self._uploads.upload(Upload(pieces, tuple(before))), name="chunk upload")
             self._tasks.add(task)
