@@ -89,7 +89,8 @@ def _tested(tests: Path) -> dict[str, str]:
     told = json.loads(report.read_text())["tests"] if report.exists() else {}
     outcomes = {name: one["state"] for name, one in told.items()}
     failed = [name for name, state in outcomes.items() if state not in ("PASSED", "SKIPPED")]
-    said = f"{', '.join(failed)}\n{ran.stdout[-SAID_CHARS_MAX:]}"
+    of_failed = "\n".join(line for line in ran.stdout.splitlines() if any(name in line for name in failed))
+    said = f"{', '.join(failed)}\n{(of_failed or ran.stdout)[-SAID_CHARS_MAX:]}"
     assert not failed, said
     assert not ran.returncode, said
     return outcomes
