@@ -229,7 +229,9 @@ def _in_dialect(record: logging.LogRecord) -> str:
 def _told(record: logging.LogRecord) -> str:
     """Message and facts, in one line."""
     fields = "".join(f" {key}={_word(value)}" for key, value in facts(record).items())
-    message = record.getMessage().replace("\n", "\\n")
+    message = record.getMessage()
+    if not message.isprintable():  # it may quote a server, whose bytes must not move a terminal's cursor either
+        message = "".join(one if one.isprintable() else repr(one)[1:-1] for one in message)
     return f"{message}{fields}"
 
 

@@ -20,6 +20,8 @@ from tier2.storage import (
     Unavailable,
 )
 
+WORDS_CHARS_MAX: Final = 120
+"""Of what a server says itself: it may be another service's page."""
 _RETRY_CODES: Final = frozenset(
     {
         "BadDigest",
@@ -83,7 +85,8 @@ def storage_error(place: str, key: str, status: int, code: str, message: str) ->
         return AlreadyExists(key)
     if code == "InvalidRange":
         return Corrupt(key, 0, "ends before the bytes that were asked for begin")
-    text = f"{place}: {_ADVICE.get(code, message or 'refused')} ({code or 'no code'}, HTTP {status})"
+    why = _ADVICE.get(code, _clipped(message) or "refused")
+    text = f"{place}: {why} ({_clipped(code) or 'no code'}, HTTP {status})"
     if code in _FULL_CODES or status == _FULL_STATE:
         return NoRoom(text)
     if code in _RETRY_CODES or status in _RETRY_STATES or (status >= 500 and status != 501):
@@ -95,7 +98,7 @@ def storage_error(place: str, key: str, status: int, code: str, message: str) ->
 
 def foreign_answer(place: str, status: int, body: str) -> StorageError:
     """The error for an answer that is not S3's: a proxy's, or another service's altogether."""
-    text = f"{place}: answered HTTP {status} without S3's XML: {' '.join(body.split())[:120]!r}"
+    text = f"{place}: answered HTTP {status} without S3's XML: {_clipped(body)!r}"
     if status == _FULL_STATE:
         return NoRoom(text)
     if status in _RETRY_STATES or (status >= 500 and status != 501):
@@ -103,3 +106,8 @@ def foreign_answer(place: str, status: int, body: str) -> StorageError:
     if status in (401, 403):
         return Denied(text)
     return Misconfigured(f"{text}; is the endpoint right?")
+
+
+def _clipped(told: str) -> str:
+    """A server's own words in one line."""
+    return " ".join(told[: 4 * WORDS_CHARS_MAX].split())[:WORDS_CHARS_MAX]

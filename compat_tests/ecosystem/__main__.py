@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from compat_tests.ecosystem import connect, flink, go_suites, sarama, spark, streams
+from compat_tests.ecosystem import connect, flink, go_suites, librdkafka, sarama, spark, streams
 from compat_tests.ecosystem.finding import Finding
 
 RESULTS: Final = Path(__file__).with_name("results.json")
@@ -33,6 +33,7 @@ TOOLS: Final[dict[str, Callable[[Path], Finding]]] = {
     "franz-go-secured": go_suites.FRANZ_SECURED_TESTS,
     "kafka-go": go_suites.KAFKA_GO_TESTS,
     "sarama": sarama.SARAMA_TESTS,
+    "librdkafka-secured": librdkafka.TESTS,
 }
 HEAD: Final = """\
 # Others' software

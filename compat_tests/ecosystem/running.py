@@ -36,10 +36,12 @@ def penstock(directory: Path) -> Iterator[Penstock]:
 
 
 @contextmanager
-def secured(directory: Path, user: str, settings: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
-    """A Penstock that asks everybody who they are; its only user may do everything. Yields the addresses of its
-    listeners, `kafka` with TLS and `unsealed` without, the user's `password` for SCRAM, and `ca`, a file of who vouches
-    for it."""
+def secured(
+    directory: Path, user: str, settings: Mapping[str, str], *, is_super: bool = True
+) -> Iterator[Mapping[str, str]]:
+    """A Penstock that asks everybody who they are. Its only user may do everything: by its name, or, if that is not
+    `is_super`, until an ACL says otherwise. Yields the addresses of its listeners, `kafka` with TLS and `unsealed`
+    without, the user's `password` for SCRAM, and `ca`, a file of who vouches for it."""
     files = certificates.make(directory)
     password = secrets.token_hex(16)
     file = directory / "password"
@@ -55,9 +57,9 @@ def secured(directory: Path, user: str, settings: Mapping[str, str]) -> Iterator
             "ssl.keystore.location": str(files.keystore),
             "sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512",
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "allow.everyone.if.no.acl.found": "false",
-            "super.users": f"User:{user}",
+            "allow.everyone.if.no.acl.found": "false" if is_super else "true",
         }
+        | ({"super.users": f"User:{user}"} if is_super else {})
     )
     sets = [f"--set={key}={value}" for key, value in given.items()]
     listeners = ("--listen", "SASL_SSL://localhost:0", "--listen", "SASL_PLAINTEXT://localhost:0")

@@ -56,10 +56,10 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
         return refused(refusal)
     settled = await settle(ctx, group_id, member_id, request.topics)
     clock, settings = ctx.services.clock, ctx.services.share.settings(group_id)
-    found_s = clock.monotonic_s()
     answers = await _fetched(ctx, request, session, is_urgent=bool(settled.outcome))
+    found_s = clock.monotonic_s()
     outcome = await _stored(ctx, settled, answers)
-    has_expired = bool(outcome) and clock.monotonic_s() - found_s >= settings.limits.lock_s
+    has_expired = clock.monotonic_s() - found_s >= settings.limits.lock_s
     if session.gave_back or has_expired:  # while that was waited for, or by this request
         answers = {}
     for key, why in outcome.items():

@@ -63,6 +63,13 @@ class TestFormats:
         assert "\n" not in line
         assert "ValueError" in line
 
+    @pytest.mark.parametrize("more", [{}, logs.LAST_WORD], ids=["an event", "a last word"])
+    def test_a_message_moves_no_cursor(self, more: Any) -> None:
+        """What a server or a file name has put into a message is told, and does nothing to a terminal."""
+        line = logs.TextFormatter().format(record("the store says \x1b[2Kall\ris\u2028well, größer", **more))
+
+        assert line.endswith(r"the store says \x1b[2Kall\ris\u2028well, größer")
+
 
 class TestRepeats:
     def test_a_burst_then_a_count(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tier2.s3_errors import foreign_answer, storage_error
+from tier2.s3_errors import WORDS_CHARS_MAX, foreign_answer, storage_error
 from tier2.storage import ErrorKind
 
 
@@ -49,3 +49,18 @@ def test_no_room_says_a_proxy() -> None:
 def test_the_others(status: int, code: str, kind: ErrorKind) -> None:
     """An unreachable server is asked again; a refusal is the operator's to solve."""
     assert storage_error("the bucket", "key", status, code, "").kind is kind
+
+
+@pytest.mark.parametrize("field", ["code", "message", "body"])
+def test_the_servers_own_words_are_clipped(field: str) -> None:
+    """Whoever answers there: an operator reads one line of it."""
+    words = "no\r\nsuch place " * 10_000
+    known = {
+        "code": lambda: storage_error("the bucket", "key", 400, words, ""),
+        "message": lambda: storage_error("the bucket", "key", 400, "Unheard", words),
+        "body": lambda: foreign_answer("the bucket", 400, words),
+    }[field]()
+
+    assert "no such place" in str(known)
+    assert "\r" not in str(known)
+    assert len(str(known)) < 2 * WORDS_CHARS_MAX

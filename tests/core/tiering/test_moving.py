@@ -236,6 +236,45 @@ def test_a_transaction_that_is_aborted_and_forgotten_meanwhile(tmp_path: Path) -
     run(scenario())
 
 
+@pytest.mark.parametrize("is_in_chunks", [True, False], ids=["in chunks of the source", "in its log"])
+def test_the_target_goes_on_with_chunks_once_a_transaction_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_in_chunks: bool
+) -> None:
+    """It was open when its entries were copied, and the target looked away from them. What is settled by now goes into
+    chunks, though nothing is appended to the slot any more."""
+    monkeypatch.setattr(moving, "TIERED_S_MAX", 5.0)
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, TWO_AGEING if is_in_chunks else TWO, clean=False) as store:
+            stream = await store.create_stream("s", slots=1)
+            slot = stream.slot(0)
+            script = Transactional(store, slot)
+            target = store.containers[1 - slot.container_id]
+            pass_over = moving.pass_over
+            await script.append(5, body=KIB)
+
+            async def looked_away_from(move: Move) -> float:
+                took_s = await pass_over(move)
+                if 5 in script.open:
+                    assert move.barrier is not None
+                    await script.end(5, committed=True)
+                    await until(lambda: slot.tiered_end > 0 or not is_in_chunks)
+                if move.barrier is not None:
+                    await until(lambda: move.arrived not in target.container.untiered)
+                return took_s
+
+            monkeypatch.setattr(moving, "pass_over", looked_away_from)
+            await store.move_slot(stream, 0, target.id)
+            slot = stream.slot(0)
+            assert target.tier is not None
+            target.tier.writer.hurry(slot)
+            await until(lambda: slot.tiered_end == slot.end)
+        await storage.close()
+
+    run(scenario())
+
+
 def test_a_lost_disk_after_a_move(tmp_path: Path) -> None:
     """Long-term storage alone gives back, in the new container, at least what it had before the move."""
 
