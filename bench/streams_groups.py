@@ -95,7 +95,7 @@ class Member:
 
 
 async def _until(members: list[Member], counts: list[int]) -> None:
-    """Send heartbeats of all members, with their tasks, until each has so many."""
+    """Send heartbeats of all members, with their tasks, until each has its share of them."""
     ends_s = time.perf_counter() + CONVERGES_WITHIN_S
     while [member.count for member in members] != counts:
         if time.perf_counter() > ends_s:

@@ -208,7 +208,7 @@ class _Window:
         self._bytes = 0
 
     async def opened(self, size: int) -> None:
-        """So many bytes were queued: returns when more may be. Raises StorageFailure."""
+        """Count `size` bytes that were queued, and wait until there is room for more. Raises StorageFailure."""
         target = self._target
         self._on_way.append((target.all_durable(), size))
         self._bytes += size

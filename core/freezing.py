@@ -22,11 +22,11 @@ LEFT_ENTRIES_MAX: Final = 4_000
 FREEZE_S: Final = 0.35
 """The longest time that appends are refused before the decision; the decision itself takes a transaction more."""
 SHARE: Final = 2.0
-"""A freeze is likely to take no longer than so many passes: what is on its way settles, and the rest is copied."""
+"""The length of a freeze by that of the last pass: what is on its way settles, then the rest is copied."""
 PASSES_OF_ONE_LENGTH: Final = 10
 LENGTHS_MAX: Final = 4
-"""A store that is slow for all moves slots slowly, too: after so many passes freezes may take twice as long, and so
-on."""
+"""Behind each ten passes a freeze may take `FREEZE_S` longer, up to four times as long: slots must move on slow stores,
+too."""
 PASSES_MAX: Final = 60
 PAUSE_S: Final = 0.2
 """Between two passes, once little is left: the store may have been slow for a moment only."""

@@ -2,7 +2,7 @@
 
 **Invariants**
 
-- A container is read ahead once at a time; what was read is forgotten, or given to whoever opens the container.
+- One reading ahead of a container runs at a time. Whoever opens the container gets what was read, or it is forgotten.
 - What fails here is only logged: the takeover reads for itself.
 """
 

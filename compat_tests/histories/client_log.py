@@ -1,8 +1,8 @@
 """What librdkafka says about its idempotent producer: errors of Produce, sequences, and epochs.
 
-A producer that raises its own epoch sends anew whatever was not acknowledged, stored or not, so that no server can tell
-that it had it (librdkafka's issue 4953). It does so for an answer that it takes for a gap in its sequences, for an
-error that it takes for final, and for a message that was not delivered in time.
+A producer that raises its own epoch sends all again that was not acknowledged. What was stored is then stored twice,
+and no server can tell (librdkafka's issue 4953). A producer raises it for an answer that it takes for a gap in its
+sequences, for an error that it takes for final, and for a message that was not delivered in time.
 """
 
 from __future__ import annotations

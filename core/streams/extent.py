@@ -19,7 +19,7 @@ SEGMENTS_MAX: Final = 1_000
 
 
 class Extent:
-    """The part of a slot that knows its ends and its bytes; whoever changes them is the slot, or has it changed."""
+    """The part of a slot that knows its ends and its bytes. Only the slot changes them, by itself or for a caller."""
 
     __slots__ = (
         "columns",
