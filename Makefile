@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-NATIVE := setup.py gateway/records/_native.c gateway/network/_draining.c gateway/network/_unsealing.c
+NATIVE := setup.py gateway/records/_native.c gateway/network/_draining.c gateway/network/_sessions.c gateway/network/_openssl.h
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev run demo demo-cluster test lint format lock package docs pictures bench-quick bench bench-pair bench-tiering bench-transactions bench-records soak ecosystem clean
@@ -71,7 +71,7 @@ soak: install-dev ## The fault suites, for hours instead of minutes; SOAK_SECOND
 	$(BIN)/python -m tests.gateway.records.agreement --seconds 600
 	BATCHES=20000 scripts/check-native
 	! command -v valgrind >/dev/null || BATCHES=500 scripts/check-native valgrind
-	SOAK=1 $(BIN)/pytest tests/faults tests/core/log/objects compat_tests/test_franz_go.py compat_tests/test_streams_groups.py compat_tests/test_quotas.py compat_tests/test_our_tools.py
+	SOAK=1 $(BIN)/pytest tests/faults tests/core/log/objects tests/gateway/transactions/test_machine.py compat_tests/test_franz_go.py compat_tests/test_streams_groups.py compat_tests/test_quotas.py compat_tests/test_our_tools.py
 	scripts/install-test-tools --ecosystem
 	SOAK=1 $(BIN)/pytest compat_tests/test_ecosystem.py
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) $(BIN)/pytest compat_tests/test_histories.py

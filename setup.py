@@ -8,7 +8,13 @@ from setuptools import Extension, setup
 NATIVE = {
     "gateway.records._native": "gateway/records/_native.c",
     "gateway.network._draining": "gateway/network/_draining.c",
-    "gateway.network._unsealing": "gateway/network/_unsealing.c",
+    "gateway.network._sessions": "gateway/network/_sessions.c",
 }
 
-setup(ext_modules=[Extension(name, [source], optional=True) for name, source in NATIVE.items()])
+DEPENDS = {"gateway.network._sessions": ["gateway/network/_openssl.h"]}
+
+setup(
+    ext_modules=[
+        Extension(name, [source], depends=DEPENDS.get(name, []), optional=True) for name, source in NATIVE.items()
+    ]
+)

@@ -126,7 +126,13 @@ class Load:
         self.failed: list[str] = []
         self._over = threading.Event()
         self._producer = Producer(
-            {"bootstrap.servers": ",".join(addresses), "enable.idempotence": True, "linger.ms": 0, "log_level": 0}
+            {
+                "bootstrap.servers": ",".join(addresses),
+                "enable.idempotence": True,
+                "linger.ms": 0,
+                "batch.num.messages": 1,
+                "log_level": 0,
+            }
         )
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -157,7 +163,7 @@ class Load:
 
     def until_all_go_on(self, after_s: float) -> None:
         deadline = time.monotonic() + WAIT_S
-        while min(times[-1] for times in self.times.values()) < after_s or len(self.times) < CONTAINERS:
+        while len(self.times) < CONTAINERS or min(times[-1] for times in list(self.times.values())) < after_s:
             if time.monotonic() > deadline:
                 raise SystemExit("a partition does not go on")
             time.sleep(0.02)

@@ -1,10 +1,11 @@
 """What a request costs one, two and three nodes of a cluster, and what of it etcd hears: `python -m bench.nodes`.
 
-Keeps: the same load each time, of an idempotent producer that sends each record in a request of its own; the processor
-time is that of the nodes' processes alone, less what they take at rest; etcd's own counters tell what it was asked.
+Keeps: the load is of an idempotent producer that sends each record in a request of its own, as many a second for all
+nodes together (`--load all`) or for each of them (`--load each`); the processor time is that of the nodes' processes
+alone, less what they take at rest; etcd's own counters tell what it was asked.
 
-Writes `results/nodes.json`: by the number of nodes, the median over the rounds of microseconds a request, and of etcd's
-calls a request, by kind.
+Writes its part of `results/nodes.json`: by the load and the number of nodes, the median over the rounds of microseconds
+a request, and of etcd's calls a request.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import statistics
 import tempfile
 import time
 import urllib.request
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,11 +30,14 @@ from bench.failover import CONTAINERS, TOPIC, WAIT_S, Load, Nodes, running, spre
 RESULT: Final = Path(__file__).resolve().parent / "results" / "nodes.json"
 COUNTS: Final = (1, 2, 3)
 RATE: Final = 400
+"""Requests a second."""
+LOADS: Final = ("all", "each")
 REST_S: Final = 5.0
 LOAD_S: Final = 10.0
 TICKS_S: Final = os.sysconf("SC_CLK_TCK")
-CALLS: Final = {"Range": "reads", "Txn": "changes"}
-"""The methods of etcd to count. Renewals of leases and watches depend on time alone."""
+CALLS: Final = ("Range", "Txn")
+"""The methods of etcd to count: the guard asks by a transaction without changes. Renewals of leases and watches depend
+on time alone."""
 
 
 def processor_s(nodes: Nodes) -> float:
@@ -45,20 +49,25 @@ def processor_s(nodes: Nodes) -> float:
     return ticks / TICKS_S
 
 
-def asked_of_etcd(nodes: Nodes) -> Counter[str]:
-    """How often each of `CALLS` was made."""
+def asked_of_etcd(nodes: Nodes) -> int:
+    """How many of `CALLS` were made."""
     with urllib.request.urlopen(f"http://{nodes.etcd.endpoint}/metrics", timeout=WAIT_S) as answer:
         text = answer.read().decode()
-    found: Counter[str] = Counter()
+    found = 0
     for line in re.findall(r"^grpc_server_handled_total\{.*$", text, re.MULTILINE):
         method = line.partition('grpc_method="')[2].partition('"')[0]
         if method in CALLS:
-            found[CALLS[method]] += int(float(line.rpartition(" ")[2]))
+            found += int(float(line.rpartition(" ")[2]))
     return found
 
 
-def measured(count: int, directory: Path) -> dict[str, float]:
-    """Measure one round with this number of nodes."""
+def requests_s(load: str, count: int) -> int:
+    """The requests a second for all of `count` nodes together."""
+    return RATE * count if load == "each" else RATE
+
+
+def measured(count: int, rate: int, directory: Path) -> dict[str, float]:
+    """Measure one round with this number of nodes and of requests a second."""
     with running(directory, count) as nodes:
         admin = AdminClient({"bootstrap.servers": nodes.addresses[1]})
         admin.create_topics([NewTopic(TOPIC, CONTAINERS)])[TOPIC].result(WAIT_S)
@@ -66,7 +75,7 @@ def measured(count: int, directory: Path) -> dict[str, float]:
         began = processor_s(nodes)
         time.sleep(REST_S)
         at_rest = (processor_s(nodes) - began) / REST_S
-        load = Load(list(nodes.addresses.values()), RATE)
+        load = Load(list(nodes.addresses.values()), rate)
         try:
             load.until_all_go_on(time.monotonic() + 1.0)
             before, asked, acknowledged = processor_s(nodes), asked_of_etcd(nodes), sum(map(len, load.times.values()))
@@ -81,20 +90,22 @@ def measured(count: int, directory: Path) -> dict[str, float]:
         if load.failed:
             raise SystemExit(f"{len(load.failed)} records were not acknowledged: {load.failed[0]}")
     told = {"us_a_request": 1e6 * used / requests, "at_rest_percent": 100 * at_rest / count}
-    return told | {f"etcd_{name}_a_request": calls[name] / requests for name in CALLS.values()}
+    return told | {"etcd_calls_a_request": calls / requests}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--load", choices=LOADS, default=LOADS[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
+    rates = {count: requests_s(options.load, count) for count in COUNTS}
     found: defaultdict[int, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for _ in range(options.rounds):
         for count in COUNTS:
             directory = Path(tempfile.mkdtemp(prefix="nodes-", dir=os.environ.get("BENCH_DIR")))
             try:
-                for name, value in measured(count, directory).items():
+                for name, value in measured(count, rates[count], directory).items():
                     found[count][name].append(value)
             finally:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -103,7 +114,9 @@ def main() -> None:
         str(count): {name: round(statistics.median(values), 3) for name, values in by_name.items()}
         for count, by_name in found.items()
     }
-    options.out.write_text(json.dumps({"rate": RATE, "rounds": options.rounds, "nodes": told}, indent=1) + "\n")
+    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    results[options.load] = {"requests_s": list(rates.values()), "rounds": options.rounds, "nodes": told}
+    options.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

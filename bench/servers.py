@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
 import psutil
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from bench import jars
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 READY_SECONDS_MAX: Final = 60
 STOP_SECONDS_MAX: Final = 30
+PARTITIONS_AT_ONCE: Final = 5_000
+"""Partitions that Kafka is asked for by one request: its controller makes a record of each, and takes no request that
+makes 10,000."""
 POLL_S: Final = 0.002
 CLOCK_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 CPUCLOCK_SCHED: Final = 2
@@ -195,7 +198,10 @@ class Kafka(_Process):
         return ["java", *self.JVM, "-cp", f"{self._jars}/*", *arguments]
 
     def create_topic(self, topic: str, partitions: int) -> None:
-        create_topic(self.bootstrap, topic, partitions, {})
+        first, *later = sizes_to(partitions)
+        create_topic(self.bootstrap, topic, first, {})
+        for size in later:
+            grow_topic(self.bootstrap, topic, size)
 
 
 class Baseline(_Process):
@@ -251,6 +257,18 @@ def create_topics(bootstrap: str, topics: list[str], partitions: int, config: di
     wanted = [NewTopic(topic, partitions, 1, config=config) for topic in topics]
     for asked in admin.create_topics(wanted, operation_timeout=READY_SECONDS_MAX).values():
         asked.result(READY_SECONDS_MAX)
+
+
+def sizes_to(partitions: int) -> list[int]:
+    """How large a topic of Kafka is after each request that makes it, or makes it larger."""
+    return [*range(PARTITIONS_AT_ONCE, partitions, PARTITIONS_AT_ONCE), partitions]
+
+
+def grow_topic(bootstrap: str, topic: str, partitions: int) -> None:
+    """Raise the number of partitions to this one."""
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    grown = admin.create_partitions([NewPartitions(topic, partitions)], operation_timeout=READY_SECONDS_MAX)
+    grown[topic].result(READY_SECONDS_MAX)
 
 
 def delete_topics(bootstrap: str, topics: list[str]) -> None:

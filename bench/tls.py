@@ -165,13 +165,14 @@ def unanswered(system: System) -> Iterator[Figure]:
 
 
 def read(system: System) -> Iterator[Figure]:
+    offset = end_of(system) - TAIL_RECORDS
     with counted(system, "tail, 1 KB") as work:
         load = loadgen.run(
             "consume",
             system.address,
             TOPIC,
             count=TAIL_RECORDS,
-            from_offset=WRITTEN - TAIL_RECORDS,
+            from_offset=offset,
             rounds=TAIL_ROUNDS,
             **system.client,
         )
@@ -197,8 +198,17 @@ def stock(system: System) -> bytes:
     return whole_batches(bytes(decoded.responses[0].partitions[0].records))
 
 
+def end_of(system: System) -> int:
+    """The offset behind the last record: other workloads have written some, too."""
+    buffer = memoryview(bytearray(2 * FETCH_BYTES))
+    with system.connected(system.context()) as connection:
+        connection.sendall(fetch_request(WRITTEN - TAIL_RECORDS))
+        size = answer(connection, buffer)
+    return int(response_codec(*FETCH).decode(buffer[:size], _LENGTH.size).responses[0].partitions[0].high_watermark)
+
+
 def fetched(system: System) -> Iterator[Figure]:
-    request = fetch_request(WRITTEN - 4 * TAIL_RECORDS // 5)
+    request = fetch_request(end_of(system) - 4 * TAIL_RECORDS // 5)
     buffer = memoryview(bytearray(2 * FETCH_BYTES))
     with system.connected(system.context()) as connection:
         for _ in range(FETCHES // 10):  # these find caches empty

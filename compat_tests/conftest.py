@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,6 +17,10 @@ from compat_tests.harness.client import CLIENTS, Client  # noqa: E402 - after th
 from compat_tests.harness.pool import Pool  # noqa: E402
 from compat_tests.harness.system import Kafka, Penstock, Running, System, compile_runner  # noqa: E402
 from compat_tests.scenarios import World  # noqa: E402
+from tests.grouping import Grouped, grouped, module_of  # noqa: E402
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
 
 SERVER: pytest.StashKey[System] = pytest.StashKey()
 POOL: pytest.StashKey[Pool] = pytest.StashKey()
@@ -38,6 +43,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     """Told to end, a run still ends the processes that it started."""
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+
+
+def group_of(nodeid: str) -> str:
+    """With `--dist loadgroup` a module stays together, but for the table of scenarios: it takes as long as all others,
+    and each client library's part of it has processes of its own."""
+    module = module_of(nodeid)
+    if module != "test_clients":
+        return module
+    return f"{module} {next((library for library in CLIENTS if f'[{library}-' in nodeid), '')}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Grouped | None:
+    return grouped(config, log, group_of)
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,18 @@ The server of this module moves data within a second and looks for what to compa
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import pytest
 
 from compat_tests.conftest import SERVER
 from compat_tests.harness.client import CLIENTS, Client
+from compat_tests.harness.moving import CONTAINERS, Mover
 from compat_tests.harness.pool import Pool
 from compat_tests.harness.records import Record, Stored
 from compat_tests.harness.system import Penstock, System, compile_runner
@@ -27,9 +29,13 @@ SETTINGS: Final = {
     "tier2.verify.delay.ms": "100",
     "rewrite.interval.ms": "100",
     "log.retention.check.interval.ms": "200",
+    "containers": str(CONTAINERS),
 }
 CONFIGS: Final = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.01", "delete.retention.ms": "86400000"}
 TOPIC: Final = "compacted"
+MOVED: Final = "moved"
+MOVES: Final = 5
+PAUSE_S: Final = 1.0
 KEYS: Final = 40
 WRITES: Final = 400
 END: Final = b"end"
@@ -40,8 +46,37 @@ WITHIN_S: Final = 60
 class Compacted:
     """The last value written of each key; None: the key was deleted."""
 
-    last: dict[bytes, bytes | None]
-    offsets: dict[bytes, int]
+    topic: str
+    last: dict[bytes, bytes | None] = field(default_factory=dict)
+    offsets: dict[bytes, int] = field(default_factory=dict)
+
+    def write(self, writer: Client, dice: random.Random, codec: str, count: int) -> None:
+        records = []
+        for number in range(count):
+            key = b"key %d" % dice.randrange(KEYS)
+            value = None if dice.random() < 0.1 else b"%s %d" % (codec.encode(), number)
+            records.append(Record(key=key, value=value, partition=0))
+        self._written(writer, records, compression=codec)
+
+    def end(self, writer: Client) -> None:
+        """Write the last record, and wait until one of each key is left."""
+        self._written(writer, [Record(key=END, value=b"", partition=0)])
+
+        def is_done() -> bool:
+            return len(from_the_beginning(writer, self.topic)) == len(self.last)
+
+        until(is_done, within_s=WITHIN_S, what="one record is left of each key", every_s=0.5)
+
+    def check(self, received: list[Stored]) -> None:
+        """One record of each key comes, the last that was written, at the offset that it was given; tombstones too."""
+        assert {r.key: r.value for r in received} == self.last
+        assert {r.key: r.offset for r in received} == self.offsets
+        assert [r.offset for r in received] == sorted(r.offset for r in received)
+
+    def _written(self, writer: Client, records: list[Record], **options: str) -> None:
+        for record, produced in zip(records, writer.write(self.topic, *records, **options), strict=True):
+            assert record.key is not None
+            self.last[record.key], self.offsets[record.key] = record.value, produced.offset
 
 
 @pytest.fixture(scope="module")
@@ -74,30 +109,36 @@ def compacted(pool: Pool) -> Compacted:
     """Forty keys, written four hundred times under every codec, some of them deleted; and compacted."""
     writer = pool.client("kafka-python")
     writer.create_topic(TOPIC, 1, CONFIGS)
-    dice = random.Random(4)
-    written = Compacted({}, {})
+    dice, written = random.Random(4), Compacted(TOPIC)
     for codec in CODECS:
-        records = []
-        for number in range(WRITES // len(CODECS)):
-            key = b"key %d" % dice.randrange(KEYS)
-            value = None if dice.random() < 0.1 else b"%s %d" % (codec.encode(), number)
-            records.append(Record(key=key, value=value, partition=0))
-        for record, produced in zip(records, writer.write(TOPIC, *records, compression=codec), strict=True):
-            assert record.key is not None
-            written.last[record.key], written.offsets[record.key] = record.value, produced.offset
-    (produced,) = writer.write(TOPIC, Record(key=END, value=b"", partition=0))
-    written.last[END], written.offsets[END] = b"", produced.offset
-
-    def is_done() -> bool:
-        return len(from_the_beginning(writer)) == len(written.last)
-
-    until(is_done, within_s=WITHIN_S, what="one record is left of each key", every_s=0.5)
+        written.write(writer, dice, codec, WRITES // len(CODECS))
+    written.end(writer)
     return written
 
 
-def from_the_beginning(client: Client) -> list[Stored]:
+@pytest.fixture(scope="module")
+def moved(system: System, pool: Pool) -> Compacted:
+    """The same, while the partition, which was compacted before, goes from container to container."""
+    assert isinstance(system, Penstock)
+    writer = pool.client("java")
+    writer.create_topic(MOVED, 1, CONFIGS)
+    dice, written = random.Random(5), Compacted(MOVED)
+    written.write(writer, dice, CODECS[0], WRITES)
+    written.end(writer)
+    with Mover(system.http, MOVED, PAUSE_S) as mover:
+        deadline = time.monotonic() + WITHIN_S
+        for codec in itertools.cycle(CODECS):
+            written.write(writer, dice, codec, KEYS)
+            if mover.moved >= MOVES:
+                break
+            assert time.monotonic() < deadline, f"{mover.moved} moves, {mover.problem}"
+    written.end(writer)
+    return written
+
+
+def from_the_beginning(client: Client, topic: str) -> list[Stored]:
     """All records up to the last one."""
-    consumer = client.reader(TOPIC)
+    consumer = client.reader(topic)
     received: list[Stored] = []
     deadline = time.monotonic() + WITHIN_S
     while not received or received[-1].key != END:
@@ -109,12 +150,14 @@ def from_the_beginning(client: Client) -> list[Stored]:
 
 @pytest.mark.parametrize("client_name", CLIENTS)
 def test_last_values(world: World, compacted: Compacted) -> None:
-    """One record of each key comes, the last that was written, at the offset that it was given; tombstones too."""
-    received = from_the_beginning(world.client)
+    """Each library gets one record of each key."""
+    compacted.check(from_the_beginning(world.client, TOPIC))
 
-    assert {r.key: r.value for r in received} == compacted.last
-    assert {r.key: r.offset for r in received} == compacted.offsets
-    assert [r.offset for r in received] == sorted(r.offset for r in received)
+
+@pytest.mark.parametrize("client_name", CLIENTS)
+def test_last_values_of_a_partition_that_moves(world: World, moved: Compacted) -> None:
+    """It was written, compacted and read while it moved: each library gets the same as if it had stayed."""
+    moved.check(from_the_beginning(world.client, MOVED))
 
 
 @pytest.mark.parametrize("client_name", CLIENTS)

@@ -6,6 +6,7 @@ The same tests pass against a real Kafka (`--system kafka`).
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from compat_tests.harness.records import Record
 from compat_tests.harness.system import System
 from compat_tests.harness.waiting import until
 from compat_tests.test_kafka_tools import CONFIGS, GROUPS, SERVER, Tools
+from tests.likeness.asking import Server
 
 CLOSE_S = 30.0
 
@@ -61,6 +63,29 @@ class Stage:
         self.cleanup.callback(_closed, consumer)
         return consumer
 
+    def described(self) -> str:
+        """The group as the server has it now: its epochs, and of each member what it has and what it is to have."""
+        server = Server(self.address, own={})
+        try:
+            (group,) = server.said("ConsumerGroupDescribe", 1, {"group_ids": [self.group]})["groups"]
+        finally:
+            server.close()
+        return f"; the group: {json.dumps(group)}"
+
+    def shared(
+        self, *members: Consumer, sizes: list[int], seen: set[bytes | None] | None = None, within_s: float = 30
+    ) -> None:
+        """All members poll until they hold that many partitions, each partition once."""
+        look = polled(*members, seen=set() if seen is None else seen)
+        until(
+            lambda: sorted(look()) == sorted(sizes),
+            within_s=within_s,
+            what=f"shares of {sizes}",
+            beside=lambda: f"{self.described()}; their callbacks: {[member.events() for member in members]}",
+        )
+        held = [place for member in members for place in member.assignment()]
+        assert len(held) == len(set(held))
+
 
 def _closed(consumer: Consumer) -> None:
     try:
@@ -85,14 +110,6 @@ def polled(*members: Consumer, seen: set[bytes | None]) -> Callable[[], list[int
     return sizes
 
 
-def shared(*members: Consumer, sizes: list[int], seen: set[bytes | None] | None = None, within_s: float = 30) -> None:
-    """All members poll until they hold that many partitions, each partition once."""
-    look = polled(*members, seen=set() if seen is None else seen)
-    until(lambda: sorted(look()) == sorted(sizes), within_s=within_s, what=f"shares of {sizes}")
-    held = [place for member in members for place in member.assignment()]
-    assert len(held) == len(set(held))
-
-
 def test_a_member_reads_everything(stage: Stage) -> None:
     """One member has all partitions, reads all records, and a later one goes on where it committed."""
     stage.create(4)
@@ -110,12 +127,12 @@ def test_members_share(stage: Stage) -> None:
     """Members share the partitions evenly; when one leaves, the other takes over, and keeps what it had."""
     stage.create(6)
     first = stage.member()
-    shared(first, sizes=[6])
+    stage.shared(first, sizes=[6])
     second = stage.member(1)
-    shared(first, second, sizes=[3, 3])
+    stage.shared(first, second, sizes=[3, 3])
     kept = first.assignment()
     second.close()
-    shared(first, sizes=[6])
+    stage.shared(first, sizes=[6])
     revoked = [what for kind, what in first.events() if kind != "assigned"]
     assert all(not what & kept for what in revoked)
 
@@ -125,43 +142,69 @@ def test_assignors(stage: Stage, assignor: str) -> None:
     """A member chooses the assignor; `range` gives neighbouring partitions."""
     stage.create(6)
     members = [stage.member(number, remote_assignor=assignor) for number in range(2)]
-    shared(*members, sizes=[3, 3])
+    stage.shared(*members, sizes=[3, 3])
     if assignor == "range":
         numbers = sorted(sorted(p for _, p in member.assignment()) for member in members)
         assert numbers == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_a_regular_expression_finds_later_topics(stage: Stage) -> None:
-    """A topic that is created later belongs to a subscription by regular expression at once."""
+    """A topic that is created later belongs to a subscription by regular expression at once, one that is deleted no
+    longer. (With Kafka, Java's member may hang there: see the next test.)"""
     stage.create(2)
     member = stage.member(regex=f"{stage.topic}.*", auto_create=False)
-    shared(member, sizes=[2])
+    stage.shared(member, sizes=[2])
     stage.client.create_topic(f"{stage.topic}-later", 3)
-    shared(member, sizes=[5])
+    stage.shared(member, sizes=[5])
     stage.client.write(f"{stage.topic}-later", *[Record(value=b"x", partition=p) for p in range(3)])
     member.take(3)
     stage.client.delete_topic(f"{stage.topic}-later")
-    shared(member, sizes=[2])
+    stage.shared(member, sizes=[2])
+
+
+def test_a_regular_expression_outlives_a_deleted_topic(
+    stage: Stage, system: System, library: str, request: pytest.FixtureRequest
+) -> None:
+    """A member that has lost a topic learns of those that are created after it.
+
+    While it fetches from a topic that is gone, Java's member asks by id for the topic's metadata. Kafka's answer has no
+    name, and the client throws over it in the middle of its network client (4.1 to 4.3): it never asks for metadata
+    again, and an answer to a heartbeat that came in at the same time is lost, after which it sends none any more.
+    """
+    if system.name == "kafka" and library == "java":
+        request.applymarker(pytest.mark.xfail(reason="Java's client does not survive Kafka's answer", strict=True))
+    stage.create(2)
+    stage.client.create_topic(f"{stage.topic}-goes", 3)
+    member = stage.member(regex=f"{stage.topic}.*", auto_create=False)
+    stage.shared(member, sizes=[5])
+    stage.client.write(f"{stage.topic}-goes", *[Record(value=b"x", partition=p) for p in range(3)])
+    member.take(3)  # it fetches from each
+    stage.client.delete_topic(f"{stage.topic}-goes")
+    stage.shared(member, sizes=[2])
+    stage.client.create_topic(f"{stage.topic}-comes", 1)
+    stage.shared(member, sizes=[3])
+    stage.client.write(f"{stage.topic}-comes", Record(value=b"x", partition=0))
+    member.take(1)
 
 
 def test_a_topic_that_grows(stage: Stage) -> None:
     """New partitions are assigned."""
     stage.create(2)
     member = stage.member(metadata_ms=500)
-    shared(member, sizes=[2])
+    stage.shared(member, sizes=[2])
     stage.client.create_partitions(stage.topic, 5)
-    shared(member, sizes=[5])
+    stage.shared(member, sizes=[5])
 
 
 def test_a_static_member_comes_back(stage: Stage) -> None:
     """A static member that restarts has its partitions again; nobody else's have moved."""
     stage.create(4)
     first, second = stage.member(instance="a"), stage.member(1, instance="b")
-    shared(first, second, sizes=[2, 2])
+    stage.shared(first, second, sizes=[2, 2])
     had, seen = first.assignment(), len(second.events())
     first.close()
     first = stage.member(instance="a")
-    shared(first, second, sizes=[2, 2])
+    stage.shared(first, second, sizes=[2, 2])
     assert first.assignment() == had
     assert len(second.events()) == seen
 
@@ -170,9 +213,9 @@ def test_a_member_that_dies(stage: Stage, pool: Pool, library: str) -> None:
     """The partitions of a process that is killed go to the others when its session has expired."""
     stage.create(4)
     first, second = stage.member(2), stage.member()
-    shared(first, second, sizes=[2, 2])
+    stage.shared(first, second, sizes=[2, 2])
     pool.client(library, 2).agent.kill()
-    shared(second, sizes=[4])
+    stage.shared(second, sizes=[4])
 
 
 def test_the_server_is_killed(stage: Stage, system: System) -> None:
@@ -180,18 +223,18 @@ def test_the_server_is_killed(stage: Stage, system: System) -> None:
     stage.create(4)
     written, seen = stage.write(4, 10), set[bytes | None]()
     first, second = stage.member(), stage.member(1)
-    shared(first, second, sizes=[2, 2], seen=seen)
+    stage.shared(first, second, sizes=[2, 2], seen=seen)
     system.kill()
     system.start()
-    shared(first, second, sizes=[2, 2], seen=seen)
+    stage.shared(first, second, sizes=[2, 2], seen=seen)
     third = stage.member(2)
     system.kill()
     system.start()
-    shared(first, second, third, sizes=[1, 1, 2], seen=seen)
+    stage.shared(first, second, third, sizes=[1, 1, 2], seen=seen)
     third.close()
     system.kill()
     system.start()
-    shared(first, second, sizes=[2, 2], seen=seen)
+    stage.shared(first, second, sizes=[2, 2], seen=seen)
     until(lambda: (polled(first, second, seen=seen)(), seen == written)[1], within_s=20, what="all is read")
     for member in (first, second):
         member.commit(dict.fromkeys(member.assignment(), 10))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from confluent_kafka import AcknowledgeType, Producer, ShareConsumer
 
+from compat_tests.harness.moving import CONTAINERS, Mover
 from compat_tests.harness.system import Penstock, compile_runner, java_command
 from compat_tests.harness.waiting import until
 
@@ -23,6 +24,8 @@ TOPICS = "org.apache.kafka.tools.TopicCommand"
 JAVA_MEMBER = "penstock.compat.ShareMember"
 ONE: dict[str, str] = {}
 WORKERS = {"containers": "4", "workers": "2"}
+SEVERAL = {"containers": str(CONTAINERS)}
+MOVES = 6
 STARTS_WITHIN_S = 90.0
 WITHIN_S = 30.0
 DELIVERIES = 2
@@ -34,7 +37,8 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="module", params=[ONE, WORKERS], ids=["one", "workers"])
 def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Penstock]:
-    server = Penstock(tmp_path_factory.mktemp("share"), {"log.file.bytes": "16777216", **request.param})
+    settings = {"log.file.bytes": "16777216", "group.share.min.record.lock.duration.ms": "1000", **request.param}
+    server = Penstock(tmp_path_factory.mktemp("share"), settings)
     server.start()
     yield server
     server.stop()
@@ -219,6 +223,43 @@ def test_a_record_that_kills_its_members(gateway: Penstock, tmp_path: Path) -> N
     assert stage.read_all(1) == ["accept-1"]
 
 
+@pytest.mark.parametrize("gateway", [SEVERAL], ids=["several containers"], indirect=True, scope="module")
+def test_members_of_a_partition_that_moves(gateway: Penstock, tmp_path: Path) -> None:
+    """The partition goes from container to container while Kafka's own consumer and librdkafka's read it: each record
+    comes once to one of them, and what they say of it is stored."""
+    stage = Stage(gateway, 1)
+    written = [f"accept-{n}" for n in range(200)]
+    stage.write(*written)
+    member = JavaMember(stage, tmp_path / "told", "record_limit", "implicit")
+    try:
+        until(lambda: member.told("done"), within_s=STARTS_WITHIN_S, what="it is at work")
+        other, got = stage.member(), list[str]()
+
+        def all_came() -> bool:
+            got.extend(text(message) for message in other.poll(0.1) or ())
+            return len(got) + len(member.told("done")) >= len(written)
+
+        def moved_on(mover: Mover) -> None:
+            before, some = mover.moved, [f"accept-{len(written) + n}" for n in range(200)]
+            stage.write(*some)
+            written.extend(some)
+            until(lambda: all_came() and mover.moved > before, within_s=WITHIN_S, what="it has moved, and all came")
+
+        with Mover(gateway.http, stage.topic) as mover:
+            for _ in range(MOVES):
+                moved_on(mover)
+        other.commit_sync()
+        other.close()
+        member.end()
+    finally:
+        member.kill()
+
+    told = [line.split() for line in member.told("got")]
+    assert {deliveries for _, deliveries in told} == {"1"}
+    assert sorted([*got, *(value for value, _ in told)]) == sorted(written)
+    assert stage.read(1, within_s=QUIET_S) == [], "nothing is left for others"
+
+
 def test_accepted_records_never_come_again(gateway: Penstock) -> None:
     """After a kill of the gateway a member gets what nobody accepted, and nothing else."""
     stage = Stage(gateway)
@@ -234,7 +275,7 @@ def test_accepted_records_never_come_again(gateway: Penstock) -> None:
 
 def test_what_a_killed_gateway_had_lent_comes_again(gateway: Penstock) -> None:
     """Records that a member holds when the gateway is killed are not lost: they are free after their lock's time."""
-    stage = Stage(gateway, 1, **{"share.record.lock.duration.ms": "15000"})
+    stage = Stage(gateway, 1, **{"share.record.lock.duration.ms": "5000"})
     wanted = sorted(f"r-{n}" for n in range(20))
     stage.write(*wanted)
     holder = stage.member("explicit")

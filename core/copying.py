@@ -4,7 +4,8 @@ Entries go from wherever the source has them, memory, log or chunks, through the
 
 **Invariants**
 
-- What is copied is durable at the source before, and at the target before anything is decided. Its order has no gaps.
+- What is copied is durable at the source and at the target before anything is decided. Its order has no gaps. Until
+  the slot is frozen only what is durable at the source is copied.
 - No more than `WINDOW_BYTES` and one read are on their way into the target's log at a time.
 - The target puts nothing into chunks that an open transaction of the source may still change: what was copied while one
   was open lies behind a *barrier*, until all of it is settled.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -66,6 +67,7 @@ class Move:
     copied_bytes: int = 0
     aborted: set[Aborted] = field(default_factory=set)
     may_be_decided: bool = False
+    stations_ms: Mapping[str, float] = field(default_factory=dict)  # where the time of its last freeze went
     barrier: tuple[int, int] | None = None  # copied beyond this while a transaction was open: offset, bytes before it
     asked_end: int = 0  # what chunks know of aborted transactions was taken up to here, beyond the barrier
 
@@ -93,6 +95,11 @@ class Move:
     def needs_chunks(self) -> bool:
         """Whether what the source has in chunks has to be in the target's, because a disk with its log may be lost."""
         return self.target.container.config.log_store is LogStore.DISK
+
+    @property
+    def settles_at_once(self) -> bool:
+        """Whether entries can be read at the source, and so be copied, before they are durable there."""
+        return self.source.container.config.log_store is LogStore.OBJECT
 
     def lacks(self, end: int) -> bool:
         """Whether the target has yet to put into chunks what the source has in chunks up to there, and still keeps."""
@@ -168,7 +175,7 @@ async def learn_outcomes(move: Move) -> None:
 
 
 async def copy(move: Move, end: int, *, patient: bool) -> None:
-    """Copy the entries up to `end`, which is durable at the source. They are durable at the target then, or, if it is
+    """Copy the entries up to `end`, which can be read at the source. They are durable at the target then, or, if it is
     not `patient`, with what is logged there next."""
     window = _Window(move.target.container)
     try:
@@ -187,7 +194,8 @@ async def pass_over(move: Move) -> float:
     clock = move.target.container.clock
     began_s = clock.monotonic_s()
     await copy(move, move.slot.durable_end, patient=True)
-    await learn_outcomes(move)
+    if not await lift(move):  # a freeze that was taken back has left a barrier behind all that was not durable then
+        await learn_outcomes(move)
     return clock.monotonic_s() - began_s
 
 

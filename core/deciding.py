@@ -23,10 +23,8 @@ from core.cluster.shares import Shares
 from core.config import StoreConfig
 from core.container.container import Container
 from core.errors import (
-    CoordinatorAway,
-    CoordinatorRefuses,
+    NotHosted,
     Stale,
-    StorageFailure,
     StorageFull,
     StoreError,
     UnknownStream,
@@ -40,6 +38,8 @@ from core.streams.state import Epoch, StreamState
 
 logger = logging.getLogger(__name__)
 
+Configure = Callable[[Mapping[str, str]], Mapping[str, str]]
+"""Makes a stream's next configuration from its newest one. It is called again if another process was faster."""
 CHANGE_TRIES_MAX: Final = 20
 """How often a change is decided anew because another process changed the stream meanwhile."""
 PAUSE_S: Final = 0.2
@@ -150,6 +150,8 @@ class Deciding:
 
     async def _create_shared(self, following: Following, state: StreamState) -> Stream:
         stream = await following.take(state)
+        if stream is None or stream.deleted:
+            raise UnknownStream(state.name)
         if not self._streams.has_name(stream):
             await self._take_back(stream)
             raise StorageFull(f"a container has no room for stream {state.name!r}: free some disk space")
@@ -163,9 +165,14 @@ class Deciding:
         except StoreError as error:
             self._shares.note_late(stream, error)
 
-    async def update(self, stream: Stream, *, config: Mapping[str, str]) -> None:
-        """Replace a stream's configuration, durably. Raises UnknownStream, StoreError."""
-        await self._change(stream, lambda state: state.configured(config))
+    async def update(self, stream: Stream, *, config: Mapping[str, str] | Configure) -> None:
+        """Replace a stream's configuration, durably, by this one, or by what it makes of the newest one. Raises
+        UnknownStream, StoreError, and what it raises."""
+
+        def configured(state: StreamState) -> StreamState:
+            return state.configured(config if isinstance(config, Mapping) else config(state.config))
+
+        await self._change(stream, configured)
 
     async def grow(self, stream: Stream, slots: int) -> None:
         """Give a stream more slots, durably: a scale that seals every segment.
@@ -234,19 +241,20 @@ class Deciding:
         Raises UnknownStream, StreamSealed, ValueError for a slot that is there already, NotHosted if a claim in `held`
         is not there any more, StoreError.
         """
-        reason, now_ms = f"slot {number} moved to container {target}", self._store.clock.wall_ms
-        await self._change_locked(stream, lambda state: state.moved(number, target, now_ms(), reason), "move", held)
+        await self._change_locked(stream, lambda state: self._moved(state, number, target), "move", held)
 
     async def was_moved(self, stream: Stream, number: int, target: int) -> bool:
         """Whether a call of `move_locked` that left it open has named the container; else it never will.
 
         The registry may still make a change that it has not answered. One that is made from the same state, and changes
-        nothing, takes its place: whichever comes second finds another state. The caller holds `stream.changing`.
-        Raises UnknownStream; StorageFailure if the registry is a container's table, which has failed for good.
+        nothing, takes its place: whichever comes second finds another state. It is asked until it tells, whatever
+        goes wrong: nobody else ever asks for this slot. The caller holds `stream.changing`.
+        Raises UnknownStream; where a container's table is the registry, StorageFailure if the slot's container and the
+        target have failed as well: then the next start tells.
         """
         following, pause_s = self._following, PAUSE_S
         if following is None:
-            raise StorageFailure("the container that decides about the stream has failed: the next start tells")
+            return await self._was_moved_by_copies(stream, number, target)
         while True:
             state = following.newest(stream)
             if state.container_of_slot(number) == target:
@@ -256,13 +264,61 @@ class Deciding:
                 await self._registry.change(state.after(state))
             except Stale:
                 continue  # now the newest state is known
-            except (StorageFailure, StorageFull, CoordinatorAway, CoordinatorRefuses) as error:
-                logger.warning("the registry is asked again", extra={"stream": stream.name, "reason": str(error)})
+            except UnknownStream:
+                raise
+            except Exception as error:
+                told = {"stream": stream.name, "reason": str(error)}
+                if isinstance(error, StoreError):
+                    logger.warning("the registry is asked again", extra=told)
+                else:
+                    logger.exception("a defect: the registry is asked again. Please report it", extra=told)
                 await asyncio.sleep(pause_s)
                 pause_s = min(PAUSE_S_MAX, 2 * pause_s)
             else:
                 await following.take_locked(stream, following.newest(stream))
                 return False
+
+    async def _was_moved_by_copies(self, stream: Stream, number: int, target: int) -> bool:
+        """The same where the container that decides has failed, with a record that may be in its log or not.
+
+        Of two copies the one with the higher revision is right, also for a start: so a later one, in the log of the
+        slot's container, says that the slot stays. If that container has failed, it takes nothing more for the slot;
+        the target has all of it by now, and with a later copy in its log, the slot. Raises StorageFailure.
+        """
+        state, source = stream.state, stream.state.container_of_slot(number)
+        is_moved = source == target  # it was durable before the failure
+        if not is_moved:
+            newest = max(state, stream.logged, key=lambda one: one.revision)
+            is_moved = self._has_failed(source)
+            outcome = self._moved(state, number, target) if is_moved else state
+            await self._outdo(stream, outcome.after(newest.after(newest)), target if is_moved else source)
+        try:
+            await self._shares.bring(stream)
+        except StoreError as error:  # of the one that has failed, among others
+            self._shares.note_late(stream, error)
+        self._showing.show(stream)
+        return is_moved
+
+    def _has_failed(self, container_id: int) -> bool:
+        hosted = self._store.containers.get(container_id)
+        return hosted is not None and hosted.container.failed.done()
+
+    def _moved(self, state: StreamState, number: int, target: int) -> StreamState:
+        return state.moved(number, target, self._store.clock.wall_ms(), f"slot {number} moved to container {target}")
+
+    async def _outdo(self, stream: Stream, state: StreamState, container_id: int) -> None:
+        """Have a state synced in the log of a container, once it has room."""
+        hosted = self._store.containers.get(container_id)
+        if hosted is None:
+            raise NotHosted(container_id)
+        while True:
+            try:
+                await hosted.container.change_stream(stream, state)
+                await hosted.container.synced()
+                return
+            except StorageFull as error:
+                logger.warning("a decision waits for room", extra={"stream": stream.name, "reason": str(error)})
+            await asyncio.sleep(PAUSE_S_MAX)
 
     async def _change_once(
         self, stream: Stream, changed: Callable[[StreamState], StreamState], kind: str | None, held: Held

@@ -23,6 +23,8 @@ FREEZE_S: Final = 0.35
 """The longest time that appends are refused before the decision; the decision itself takes a transaction more."""
 SHARE: Final = 2.0
 """The length of a freeze by that of the last pass: what is on its way settles, then the rest is copied."""
+SHARE_AT_ONCE: Final = 1.5
+"""The same where both happen at the same time: it takes as long as the slower one, and a pass is that of one alone."""
 PASSES_OF_ONE_LENGTH: Final = 10
 LENGTHS_MAX: Final = 4
 """Behind each ten passes a freeze may take `FREEZE_S` longer, up to four times as long: slots must move on slow stores,
@@ -44,9 +46,10 @@ class Left(NamedTuple):
 
 
 class Freezes:
-    """The freezes of one move."""
+    """The freezes of one move. `share`: how long they are by the last pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = SHARE) -> None:
+        self._share = share
         self._passes = 0
         self._begun = 0
         self._left = Left(0, 0)
@@ -59,7 +62,7 @@ class Freezes:
         limit_s = FREEZE_S * min(LENGTHS_MAX, 1 + self._passes // PASSES_OF_ONE_LENGTH)
         self._passes += 1
         self._left = left
-        if not left.is_little or SHARE * pass_s > limit_s:
+        if not left.is_little or self._share * pass_s > limit_s:
             return None
         self._begun += 1
         return limit_s

@@ -98,6 +98,7 @@ class HostedContainer:
         self.scaler = Scaler(container, scale)
         self.tier: Tier | None = None  # where there is long-term storage, once started
         self.recovered = Recovered(next_lsn=1, epoch=0, replayed_bytes=0, clean=False)
+        self._freeing: asyncio.Task[None] | None = None  # once it is released
         container.on_applied(RUNS_TABLE, self.catalog.row_applied)
 
     def __repr__(self) -> str:
@@ -235,6 +236,12 @@ class HostedContainer:
         finally:
             await self._for_each_slot(self.container.known_writers.slot_gone)
             await self._for_each_slot(Slot.changed)  # who has begun to wait meanwhile looks again
+            self._freeing = asyncio.create_task(self._let_go(), name=f"memory of container {self.id}")
+
+    async def _let_go(self) -> None:
+        """Free the tables, in turns. Nobody waits for that: its next owner may be this process."""
+        for table in list(self.container.tables.values()):
+            await table.let_go()
 
     async def prepare(self) -> None:
         """Have a last checkpoint stored while all goes on. Raises StorageError, OSError, StorageFailure."""
@@ -302,7 +309,7 @@ class HostedContainer:
         container.unsaved.mark_gone(place)
         container.departed[place] = None
         await container.update(arrival_delete(place))  # so that there is something to checkpoint
-        await self.maintenance.checkpoint()
+        await self.maintenance.checkpoint_now()
 
     def concerns(self) -> list[str]:
         """Troubles of this container, a sentence each; empty when all is well."""

@@ -248,13 +248,18 @@ class Joining:
         exist = {state.id: state for state in registry.streams()}
         gone = [one for one in container.streams.values() if one.id not in exist and registry.was_given(one.id)]
         for stream in gone:
-            self._showing.end(stream)
+            if not stream.deleted:
+                self._showing.end(stream)
         await _some(container.update(Delete(STREAMS_TABLE, stream_key(stream.id))) for stream in gone)
         wanted = [s for s in exist.values() if container.id in s.containers or s.id in container.streams]
         await _some(self._bring(container, state) for state in wanted)
 
     async def _bring(self, container: Container, state: StreamState) -> None:
-        stream = self._store.streams.by_id(state.id) or self._showing.begin(state)
+        stream = self._store.streams.by_id(state.id)
+        if stream is None:
+            if self._store.registry.stream(state.id) is None:
+                return  # it has been deleted while others were brought
+            stream = self._showing.begin(state)
         async with stream.changing:
             if stream.deleted:
                 return

@@ -167,7 +167,8 @@ class Membership:
             logger.warning("containers are left without a hand-over", extra={"containers": sorted(self._claims)})
 
     async def stop(self) -> None:
-        """End. Containers that are open are left to the store's end."""
+        """Take and give no more. Containers that are open are left to the store's end, before which what is on its way
+        into their logs still asks whose they are: `close` follows behind that."""
         await self._reaching.stop()
         for task in (self._looking, *self._actions):
             if task is not None:
@@ -176,6 +177,9 @@ class Membership:
         await self._warming.stop()
         if self._looking is not None:
             await asyncio.gather(self._looking, return_exceptions=True)
+
+    async def close(self) -> None:
+        """The store has been closed: nobody asks any more."""
         if self._guard is not None:
             await self._guard.close()
 

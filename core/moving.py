@@ -4,10 +4,11 @@ The steps, in this order, with what the logs say after each:
 
 1. *Arrive*: the target's log begins the slot, beside its stream. It has no say.
 2. *Copy*: entries go from wherever the source has them into the target's log, pass after pass, until little is missing
-   (`core.freezing`). What the source has in chunks is put into chunks of the target. Appends go on.
-3. *Freeze*: the source takes nothing more for this slot. What is on its way settles, the rest is copied, and the
-   target's log gets the slot's state: writers, transactions, leader epochs. It is synced. A freeze that is not done in
-   time is taken back, and the copying goes on.
+   (`core.freezing`). What the source has in chunks is put into chunks of the target, and what compaction has left there
+   comes by these alone (`core.histories`). Appends go on.
+3. *Freeze*: the source takes nothing more for this slot. What is on its way settles, while the rest is copied, and the
+   target's log gets the slot's state: writers, transactions, leader epochs (`core.settling`). It is synced. A freeze
+   that is not done in time is taken back, and the copying goes on.
 4. *Decide*: the registry names the target as the slot's container. This is the only step that changes who owns it.
 5. *Follow*: both containers log their copy of the stream. The target's slot becomes the stream's, the source lets its
    own go: its rows, its runs in chunks, in the end its log files.
@@ -39,17 +40,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from core.background import REASON_CHARS_MAX
+from core.beside import Beside
 from core.clock import Clock
 from core.cluster.registry import NOTHING_HELD, Held
 from core.config import LogStore
 from core.container.arrivals import Place, arrival_delete, arrival_put, place_of
 from core.copying import (
     Move,
-    copy,
-    learn_outcomes,
     left_of,
     lift,
-    mark_untiered,
     pass_over,
     take_back,
     with_room,
@@ -59,18 +58,20 @@ from core.errors import (
     CoordinatorAway,
     CoordinatorRefuses,
     Corrupt,
+    CorruptState,
     NotHosted,
     NotMovedYet,
     OutOfRange,
     StorageFailure,
-    StorageFull,
     StoreError,
     TierUnavailable,
     UnknownStream,
 )
-from core.freezing import Freezes
+from core.freezing import SHARE, SHARE_AT_ONCE, Freezes
+from core.histories import History, bring, copies_chunks, has_holes, left_alone
 from core.log.records import Delete, Operation, Put
-from core.streams.handing import Mismatch, begun, handed_over
+from core.settling import settled
+from core.streams.handing import Mismatch, begun
 from core.streams.state import STREAMS_TABLE, stream_key
 from core.tiering.writing.backlog import UnreadableEntry
 
@@ -91,17 +92,9 @@ CLEAR_S_MAX: Final = 60.0
 PAUSE_S: Final = 0.05
 WAITING_MAX: Final = 1_000
 """Moves that wait for their turn: one is carried out at a time."""
-
-
-Hindrance = Callable[["Slot"], "str | None"]
-"""Why a slot must stay where it is, because something beside it would be left behind; None if nothing would be. It is
-asked at the beginning of a move, and again when the slot is frozen: from then on nothing may be put beside it."""
-
-
-Companion = Callable[["Slot", int], None]
-"""Brings along what lies beside a slot and has to be with it: it queues updates in the log of the container of this id.
-It is called when the slot is frozen, perhaps several times, before the state is logged that the slot has there. Raises
-NotMovedYet if it cannot bring it just now."""
+LEAVE_IT_OPEN: Final = (StorageFailure, CoordinatorAway, CoordinatorRefuses, CorruptState)
+"""Errors behind which a decision may have been made: a refusal is perhaps that of a second try, and what cannot be read
+was perhaps looked at behind it. So may all errors that nobody foresaw."""
 
 
 class Movable(Protocol):
@@ -114,8 +107,7 @@ class Movable(Protocol):
 
     async def decide_move(self, stream: Stream, number: int, target: int, held: Held) -> None:
         """Name the target as the slot's container, and follow; the caller holds `stream.changing`. Raises StoreError:
-        then nothing was decided, except for StorageFailure, CoordinatorAway and CoordinatorRefuses, which leave it
-        open."""
+        then nothing was decided, except for those that `LEAVE_IT_OPEN`."""
 
     async def was_moved(self, stream: Stream, number: int, target: int) -> bool:
         """Whether a decision that was left open was made; if not, it never will be. Returns when the registry has told,
@@ -149,18 +141,8 @@ class Mover:
         self._one_at_a_time = asyncio.Lock()
         self._under_way: dict[tuple[Stream, int, int], asyncio.Task[Moved]] = {}
         self._deciding: set[asyncio.Task[None]] = set()
-        self._hindrances: list[Hindrance] = []
-        self._companions: list[Companion] = []
+        self.beside = Beside()
         self.counts = MoveCounts()
-
-    def on_move(self, hindrance: Hindrance) -> None:
-        """Ask this before each move, and once more when the slot is frozen: what begins beside it from then on has to
-        be refused (`Container.check_not_frozen`)."""
-        self._hindrances.append(hindrance)
-
-    def on_frozen(self, companion: Companion) -> None:
-        """Call this before a frozen slot's state is logged in its target."""
-        self._companions.append(companion)
 
     async def move(self, stream: Stream, number: int, target: int) -> Moved:
         """Move a slot, or wait for that move if it is under way. It goes on if its caller is cancelled. A slot that is
@@ -206,13 +188,16 @@ class Mover:
     # --- The steps ------------------------------------------------------------------------------
 
     async def _move(self, stream: Stream, number: int, target: int) -> Moved:
-        async with self._one_at_a_time:
+        async with self._one_at_a_time, contextlib.AsyncExitStack() as during:
             if 0 <= number < stream.slot_count and not stream.deleted:
                 slot = _settled_slot(stream, number)
                 if slot.container_id == target:
                     return Moved(target, target, 0, 0.0)
-            move = await self._begin(stream, number, target)
+            history = await during.enter_async_context(left_alone(*self._checked(stream, number, target)[:2]))
+            move = await self._begin(stream, number, target, history)
             try:
+                if history is not None:
+                    await bring(move, history)
                 with _hurried(move) if move.slot.size_bytes <= HURRIED_BYTES_MAX else contextlib.nullcontext():
                     await pass_over(move)
                 with _held(move) as tiered_end:
@@ -233,15 +218,16 @@ class Mover:
         logger.info(
             "slot moved",
             extra={"stream": stream.name, "slot": number, "from": move.source.id, "to": target}
-            | {"copied_bytes": move.copied_bytes, "frozen_ms": round(1000 * frozen_s)},
+            | {"copied_bytes": move.copied_bytes, "frozen_ms": round(1000 * frozen_s), "ms": move.stations_ms},
         )
         self.counts.moved += 1
         self.counts.copied_bytes += move.copied_bytes
         self.counts.frozen_s += frozen_s
         return Moved(move.source.id, target, move.copied_bytes, frozen_s)
 
-    async def _begin(self, stream: Stream, number: int, target_id: int) -> Move:
+    async def _begin(self, stream: Stream, number: int, target_id: int, history: History | None) -> Move:
         """Step 1."""
+        chunks = None if history is None else (history.end, history.appended_bytes)
         slot, source, target = self._checked(stream, number, target_id)
         place, container = (stream.id, number), target.container
         await self._cleared(target, place, stream)
@@ -249,7 +235,7 @@ class Mover:
         async with stream.changing:
             self._checked(stream, number, target_id)
             since_lsn = await with_room(stream, number, lambda: container.begin_stay(place))
-            operations: list[Operation] = [arrival_put(place, begun(slot, since_lsn))]
+            operations: list[Operation] = [arrival_put(place, begun(slot, since_lsn, chunks))]
             if stream.id not in container.streams:
                 operations.insert(0, Put(STREAMS_TABLE, stream_key(stream.id), stream.logged.encode()))
             await container.update(*operations)
@@ -289,9 +275,9 @@ class Mover:
             return f"container {source.id} takes nothing more: {source.container.failed.result()}"
         if source.container.damage.of(slot):
             return "a part of it is damaged"
-        if slot.removed or slot.compacted_end > slot.start:
-            return "compaction has taken records out of it, and offsets without a record are not copied yet"
-        return self._beside(slot)
+        if has_holes(slot) and not copies_chunks(source):
+            return "compaction has taken records out of it, and this process does not rewrite chunks"
+        return self.beside.why_stays(slot)
 
     def _hindrance(self, slot: Slot, source: HostedContainer, target: HostedContainer) -> str | None:
         if target.container.failed.done():
@@ -302,9 +288,6 @@ class Mover:
                 f"container {target.id} is in an earlier epoch, and its log in long-term storage has its name from that"
             )
         return self.why_stays(slot)
-
-    def _beside(self, slot: Slot) -> str | None:
-        return next((why for ask in self._hindrances if (why := ask(slot)) is not None), None)
 
     async def _cleared(self, target: HostedContainer, place: Place, stream: Stream) -> None:
         """Wait until nothing is left in the target of an earlier stay of the slot."""
@@ -319,7 +302,7 @@ class Mover:
 
     async def _hand_over(self, move: Move) -> float:
         """Steps 3 to 5; returns for how long appends were refused, s."""
-        slot, freezes = move.slot, Freezes()
+        slot, freezes = move.slot, Freezes(SHARE_AT_ONCE if move.settles_at_once else SHARE)
         while True:
             pass_s = await pass_over(move)
             limit_s = freezes.limit_s(left_of(move), pass_s)
@@ -350,6 +333,7 @@ class Mover:
                 refused.ended()
                 if not move.may_be_decided:
                     source.thaw(slot)
+                self.beside.ended(slot)
 
     async def _decide(self, move: Move) -> None:
         """Steps 4 and 5. Once begun they go on, whoever is cancelled: `stop` waits for them."""
@@ -360,17 +344,18 @@ class Mover:
         deciding.add_done_callback(self._deciding.discard)
         try:
             await asyncio.shield(deciding)
-        except (StorageFailure, CoordinatorAway, CoordinatorRefuses) as error:  # the last refuses perhaps a second try
+        except Exception as error:
+            if isinstance(error, StoreError) and not isinstance(error, LEAVE_IT_OPEN):
+                move.may_be_decided = False
+                raise
             logger.warning(
                 "nobody knows yet whether a slot has moved: the registry is asked until it tells",
                 extra={"stream": stream.name, "slot": number, "to": target, "reason": str(error)},
+                exc_info=None if isinstance(error, StoreError) else error,
             )
             if not await self._store.was_moved(stream, number, target):
                 move.may_be_decided = False
                 raise NotMovedYet(stream.name, number, f"the registry has not decided it: {error}") from error
-        except StoreError:
-            move.may_be_decided = False
-            raise
 
     async def _brought(self, move: Move, end: int) -> None:
         """Wait until the target has in chunks what the source has there, unless its log is as safe as chunks: a disk
@@ -392,26 +377,7 @@ class Mover:
 
     async def _settled(self, move: Move, limit_s: float) -> bool:
         """Step 3: whether the target has all of the frozen slot, synced, in time."""
-        source, target = move.source.container, move.target.container
-        try:
-            async with asyncio.timeout(limit_s):
-                await source.all_durable()
-                if (why := self._beside(move.slot)) is not None:  # it began during the copying
-                    raise CannotMove(move.stream.name, move.slot.number, why)
-                await copy(move, move.slot.durable_end, patient=False)
-                await learn_outcomes(move)
-                move.check()
-                if move.lacks(move.slot.tiered_end):
-                    return False  # chunks of the source came to be meanwhile
-                for bring in self._companions:
-                    bring(move.slot, target.id)
-                value = handed_over(move.slot, move.arrived, move.aborted)
-                await target.update(arrival_put(move.place, value))
-                await target.synced()
-                mark_untiered(move)
-        except (TimeoutError, StorageFull):
-            return False
-        return True
+        return await settled(move, limit_s, self.beside)
 
     async def _arrived(self, move: Move) -> None:
         """The end of step 5. Without room for it, the next start does this."""

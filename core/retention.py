@@ -9,7 +9,10 @@ Entries leave from the front, for one of three reasons:
 In the log entries leave one by one. In chunks a whole run leaves, once its last entry may; so no object is read for it.
 Streams that are compacted only are never trimmed.
 
-**Invariant**: nothing leaves because the wall clock jumped; `core.trusted_time` decides which time is believed.
+**Invariants**
+
+- Nothing leaves because the wall clock jumped; `core.trusted_time` decides which time is believed.
+- Nothing leaves by a policy that has been replaced, even if that happened while it was applied.
 """
 
 from __future__ import annotations
@@ -90,7 +93,11 @@ class Retention:
         consumed = await self._consumed_of(slots, consumers)
         limits = [Limits(policy, now_ms, slot.stable_end, up_to) for slot, up_to in zip(slots, consumed, strict=True)]
         trims = await self._reader.in_thread(self._retained, slots, limits)
-        staying = {(slot.stream.id, slot.number) for slot in slots if not self._container.is_leaving(slot)}
+        staying = {
+            (slot.stream.id, slot.number)
+            for slot in slots
+            if not self._container.is_leaving(slot) and slot.stream.policy == policy  # else it is judged again
+        }
         live = [
             trim
             for trim in trims

@@ -22,6 +22,7 @@ from core.streams.live import Slot, Stream
 from core.streams.policy import StreamPolicy
 from core.streams.registry import Streams
 from core.streams.state import StreamState
+from core.streams.telling import Telling
 
 PolicyFor = Callable[[Mapping[str, str]], StreamPolicy]
 Followed = Callable[[Changed], None]
@@ -41,6 +42,7 @@ class Showing:
         self._is_shared = is_shared
         self._known: dict[int, Container] = {}  # all that were ever opened, by id: the owners of slots
         self._followed: list[Followed] = []
+        self._telling = Telling()
 
     def __repr__(self) -> str:
         return f"<Showing {len(self._streams)} streams>"
@@ -121,12 +123,11 @@ class Showing:
         return stream
 
     def end(self, stream: Stream) -> None:
-        """A stream is gone."""
+        """A stream is gone: its watchers hear of it, soon."""
         stream.deleted = True
         self._streams.remove(stream)
         self.loads.add(stream.state, -1)
-        for slot in stream.written_slots():
-            slot.changed()
+        self._telling.changed(stream.written_slots())
 
     def _make_slot(self, stream: Stream, number: int) -> Slot:
         container_id = stream.logged.container_of_slot(number)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from core.applied.tables import Delete, Put, Table
+from core.beside import Hindrance
 from core.clock import Clock, SystemClock
 from core.cluster.following import Following, SharedRegistry
 from core.cluster.registry import Held, Registry
@@ -27,8 +28,8 @@ from core.cluster.table_registry import TableRegistry
 from core.config import LogStore, StoreConfig
 from core.container.container import Container
 from core.container.forgetting import Forgetting
-from core.deciding import Deciding
-from core.errors import CoordinatorRefuses, NotHosted, StorageFailure, StoreClosed
+from core.deciding import Configure, Deciding
+from core.errors import CannotMove, CoordinatorRefuses, NotHosted, StorageFailure, StoreClosed
 from core.hosted import HostedContainer, StreamChanged
 from core.joining import Joining
 from core.log.objects.format import log_key
@@ -37,7 +38,7 @@ from core.log.objects.prefetch import Prefetched
 from core.log.objects.protocol import GENESIS
 from core.log.records import Operation
 from core.log.slabs import AT_ONCE_BYTES, AtOnce
-from core.moving import Hindrance, Moved, Mover
+from core.moving import Moved, Mover
 from core.premises import Premises
 from core.retention import Consumed
 from core.scaling.decisions import Decision
@@ -352,8 +353,9 @@ class Store:
         """
         return await self._deciding.create(name, slots=slots, config=config)
 
-    async def update_stream(self, stream: Stream, *, config: Mapping[str, str]) -> None:
-        """Replace a stream's configuration, durably. Raises UnknownStream, StoreError."""
+    async def update_stream(self, stream: Stream, *, config: Mapping[str, str] | Configure) -> None:
+        """Replace a stream's configuration, durably, by this one, or by what it makes of the newest one. Raises
+        UnknownStream, StoreError, and what it raises."""
         await self._deciding.update(stream, config=config)
 
     async def grow_stream(self, stream: Stream, slots: int) -> None:
@@ -390,7 +392,16 @@ class Store:
         Raises UnknownStream, NotHosted, CannotMove, NotMovedYet, StoreError.
         """
         source = stream.slot(number).container_id if 0 <= number < stream.slot_count else container_id
-        if self.relocates is None or {source, container_id} <= self.containers.keys():
+        is_from_here, is_to_here = source in self.containers, container_id in self.containers
+        has_workers = self.is_ours is None  # outside a cluster nothing else has a container of the configuration
+        if has_workers and is_from_here and not is_to_here and container_id in self.config.container_ids:
+            raise CannotMove(
+                stream.name,
+                number,
+                f"container {container_id} is open in another process, and it lies in container {source} of this one. "
+                "Slots move within a process: start with workers = 1, move it, and start with as many as before",
+            )
+        if self.relocates is None or (is_from_here and is_to_here):
             return await self.mover.move(stream, number, container_id)
         await self.relocates(stream, number, container_id)
         return Moved(source, container_id, 0, 0.0)
@@ -425,7 +436,7 @@ class Store:
     def on_move(self, hindrance: Hindrance) -> None:
         """Ask before each move of a slot, and when it is frozen, whether something beside it keeps it where it is: why,
         or None."""
-        self.mover.on_move(hindrance)
+        self.mover.beside.hinders(hindrance)
 
     async def delete_stream(self, stream: Stream) -> None:
         """Delete a stream, durably. Raises UnknownStream, StoreError."""
@@ -462,6 +473,12 @@ class Store:
     def stream_of(self, stream_id: int) -> Stream | None:
         """The live stream with this id, also of a container that was released: its slots are not here, but not gone."""
         return self.streams.by_id(stream_id)
+
+    def is_gone(self, stream_id: int) -> bool:
+        """Whether a stream that this process has heard of, by its id, was deleted. One that the registry has, and that
+        is only about to be known here, is not gone."""
+        is_decided = self._shared is not None and self._shared.stream(stream_id) is not None
+        return not is_decided and self.stream_of(stream_id) is None
 
     # Tables
 

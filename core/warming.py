@@ -2,7 +2,7 @@
 
 **Invariants**
 
-- One reading ahead of a container runs at a time. Whoever opens the container gets what was read, or it is forgotten.
+- One reading ahead of a container runs at a time. The takeover gets what was read, or it is forgotten.
 - What fails here is only logged: the takeover reads for itself.
 """
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from core.clock import Clock, SystemClock
 from core.cluster.following import Changed
+from core.cluster.levels import Feature
 from core.config import StoreConfig
 from core.hosted import HostedContainer
 from core.store import Store
@@ -181,7 +182,7 @@ class Broker:
     def concerns(self) -> list[str]:
         """Facts that an operator should know although clients are served; a few sentences."""
         told = (one for hosted in self._containers() for one in hosted.concerns())
-        found = [*told, *self._held.concerns, self.standing.concern]
+        found = [*told, *self._held.concerns, self.standing.concern, self._observers.concern]
         return [one[:CONCERN_CHARS_MAX] for one in found if one][:CONCERNS_MAX]
 
     # --- Start and stop -----------------------------------------------------------------------
@@ -250,12 +251,12 @@ class Broker:
             streams_settings,
             self.elsewhere,
         )
+        self.groups.writes_ids = partial(self.standing.may_write, Feature.STREAM_IDS)
         self.share = self._share_groups(homes)
         self.transactions = TransactionCoordinators(
             self.config,
             self.store,
             self.clock,
-            self.topics,
             self.groups,
             self.producers,
             self.standing.peers.of_container,
@@ -267,15 +268,16 @@ class Broker:
         )
         self.standing.look()
         self.store.on_followed(self._followed)
-        self.groups.load()
-        self.share.coordinators.load()
-        self.transactions.load()
+        await self.groups.load()
+        await self.share.coordinators.load()
+        await self.transactions.load()
         # The broker's dynamic configs and the groups' committed offsets are known now.
         self.store.start_retention(self._consumed)
         self.store.start_scaling()
         await self.groups.start()
         await self.share.coordinators.start()
-        self.share.partitions.start()
+        for hosted in self._containers():
+            self.share.partitions.resume(hosted.container)
         await self.transactions.start()
         self.delegation_tokens.start()
         self.services = self._offered()
@@ -305,8 +307,8 @@ class Broker:
 
     def _openings(self) -> Openings:
         kinds = (self.groups, self.share.coordinators, self.transactions)
-        moved, changed = self.internal_topics.moved, self.standing.look
-        return Openings(self.store, kinds, self._attend, self.metrics.forget, moved, changed, self.standing.vacancies)
+        ended, moved, changed = self.metrics.forget, self.internal_topics.moved, self.standing.look
+        return Openings(self.store, kinds, self._begin_serving, ended, moved, changed, self.standing.vacancies)
 
     def _offer_metrics(self, server: Server) -> None:
         offer_budgets(self.metrics, server)
@@ -319,6 +321,11 @@ class Broker:
         if self._held.seat is not None:
             offer_cluster(self.metrics, self.standing.picture, lambda: len(self.store.containers))
         offer_services(self.metrics, self.services, self.letters)
+
+    def _begin_serving(self, hosted: HostedContainer) -> None:
+        """A container is open that was not at the start."""
+        self._attend(hosted)
+        self.share.partitions.resume(hosted.container)
 
     def _attend(self, hosted: HostedContainer) -> None:
         """A container is open: what it reports to, and what reports of it."""
@@ -374,9 +381,14 @@ class Broker:
         partitions = SharePartitions(self.store, self.clock, self.topics, settings, self.letters)
         coordinators = ShareCoordinators(self.store, self.clock, self.topics, homes, self.groups, settings)
         sessions = ShareSessions(partitions, self.config.group_share_max_share_sessions)
-        return ShareGroups(
-            coordinators, partitions, sessions, settings, ShareElsewhere(self.nodes, self.standing.peers.of_container)
-        )
+
+        def reconfigured(resource_type: int, name: str) -> None:
+            if resource_type == ResourceType.GROUP:
+                sessions.reconfigured(name)
+
+        self.resource_configs.on_change(reconfigured)
+        elsewhere = ShareElsewhere(self.nodes, self.standing.peers.of_container, homes.container_ids)
+        return ShareGroups(coordinators, partitions, sessions, settings, elsewhere)
 
     async def _open_users(self) -> ScramUsers:
         """The users of SCRAM, with those that `penstock users` has left. Raises StoreError, ConfigError."""
@@ -398,6 +410,7 @@ class Broker:
             nodes=self.nodes,
             vacancies=self.standing.vacancies,
             picture=self.standing.picture,
+            forget_node=self.standing.forget,
             cluster_id=self.cluster_id,
             clock=self.clock,
             metrics=self.metrics,

@@ -29,6 +29,12 @@ def offer_services(metrics: Metrics, services: Services, letters: DeadLetters) -
         lambda: letters.written,
     )
     metrics.gauge("penstock_groups", "Consumer groups", lambda: len(services.groups))
+    coordinators = services.groups, services.share.coordinators, services.transactions
+    metrics.gauge(
+        "penstock_coordinators_loading",
+        "Coordinators of groups or transactions that are being loaded: what they keep is not counted, or not all of it",
+        lambda: sum(each.loading_count for each in coordinators),
+    )
     metrics.memory("members' metadata", lambda: services.groups.allowance.used)
     _offer_moves(metrics, services.store)
     _offer_telemetry(metrics, services.telemetry)

@@ -1,7 +1,8 @@
 """What lets people watch a broker: its HTTP server (console, REST, `/metrics`, health), and what that tells.
 
 Keeps: Kafka clients wait for none of it. It is made beside the broker's start, its modules are imported in a thread,
-and when it does not start clients are served without it.
+and when it does not start clients are served without it. Then nothing listens at its port: whoever asks is refused at
+once, and does not wait for an answer that never comes.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class Observers:
         self._nodes: Nodes | None = None
         self._node_tls: NodeTls | None = None
         self._starting: asyncio.Task[None]
+        self.concern = ""
+        """Why nobody can watch; empty if people can."""
         self._remembering: asyncio.Task[None] | None = None
         self._clients_served = asyncio.Event()
         self._exposition: Exposition | None = None
@@ -120,19 +123,28 @@ class Observers:
         await self._starting
         if self._remembering is not None:
             self._remembering.cancel()
-        for server in (self._server, self._inner_server):
-            if server is not None:
-                await server.stop()
+        await self._close()
 
     async def _start(self) -> None:
         if self._binding is None:
             return
-        for bound in self._binding.sockets:
-            bound.listen(BACKLOG)  # an early connection waits, and is not refused
         try:
+            for bound in self._binding.sockets:
+                bound.listen(BACKLOG)  # an early connection waits, and is not refused
             await self._serve(self._binding)
-        except Exception:
+        except Exception as error:
             logger.exception("the HTTP server did not start; Kafka clients are served without it")
+            self.concern = f"the HTTP server did not start: {type(error).__name__}, the log says more; start again"
+            await self._close()
+
+    async def _close(self) -> None:
+        """Nothing serves any more, and nothing listens."""
+        for server in (self._server, self._inner_server):
+            if server is not None:
+                await server.stop()
+        for binding in (self._binding, self._inner):
+            if binding is not None:
+                binding.close()
 
     async def _serve(self, binding: Binding) -> None:
         """Serve Kafka clients first, unless that takes long: then people want to see why."""

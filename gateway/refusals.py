@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from kio.schema.errors import ErrorCode
 
@@ -126,6 +126,22 @@ def code_of(error: StoreError, asked: Asked) -> ErrorCode:
 
 def _is(error: StoreError, meant: Meant) -> bool:
     return error.kind is meant if isinstance(meant, ErrorKind) else isinstance(error, meant)
+
+
+class CatchesUp(Protocol):
+    """The store, as it follows other processes."""
+
+    async def catch_up(self) -> None:
+        """Take over all that other processes have decided by now. Raises StoreError."""
+
+
+async def caught_up(store: CatchesUp) -> None:
+    """For a change that starts from what is known: nothing that another process has answered before is unknown when
+    this returns. Raises Refusal."""
+    try:
+        await store.catch_up()
+    except StoreError as failed:
+        raise refusal_of(failed) from failed
 
 
 def refusal_of(error: StoreError) -> Refusal:

@@ -6,6 +6,7 @@ The broker's own parts (its phase, its sockets, its start and stop) cannot be re
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -47,6 +48,8 @@ class Services:
     nodes: Nodes
     vacancies: Vacancies
     picture: Picture
+    forget_node: Callable[[int], Awaitable[bool]] | None
+    """Forgets a node of the cluster that has gone, and says whether it was there to be forgotten. Raises StoreError."""
     cluster_id: str
     clock: Clock
     metrics: Metrics

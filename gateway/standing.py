@@ -7,13 +7,14 @@ it has told the others how it is reached. At a stop clients find the next owners
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from core.balance import Balance, totals_of
 from core.clock import Clock
 from core.cluster.following import Changed
+from core.cluster.levels import Feature, allows
 from core.membership import Membership, Services
 from core.relocation import Relocation
 from core.spread import Spread
@@ -80,7 +81,7 @@ class Standing:
             self._open_door(seat)
         coordination = None if seat is None else seat.coordination
         self.peers = Peers(nodes, self.node_tls)
-        self.picture = Picture(nodes, self._epochs, coordination, clock.monotonic_s)
+        self.picture = Picture(nodes, self._epochs, coordination, clock.wall_ms)
         self.vacancies = Vacancies(nodes, () if coordination is None else coordination.containers)
 
     def __repr__(self) -> str:
@@ -92,9 +93,19 @@ class Standing:
         return "" if self._membership is None else self._membership.unready
 
     @property
+    def forget(self) -> Callable[[int], Awaitable[bool]] | None:
+        """Forgets a node that has gone; None where nobody remembers any."""
+        return None if self._seat is None else self._seat.forget
+
+    @property
     def concern(self) -> str:
         """What keeps the copy of the settings from being made; empty if nothing does."""
         return "" if self._keeper is None else self._keeper.concern
+
+    def may_write(self, feature: Feature) -> bool:
+        """Whether every node that may read it knows what a feature writes. All workers of a gateway are of one
+        release."""
+        return self._seat is None or allows(self._seat.coordination.level, feature)
 
     def _open_door(self, seat: Seat) -> None:
         """Bind the port for nodes of other machines, and prepare to ask them."""
@@ -219,7 +230,9 @@ class Standing:
             await self._mourning.close()
 
     async def close(self) -> None:
-        """Leave: nothing of this node is served any more."""
+        """Leave: the store is closed, nothing of this node is served any more."""
+        if self._membership is not None:
+            await self._membership.close()
         await self.peers.close()
         if self._registry is not None:
             await self._registry.close()

@@ -5,7 +5,8 @@ then renamed (`put`) or linked (`put_new`) into place; the directory that names 
 for it, are synced before the call returns. No part of a key begins with a dot, so no key reaches ``.incoming`` or
 leaves the directory. A file that is shortened has no name any more: its readers find the object deleted, not damaged.
 The next open removes a crash's files in ``.incoming``; each file there is locked while it is written, so that a second
-process removes none that is being written.
+process removes none that is being written. A sweep that meets a file between its making and its locking costs the put
+another file, and no error.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -42,6 +43,7 @@ from tier2.storage import (
     ObjectStat,
     StorageError,
     Unavailable,
+    check_deletes,
     check_key,
     check_range,
     open_data,
@@ -53,6 +55,8 @@ INCOMING: Final = ".incoming"
 PAGE_KEYS: Final = 1000
 TOKENS_KEPT_MAX: Final = 1024
 """Puts whose token is remembered: far more than are tried again at one time."""
+FILES_TRIED_MAX: Final = 10
+"""Files that one put makes before it fails, if sweeps lock or remove one after the other just when it is made."""
 SYNCED_DIRECTORIES_MAX: Final = 10_000
 
 
@@ -130,6 +134,11 @@ class FilesystemStorage:
         path = self._path(key)
         await self._write(f"delete of {key!r}", lambda _: _delete(path))
 
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        check_deletes(keys)
+        for key in keys:
+            await self.delete(key)
+
     async def stat(self, key: str) -> ObjectStat | None:
         path = self._path(key)
         return await self._read(f"stat of {key!r}", lambda _: self._stat(path, key))
@@ -198,16 +207,29 @@ class FilesystemStorage:
     @contextlib.contextmanager
     def _written(self, data: Data, deadline: Deadline) -> Iterator[tuple[Path, os.stat_result]]:
         """`data` in a synced file of ours, which is removed afterwards unless it has been renamed."""
-        temporary = self._root / INCOMING / uuid.uuid4().hex
-        fd = open_direct(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+        temporary, fd = self._new_file()
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _write_all(fd, data, deadline)
             os.fsync(fd)
             yield temporary, os.fstat(fd)
         finally:
             temporary.unlink(missing_ok=True)
             os.close(fd)
+
+    def _new_file(self) -> tuple[Path, int]:
+        """A file of ours, locked, and its descriptor. Raises OSError."""
+        for _ in range(FILES_TRIED_MAX):
+            temporary = self._root / INCOMING / uuid.uuid4().hex
+            fd = open_direct(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+            with contextlib.ExitStack() as unless_ours:
+                unless_ours.callback(os.close, fd)
+                unless_ours.callback(temporary.unlink, missing_ok=True)
+                with contextlib.suppress(BlockingIOError):  # a sweep looks at it
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if os.fstat(fd).st_nlink:  # else one has removed it
+                        unless_ours.pop_all()
+                        return temporary, fd
+        raise BlockingIOError(errno.EAGAIN, "sweeps take every new file", str(self._root / INCOMING))
 
     def _make_directory(self, directory: Path) -> None:
         """Make a directory below the root; all names on the way to it are synced when this returns.
@@ -370,6 +392,8 @@ def _remove_if_abandoned(path: Path, before: float) -> bool:
     with contextlib.suppress(FileNotFoundError, BlockingIOError):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if os.fstat(fd).st_mtime > before:
+                return False  # and not locked: its writer is about to do that
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_mtime <= before:
                 path.unlink()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -93,6 +93,9 @@ class MeteredStorage:
 
     async def delete(self, key: str) -> None:
         await self._measured("delete", self._inner.delete(key))
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        await self._measured("delete", self._inner.delete_many(keys))
 
     async def stat(self, key: str) -> ObjectStat | None:
         return await self._measured("stat", self._inner.stat(key))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeVar, cast
 from urllib.parse import urlsplit
@@ -30,8 +29,9 @@ from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider
 from minio.datatypes import CompleteMultipartUploadResult
 from minio.datatypes import Part as ListedPart
+from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
-from minio.helpers import DictType, ObjectWriteResult, check_bucket_name
+from minio.helpers import DictType, ObjectWriteResult
 from minio.time import to_amz_date
 from minio.xml import findtext
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, SSLError, TimeoutError
@@ -41,11 +41,11 @@ from tier2.http_pool import pool_manager, receive
 from tier2.memory import uninitialized
 from tier2.parts import OpenUpload, Part, SentPart
 from tier2.pool import Deadline
-from tier2.rotating_keys import Keys, ReadKeys, RotatingKeys
-from tier2.s3_encryption import Encryption, headers_of
+from tier2.rotating_keys import Keys, RotatingKeys
+from tier2.s3_encryption import headers_of
+from tier2.s3_settings import S3Settings
 from tier2.server_time import ServerTime
 from tier2.storage import (
-    KEY_ALLOWED,
     BucketNotFound,
     Buffer,
     Came,
@@ -56,61 +56,15 @@ from tier2.storage import (
     StorageError,
     TimedOut,
     Unavailable,
-    check_key,
 )
 
 T = TypeVar("T")
 
 UPLOAD_PAGES_MAX: Final = 10
 """Pages of unfinished uploads that one sweep reads; the next sweep takes the rest."""
-PART_BYTES_MIN: Final = 5 << 20
-"""Smallest size, bytes, that S3 allows for every part except the last."""
-BUCKET_ALLOWED: Final = "3 to 63 lower-case letters, digits, dots and hyphens, of which first and last are no sign"
 _UNHASHED: Final = "unhashed"
 """Among the headers of a request: the server checks the body's CRC-32C, so it needs no other hash. It is not sent."""
 TOKEN_HEADER: Final = "x-amz-meta-penstock-put"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class S3Settings:
-    """The bucket, the credentials, and the bounds on the driver's memory, threads and time."""
-
-    endpoint: str  # http(s)://host[:port]
-    bucket: str
-    prefix: str = ""
-    region: str | None = None  # None: ask the server
-    access_key: str = field(default="", repr=False)
-    secret_key: str = field(default="", repr=False)
-    session_token: str | None = field(default=None, repr=False)
-    read_keys: ReadKeys | None = field(default=None, repr=False)  # asked when the server refuses those
-    ca_file: str | None = None
-    encryption: Encryption = Encryption.NONE
-    kms_key_id: str | None = None
-    create_bucket: bool = True  # if it is missing
-    reads: int = 8
-    writes: int = 4
-    part_bytes: int = 8 << 20
-    parts_at_once: int = 2  # of one put; memory is bounded by writes * (parts_at_once + 3) * part_bytes
-    connect_timeout_s: float = 5.0
-    io_timeout_s: float = 30.0  # for one answer, or to send one part
-    read_timeout_s: float = 30.0  # for one call
-    write_timeout_s: float = 120.0
-
-    def __post_init__(self) -> None:
-        url = urlsplit(self.endpoint)
-        if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query or url.username:
-            raise Misconfigured(f"an S3 endpoint is http(s)://host[:port], not {url.scheme}://{url.hostname}{url.path}")
-        try:
-            check_bucket_name(self.bucket, strict=True)
-        except ValueError as error:
-            raise Misconfigured(f"not a bucket's name: {self.bucket!r}. Allowed are {BUCKET_ALLOWED}") from error
-        if self.part_bytes < PART_BYTES_MIN:
-            raise Misconfigured(f"parts must have at least {PART_BYTES_MIN} bytes, not {self.part_bytes}")
-        if self.prefix:
-            try:
-                check_key(self.prefix.strip("/"))
-            except ValueError as error:
-                raise Misconfigured(f"not a prefix for keys: {self.prefix!r}. Allowed are {KEY_ALLOWED}") from error
 
 
 class S3Client:
@@ -120,6 +74,7 @@ class S3Client:
         url = urlsplit(settings.endpoint)
         self._bucket = settings.bucket
         self._may_create = settings.create_bucket
+        self._may_delete_many = True  # until the server refuses to
         self._may_check = True  # parts' checksums, until the server refuses to
         self._may_check_puts = True  # the same of objects that are put at once
         self._checks_puts = False  # the server has told the CRC-32C of a whole object that it was sent
@@ -295,6 +250,22 @@ class S3Client:
         except S3Error as error:  # for a missing object S3 answers 204, some other servers 404
             if error.code != "NoSuchKey":
                 raise
+
+    def delete_many(self, names: Sequence[str], deadline: Deadline) -> None:
+        """All in one request; those that the server refuses in it, or all if it knows no such request, one by one."""
+        left = list(names)
+        if self._may_delete_many:
+            try:
+                with self._parsing():
+                    wanted = [DeleteObject(name) for name in names]
+                    left = [error.name for error in self._minio.remove_objects(self._bucket, wanted) if error.name]
+            except S3Error as error:
+                if error.response.status not in (400, 405, 501):
+                    raise
+                self._may_delete_many = False
+        for name in left:
+            deadline.check()
+            self.delete(name)
 
     def stat(self, name: str) -> ObjectStat | None:
         try:

@@ -6,7 +6,7 @@ deleted there, is read from below.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from tier2.storage import Buffer, Came, Data, ObjectInfo, ObjectNotFound, ObjectStat, Storage
 
@@ -45,6 +45,9 @@ class OverlayStorage:
 
     async def delete(self, key: str) -> None:
         await self._above.delete(key)
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        await self._above.delete_many(keys)
 
     async def stat(self, key: str) -> ObjectStat | None:
         return await self._above.stat(key) or await self._below.stat(key)

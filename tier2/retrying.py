@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -109,6 +109,9 @@ class RetryingStorage:
 
     async def delete(self, key: str) -> None:
         await self._retried(f"delete of {key!r}", lambda: self._inner.delete(key))
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        await self._retried(f"delete of {len(keys)} objects", lambda: self._inner.delete_many(keys))
 
     async def stat(self, key: str) -> ObjectStat | None:
         return await self._retried(f"stat of {key!r}", lambda: self._inner.stat(key))

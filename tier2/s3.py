@@ -13,9 +13,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
 from typing import Final, Self, TypeVar
 
-from tier2.minio import S3Client, S3Settings
+from tier2.minio import S3Client
 from tier2.parts import OpenUpload, Part, SentPart, cut
 from tier2.pool import BlockingPool, Deadline
+from tier2.s3_settings import S3Settings
 from tier2.storage import (
     Buffer,
     Came,
@@ -23,6 +24,7 @@ from tier2.storage import (
     Misconfigured,
     ObjectInfo,
     ObjectStat,
+    check_deletes,
     check_key,
     check_range,
     open_data,
@@ -105,6 +107,12 @@ class S3Storage:
     async def delete(self, key: str) -> None:
         check_key(key)
         await self._write(f"delete of {key!r}", key, lambda _: self._client.delete(self._prefix + key))
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        check_deletes(keys)
+        names = [self._prefix + key for key in keys]
+        what = f"delete of {len(keys)} objects from {keys[0]!r} on"
+        await self._write(what, keys[0], lambda deadline: self._client.delete_many(names, deadline))
 
     async def stat(self, key: str) -> ObjectStat | None:
         check_key(key)

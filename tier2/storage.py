@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
 
@@ -20,6 +20,9 @@ Buffer = bytes | bytearray | memoryview
 
 KEY_BYTES_MAX: Final = 512
 """Longest key, bytes: S3 allows 1,024; the rest is left for the configured prefix."""
+
+DELETES_MAX: Final = 250
+"""The most objects that one call deletes. S3 takes 1,000; each call has one deadline."""
 
 PART_OF_KEY_BYTES_MAX: Final = 200
 """Longest part of a key between slashes, bytes: a file name may have 255."""
@@ -177,6 +180,13 @@ class Storage(Protocol):
         """Remove an object; a missing one counts as removed."""
         ...
 
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        """Remove up to `DELETES_MAX` objects, in one request where the store can; missing ones count as removed.
+
+        After an error some may be removed, and the same call may be sent again.
+        """
+        ...
+
     async def stat(self, key: str) -> ObjectStat | None:
         """Size and identity; None when there is no such object."""
         ...
@@ -195,6 +205,14 @@ def check_key(key: str) -> str:
     if len(key) > KEY_BYTES_MAX or not _KEY.fullmatch(key) or len(max(key.split("/"), key=len)) > PART_OF_KEY_BYTES_MAX:
         raise ValueError(f"not a storage key: {key!r}")
     return key
+
+
+def check_deletes(keys: Sequence[str]) -> None:
+    """ValueError for none, too many, or one that is no key: our own mistake."""
+    if not 0 < len(keys) <= DELETES_MAX:
+        raise ValueError(f"1 to {DELETES_MAX} objects are deleted at once, not {len(keys)}")
+    for key in keys:
+        check_key(key)
 
 
 def check_range(start: int, length: int) -> None:

@@ -5,12 +5,15 @@ Keeps: every wait has a bound; a process that does not answer in time is killed 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,6 +85,15 @@ class AgentProcess:
         """Die as a crashed client does: no leave, no close."""
         self._process.kill()
         self._process.wait()
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """The process does nothing meanwhile, as in a long pause of its collector: no leave, no heartbeat."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
         assert self._process.stdin is not None

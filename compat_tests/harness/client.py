@@ -38,6 +38,7 @@ ALL: Final = frozenset(
         "delete groups",
         "incremental configs",
         "no auto-create",  # a consumer can ask that its topic is not created
+        "instance everywhere",  # each request of a static member says its instance id
         "member fencing",  # offsets go into a transaction with the member's id and generation
         "isolated ends",  # ask where a log ends for a read_committed consumer
         "stable offsets",  # a read_committed consumer asks for offsets that no transaction holds
@@ -50,6 +51,7 @@ ABLE: Final = {
     "kafka-python": ALL - {"nothing at all", "null headers", "no auto-create", "tier offsets"},
     "aiokafka": ALL
     - {
+        "instance everywhere",
         "member fencing",
         "stable offsets",
         "transaction admin",
@@ -71,6 +73,7 @@ ABLE: Final = {
     "java": ALL,
     "kafkajs": ALL
     - {
+        "instance everywhere",
         "member fencing",
         "isolated ends",
         "stable offsets",

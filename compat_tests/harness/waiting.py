@@ -12,13 +12,25 @@ T = TypeVar("T")
 _PAUSE = threading.Event()  # never set: waiting on it is how a poll yields the processor
 
 
-def until(condition: Callable[[], T], *, within_s: float, what: str, every_s: float = 0.05) -> T:
-    """Return the condition's first truthy result, or fail naming what never became true."""
+def _nothing() -> str:
+    return ""
+
+
+def until(
+    condition: Callable[[], T],
+    *,
+    within_s: float,
+    what: str,
+    every_s: float = 0.05,
+    beside: Callable[[], str] = _nothing,
+) -> T:
+    """Return the condition's first truthy result, or fail naming what never became true, and what is to be seen
+    `beside` at that moment."""
     deadline = time.monotonic() + within_s
     while True:
         result = condition()
         if result:
             return result
         if time.monotonic() >= deadline:
-            raise AssertionError(f"after {within_s:g} s still not: {what} (last: {result!r})")
+            raise AssertionError(f"after {within_s:g} s still not: {what} (last: {result!r}){beside()}")
         _PAUSE.wait(every_s)

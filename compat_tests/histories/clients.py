@@ -8,12 +8,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
 
+from compat_tests.histories.backlog import Backlog
 from compat_tests.histories.client_log import ClientLog
 from compat_tests.histories.history import (
     COMMITTED,
@@ -33,6 +34,7 @@ SENDS_MAX: Final = 6
 TAKE_MAX: Final = 20
 POLL_S: Final = 0.1
 PAUSE_S_MAX: Final = 0.02
+"""Of a client, between two things that it does."""
 SESSION_TIMEOUT_MS: Final = 6_000
 SURE_WITHIN_S: Final = 100.0
 SURE_WAITING_MAX: Final = 200
@@ -49,6 +51,8 @@ class Surroundings:
     history: History
     seed: str
     prefix: str  # of groups and transactional ids
+    pause_s_max: float = PAUSE_S_MAX
+    backlog: Backlog = field(default_factory=Backlog)  # of the copiers' source
 
 
 class Consumption:
@@ -141,7 +145,7 @@ class Client(threading.Thread):
             self.begin()
             while not self.stopping.is_set():
                 self.step()
-                self.stopping.wait(self.dice.random() * PAUSE_S_MAX)
+                self.stopping.wait(self.dice.random() * self.around.pause_s_max)
             self.finish()
         except Exception as error:
             self.problem = f"{self.name}: {type(error).__name__}: {error}"
@@ -175,7 +179,8 @@ class Producing(Client):
 
     def succeed(self) -> Session:
         self.incarnation += 1
-        return Session(self.around.address, self.identity, self.incarnation, self.around.history)
+        around = self.around
+        return Session(around.address, self.identity, self.incarnation, around.history, around.backlog.written)
 
     def open(self) -> None:
         while True:
@@ -229,7 +234,7 @@ class IdempotentWriter(Client):
         if len(self._producer) < SURE_WAITING_MAX:
             self._values += 1
             value = f"{self._identity}/{self._incarnation}/{self._values}"
-            self._send(Send(self.dice.choice(self._places), value), self._incarnation)
+            self._send(Send(self.dice.choice(self.around.backlog.open_of(self._places)), value), self._incarnation)
         try:
             self._producer.poll(0)
         except KafkaException:
@@ -242,7 +247,10 @@ class IdempotentWriter(Client):
 
         def delivered(error: Any, message: Any) -> None:
             if error is None:
-                record("ok", message.offset() if message.offset() >= 0 else None)
+                offset = message.offset()  # None: it was stored by a former attempt, the answer to which was lost
+                record("ok", offset)
+                if offset is not None:
+                    self.around.backlog.written(send.place, offset)
             else:
                 record("info")
 
@@ -302,7 +310,7 @@ class Writer(Producing):
 
     def send_some(self, session: Session) -> None:
         for _ in range(self.dice.randint(1, SENDS_MAX)):
-            session.send(self.dice.choice(self._places))
+            session.send(self.dice.choice(self.around.backlog.open_of(self._places)))
 
     def haunt(self, zombie: Session) -> None:
         """The successor is in the middle of a transaction when the one before it tries to commit."""
@@ -365,7 +373,11 @@ class Copier(Producing):
         session.await_delivery()
         if self.dice.random() < 0.1:
             return "fail" if session.abort() else "info"
-        return session.commit()
+        outcome = session.commit()
+        if outcome == "ok":
+            for place, end in ends.items():
+                self.around.backlog.copied(place, end)
+        return outcome
 
     def emit(self, read: Read) -> None:
         self.session.send(self.dice.choice(self._targets), read.value)

@@ -69,9 +69,13 @@ def unless_it_hangs(call: Callable[[], object]) -> None:
 
 
 class Session:
-    def __init__(self, address: str, identity: str, incarnation: int, history: History) -> None:
+    def __init__(
+        self, address: str, identity: str, incarnation: int, history: History, stored: Callable[[Place, int], None]
+    ) -> None:
+        """`stored` hears the place and the offset of each record that the server has acknowledged."""
         self.process = f"{identity}/{incarnation}"
         self._identity, self._incarnation, self._history = identity, incarnation, history
+        self._stored = stored
         self._values = 0
         self._sends: list[Send] = []
         self._reads: list[Read] = []
@@ -137,9 +141,10 @@ class Session:
         if sends is not self._sends:
             return  # of a transaction that has ended
         self._undelivered -= 1
-        if error is None and message.offset() >= 0:
+        if error is None and message.offset() is not None:
             sent = sends[number]
             sends[number] = Send(sent.place, sent.value, message.offset(), sent.source)
+            self._stored(sent.place, message.offset())
 
     def read(self, reads: Iterable[Read]) -> None:
         self._reads += reads

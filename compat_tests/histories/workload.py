@@ -5,6 +5,7 @@ Keeps: the last look begins when every producer has ended its transactions, so n
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -19,9 +20,10 @@ import confluent_kafka
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from compat_tests.harness.waiting import until
 from compat_tests.histories.analysis import Anomaly, check
+from compat_tests.histories.backlog import Backlog
 from compat_tests.histories.clients import (
+    PAUSE_S_MAX,
     Client,
     Consumption,
     Copier,
@@ -31,6 +33,7 @@ from compat_tests.histories.clients import (
     Surroundings,
     Writer,
 )
+from compat_tests.histories.draining import Draining
 from compat_tests.histories.history import COMMITTED, UNCOMMITTED, Ends, History, Operations, Place
 
 WRITERS: Final = 3
@@ -38,7 +41,10 @@ PARTITIONS: Final = 3
 FAULT_EVERY_S: Final = (0.5, 3.0)
 STOPPED_WITHIN_S: Final = 120.0
 PATIENCE_S: Final = 40.0
+DRAINED_WITHIN: Final = 3
+"""Copiers that go on are waited for as many times the patience."""
 LOOK_WITHIN_S: Final = 60.0
+"""Of a last look without a record. Nobody writes meanwhile, so it comes to an end."""
 TICK_S: Final = 0.1
 
 
@@ -97,14 +103,16 @@ class Workload:
         *,
         patience_s: float = PATIENCE_S,
         epoch_may_rise: bool = False,
+        pause_s_max: float = PAUSE_S_MAX,
     ) -> None:
-        """`faults_on` gets the topics and makes what hurts the server. `patience_s` bounds the end of the copiers, and
-        of open transactions. `epoch_may_rise`: the server's answers may have an idempotent producer raise its epoch."""
+        """`faults_on` gets the topics and makes what hurts the server. `patience_s` bounds a standstill of the copiers,
+        and the end of open transactions. `epoch_may_rise`: the server's answers may have an idempotent producer raise
+        its epoch. `pause_s_max`: how long each client rests between two steps, at most."""
         self.address, self.seed, self._patience_s = address, seed, patience_s
         self._epoch_may_rise = epoch_may_rise
         self.history = History()
-        self.around = Surroundings(address, self.history, seed, prefix)
         self.source, self.target = f"{prefix}-source", f"{prefix}-target"
+        self.around = Surroundings(address, self.history, seed, prefix, pause_s_max, Backlog(self.source))
         self.topics = [self.source, self.target]
         self.places: list[Place] = [(topic, p) for topic in self.topics for p in range(PARTITIONS)]
         self.copying = f"{prefix}-copying"
@@ -129,11 +137,27 @@ class Workload:
         everyone = [*writers, *copiers, *readers]
         for client in everyone:
             client.start()
-        problems = self._hurt(everyone, seconds, strikes_max)
+        try:
+            return self._watched(writers, sure, copiers, readers, seconds, strikes_max)
+        finally:  # a time-out of the test, too: clients that go on would keep the machine from all tests behind it
+            for client in everyone:
+                client.stopping.set()
+
+    def _watched(
+        self,
+        writers: Sequence[Client],
+        sure: IdempotentWriter,
+        copiers: Sequence[Copier],
+        readers: Sequence[Client],
+        seconds: float,
+        strikes_max: int | None,
+    ) -> Result:
+        problems = self._hurt([*writers, *copiers, *readers], seconds, strikes_max)
         problems += self._stop(writers)
-        drained = not problems and self._is_drained(copiers)
+        why = "" if problems else self._why_not_drained(copiers)
+        drained = not problems and not why
         if not drained:
-            problems.append("the copiers did not come to the end of their source")
+            problems.append(f"the copiers did not come to the end of their source{why and f': {why}'}")
         problems += self._stop([*copiers, *readers])
         for client in (*writers, *copiers):
             client.settle()
@@ -167,35 +191,30 @@ class Workload:
         hanging = [f"{client.name} does not end\n{client.where()}" for client in clients if client.is_alive()]
         return [client.problem for client in clients if client.problem] + hanging
 
-    def _is_drained(self, copiers: Sequence[Client]) -> bool:
-        """Whether the group's offsets come to the last record of each partition of the source."""
+    def _why_not_drained(self, copiers: Sequence[Client]) -> str:
+        """Why the group's offsets do not come to the last record of each partition of the source; empty if they do.
+
+        Copiers are waited for as long as they go on; writers have left them a backlog that is bounded.
+        """
         places = [place for place in self.places if place[0] == self.source]
         last = dict.fromkeys(places, -1)
         peek = Look(f"{self.around.prefix}-peek", self.around, places, COMMITTED)
         for place, offset in peek.to_the_end().items():
             last[place] = offset
         asking = confluent_kafka.Consumer({"bootstrap.servers": self.address, "group.id": self.copying, "log_level": 0})
-
-        def is_there() -> bool:
-            if any(client.problem for client in copiers):
-                return True
-            try:
-                found = asking.committed([TopicPartition(*place) for place in places], 10)
-            except confluent_kafka.KafkaException:  # the group's coordinator has just moved
-                return False
-            return all(
-                found_at.offset > last[found_at.topic, found_at.partition]
-                or last[found_at.topic, found_at.partition] < 0
-                for found_at in found
-            )
-
+        draining = Draining(last, time.monotonic(), self._patience_s, DRAINED_WITHIN * self._patience_s)
         try:
-            until(is_there, within_s=self._patience_s, what="the source is drained")
-        except AssertionError:
-            return False
+            while not (why := next((client.problem for client in copiers if client.problem), "")):
+                with contextlib.suppress(confluent_kafka.KafkaException):  # the group's coordinator has just moved
+                    found = asking.committed([TopicPartition(*place) for place in places], 10)
+                    if draining.look(time.monotonic(), {(at.topic, at.partition): at.offset for at in found}):
+                        return ""
+                if why := draining.why_given_up(time.monotonic()):
+                    break
+                self._tick.wait(TICK_S)
+            return why
         finally:
             asking.close()
-        return not any(client.problem for client in copiers)
 
     def _look_once_more(self, drained: bool) -> None:
         ends = self._ends()
@@ -232,17 +251,17 @@ class Look:
         self._input = Consumption(name, around, isolation, eof=True)
 
     def to_the_end(self) -> dict[Place, int]:
-        """The last offset read of each partition that has any."""
+        """The last offset read of each partition that has any. Raises AssertionError if nothing more comes, and that
+        is not all."""
         self._input.assign(dict.fromkeys(self._places, 0))
         last: dict[Place, int] = {}
-
-        def all_read() -> bool:
-            for read in self._input.poll(1_000):
-                last[read.place] = read.offset
-            return self._input.at_end.issuperset(self._places)
-
+        came_s = time.monotonic()
         try:
-            until(all_read, within_s=LOOK_WITHIN_S, what="the end of each partition", every_s=0)
+            while not self._input.at_end.issuperset(self._places):
+                reads = self._input.poll(1_000)
+                last |= {read.place: read.offset for read in reads}
+                came_s = time.monotonic() if reads else came_s
+                assert time.monotonic() < came_s + LOOK_WITHIN_S, f"{self._input.name} stands still at {last}"
         finally:
             self._input.consumer.close()
         return last

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
+from typing import Final
 
 from compat_tests.harness.client import Client, Consumer
-from compat_tests.harness.records import Partition, Record, Stored
+from compat_tests.harness.records import Partition, Record, Refused, Stored
 from compat_tests.harness.waiting import until
 from compat_tests.scenarios import (
     FENCED_INSTANCE_ID,
@@ -19,6 +21,10 @@ from compat_tests.scenarios import (
     refused,
     scenario,
 )
+
+IS_NO_MEMBER: Final = frozenset({"CommitFailedException", "CommitFailedError"})
+"""A commit's error in the library's own words, once a heartbeat in the background was refused. Its next poll has the
+server's."""
 
 
 def poll_all(consumers: list[Consumer]) -> list[list[Stored]]:
@@ -290,20 +296,31 @@ def a_static_member_comes_back(world: World) -> None:
 
 @scenario("static members")
 def a_static_members_double_is_fenced(world: World) -> None:
-    """A member that takes a live member's instance id takes its place: the first one is fenced, not both served."""
+    """A member that takes a live member's instance id takes its place: the first one is fenced, not both served.
+
+    aiokafka's heartbeats say no instance id: told that it is no member, the first one takes its place back. It stands
+    still meanwhile, or the other one is fenced in the middle of its join (as UnknownError: aiokafka does not know the
+    code).
+    """
     topic, group = world.topic(partitions=2), world.name("group")
     world.client.write(topic, *numbered(3))
     other = world.another_process()
     old = other.consumer(topic, group=group, instance="same", session_ms=20_000)
     settled([old], topic, 2)
 
-    new = world.client.consumer(topic, group=group, instance="same", session_ms=20_000)
-    settled([new], topic, 2)
+    with nullcontext() if world.client.can("instance everywhere") else other.agent.standing_still():
+        new = world.client.consumer(topic, group=group, instance="same", session_ms=20_000)
+        settled([new], topic, 2)
 
-    with refused(*world.vague(FENCED_INSTANCE_ID)):
+    told = world.vague(FENCED_INSTANCE_ID)
+    with refused(*told):
         for _ in range(50):
             old.poll(50)
-            old.commit({(topic, 0): 1})
+            try:
+                old.commit({(topic, 0): 1})
+            except Refused as refusal:
+                if refusal.code in told or refusal.name not in IS_NO_MEMBER:
+                    raise
     assert len(world.client.describe_group(group)["members"]) == 1
     new.close()
 

@@ -329,13 +329,22 @@ class Metadata:
                 iterator.seek(key[: 1 + _SLOT.size] + _BEHIND_SLOT)
 
     def replace_blocks(self, refs: Sequence[BlockRef], gone: Sequence[BlockRef] = ()) -> None:
-        """Replace some rows' places and delete others, durably: once this returns, their old files may go."""
+        """Replace some rows' places and delete others, durably: once this returns, their old files may go.
+
+        A slot that has left and come back has other rows with the same keys, which lead to other files: they stay.
+        """
         for start in range(0, len(refs), BATCH_OPERATIONS):
             self.write(block_item(ref) for ref in refs[start : start + BATCH_OPERATIONS])
-        for start in range(0, len(gone), BATCH_OPERATIONS):
-            self.write((), [block_key(ref) for ref in gone[start : start + BATCH_OPERATIONS]])
+        keys = [block_key(ref) for ref in gone if self._is_named(ref)]
+        for start in range(0, len(keys), BATCH_OPERATIONS):
+            self.write((), keys[start : start + BATCH_OPERATIONS])
         if refs or gone:
             self._db.flush(True)
+
+    def _is_named(self, ref: BlockRef) -> bool:
+        """Whether a row leads to these rows' file, or to the log file that it was copied from."""
+        known = self.block_at(ref.stream_id, ref.slot, ref.first)
+        return known is not None and known.first == ref.first and (known.file_lsn ^ ref.file_lsn) & ~KEPT == 0
 
     def block_at(self, stream_id: int, slot: int, offset: int) -> BlockRef | None:
         """The last block of a slot that begins at or before `offset`."""

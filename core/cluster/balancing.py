@@ -2,7 +2,8 @@
 
 No I/O and no clock. `next_move` is the rule for one look: if the busiest node has more than `BUSY` times the mean, the
 move of one of its containers to the node with the least, if that lowers the higher of the two by `GAIN` at least.
-`filling` is the rule for a node that has joined: containers of busier ones, up to the mean and not beyond.
+`filling` is the rule for a node that has joined: containers of busier ones, up to the mean and not beyond. A node whose
+load is one container's can give nothing, and both rules hold for the rest without it.
 `Balancer` adds what several looks need: one move at a time, `APART_S` between two.
 
 **Invariants**
@@ -49,43 +50,55 @@ Nodes = Mapping[int, Mapping[int, float]]
 
 
 def next_move(nodes: Nodes, fixed: Collection[int] = ()) -> Move | None:
-    """The move that evens out most, if one is due. Containers in `fixed` stay."""
-    if len(nodes) < 2:
-        return None
-    loads = loads_of(nodes)
-    mean = sum(loads.values()) / len(loads)
-    source = max(loads, key=lambda node: (loads[node], -node))
-    target = min(loads, key=lambda node: (loads[node], node))
-    most, least = loads[source], loads[target]
-    movable = [one for one in nodes[source] if one not in fixed]
-    if most <= BUSY * mean or not movable:
-        return None
+    """The move that evens out most, if one is due. Containers in `fixed` stay.
+
+    The busiest node of all may have nothing to give, as its load is one container's. Then the others are evened out
+    among themselves.
+    """
+    rest = dict(nodes)
+    while len(rest) > 1:
+        loads = loads_of(rest)
+        mean = sum(loads.values()) / len(loads)
+        source = max(loads, key=lambda node: (loads[node], -node))
+        if loads[source] <= BUSY * mean:
+            return None
+        target = min(loads, key=lambda node: (loads[node], node))
+        best = _evens_out(rest[source], loads[source], loads[target], fixed)
+        if best is not None:
+            return Move(best, source, target, f"node {source} has {loads[source] / mean:.2f} times the mean load")
+        del rest[source]
+    return None
+
+
+def _evens_out(containers: Mapping[int, float], most: float, least: float, fixed: Collection[int]) -> int | None:
+    """The container that lowers the higher of the two loads furthest, if by `GAIN` at least."""
 
     def after(container: int) -> float:
-        weight = nodes[source][container]
-        return max(most - weight, least + weight)
+        return max(most - containers[container], least + containers[container])
 
-    best = min(movable, key=lambda one: (after(one), -one))
-    if after(best) > (1 - GAIN) * most:
-        return None
-    return Move(best, source, target, f"node {source} has {most / mean:.2f} times the mean load")
+    best = min((one for one in containers if one not in fixed), key=lambda one: (after(one), -one), default=None)
+    return None if best is None or after(best) > (1 - GAIN) * most else best
 
 
 def filling(nodes: Nodes, joined: int, fixed: Collection[int] = ()) -> Move | None:
-    """The next container for a node that has joined: the largest that fits of the busiest node that has one."""
-    if len(nodes) < 2:
-        return None
-    loads = loads_of(nodes)
-    mean = sum(loads.values()) / len(loads)
-    room = mean - loads[joined]
-    for source in sorted(loads, key=lambda node: (-loads[node], node)):
-        spare = loads[source] - loads[joined]
-        if loads[source] <= mean:
+    """The next container for a node that has joined: the largest that fits of the busiest node that has one.
+
+    It is filled up to the mean. If no node above the mean has anything that fits, the mean is that of the others.
+    """
+    rest = dict(nodes)
+    while len(rest) > 1:
+        loads = loads_of(rest)
+        mean = sum(loads.values()) / len(loads)
+        sources = sorted((node for node in loads if loads[node] > mean), key=lambda node: (-loads[node], node))
+        if not sources or loads[joined] >= mean:
             return None
-        fits = [one for one, weight in nodes[source].items() if weight <= room and weight < spare and one not in fixed]
-        if fits:
-            best = max(fits, key=lambda one: (nodes[source][one], one))
-            return Move(best, source, joined, f"node {joined} has joined, and has less than the mean load")
+        for source in sources:
+            spare = min(mean, loads[source]) - loads[joined]
+            fits = [one for one, weight in rest[source].items() if weight <= spare and one not in fixed]
+            if fits:
+                best = max(fits, key=lambda one: (rest[source][one], one))
+                return Move(best, source, joined, f"node {joined} has joined, and has less than the mean load")
+        del rest[sources[0]]
     return None
 
 

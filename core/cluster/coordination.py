@@ -24,6 +24,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from core.cluster.levels import FIRST
@@ -160,8 +161,11 @@ class Coordination(Protocol):
         walk may have ended at a place whose objects were removed meanwhile. A second call answers as the first.
         """
 
-    async def read_epochs(self) -> Mapping[int, int]:
-        """The epoch of each container's claim now, read linearizably from the coordinator and not from the mirror."""
+    async def read_epochs(self, expected: Mapping[int, int] = MappingProxyType({})) -> Mapping[int, int]:
+        """The epoch of each container's claim now, read linearizably from the coordinator and not from the mirror.
+
+        `expected`: epochs by container. While all of them are so, the answer may be these alone.
+        """
 
     async def give_up(self, claim: Claim) -> None:
         """Release a container that this claim still holds. A later owner keeps it."""

@@ -15,6 +15,7 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Final, Self
 
 from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage, Wish
@@ -22,13 +23,15 @@ from core.cluster.etcd.client import CALL_S, EtcdClient
 from core.cluster.etcd.lease import Lease
 from core.cluster.etcd.mirror import Change, Mirror
 from core.cluster.etcd.session import LeaseGone, Outcome, Session
-from core.cluster.etcd.wire import Compare, Delete, KeyValue, Put, Range, absent, end_of, same_life, unchanged
+from core.cluster.etcd.wire import Compare, Delete, KeyValue, Put, Range, absent, same_life, unchanged
+from core.cluster.etcd_epochs import Epochs
 from core.cluster.etcd_keys import (
     ASSIGN,
     CONTAINERS,
     EPOCH,
     LINKS,
     LOADS,
+    MEMBERS,
     META,
     NODES,
     TROUBLES,
@@ -40,7 +43,6 @@ from core.cluster.etcd_keys import (
 from core.cluster.etcd_seen import KNOWN, Seen
 from core.cluster.etcd_values import (
     decode,
-    id_of,
     life_of,
     links_of,
     links_value,
@@ -53,13 +55,12 @@ from core.cluster.etcd_values import (
 )
 from core.cluster.loads import Load
 from core.cluster.loads import encode as encode_loads
+from core.cluster.members import Member
 from core.errors import CoordinatorAway, CoordinatorRefuses, StoreError
 from core.log.objects.protocol import Link
 
 logger = logging.getLogger(__name__)
 
-EPOCHS_S: Final = 3.0
-"""How long `read_epochs` is tried: a guard that does not answer keeps acknowledgements waiting, and loses nothing."""
 TRIES_MAX: Final = 50
 """How often a claim is tried while others raise the epoch at the same time."""
 JOIN_S: Final = 30.0
@@ -80,7 +81,6 @@ class EtcdCoordination(Coordination):
         self._containers = range(containers)
         self._ttl_s = ttl_s
         self._life = ""
-        self._row: KeyValue | None = None  # this life's row, as it was when it began
         self._lease: Lease | None = None
         self._said: dict[str, Any] = {}
         self._is_draining = False
@@ -89,6 +89,7 @@ class EtcdCoordination(Coordination):
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._seen = Seen(mirror)
+        self._epochs = Epochs(client, mirror.prefix, self._seen.row_of_claim)
         mirror.on_changed(self._changed)
 
     def __repr__(self) -> str:
@@ -170,6 +171,10 @@ class EtcdCoordination(Coordination):
         """What nodes say is wrong with them."""
         return self._seen.troubles()
 
+    def members(self) -> Mapping[int, Member]:
+        """The nodes that live or did, until they are forgotten."""
+        return self._seen.members
+
     def on_changed(self, told: Callable[[], None]) -> None:
         self._told.append(told)
 
@@ -182,7 +187,7 @@ class EtcdCoordination(Coordination):
         own = b"%s%d" % (NODES, self._node)
         if own in rows:
             self._hear_of_us(rows[own])
-        if any(not key.startswith(LOADS) for key in rows):
+        if any(not key.startswith((LOADS, MEMBERS)) for key in rows):
             self._tell()
 
     def _hear_of_us(self, row: KeyValue | None) -> None:
@@ -251,7 +256,7 @@ class EtcdCoordination(Coordination):
         if row is None or row.lease != lease.id:
             is_level_another = not outcome.succeeded and not outcome.found[0]
             return is_level_another and await self._begin_life()
-        self._life, self._row, self._lease, self._is_draining = life, row, lease, False
+        self._life, self._lease, self._is_draining = life, lease, False
         self._tell()
         if value != node_value(life, False, self._said, reaches_store=self._reaches_store):  # told meanwhile
             await self._write_row()
@@ -271,15 +276,25 @@ class EtcdCoordination(Coordination):
         await self._write_row()
 
     async def _write_row(self) -> None:
-        if self._row is None or self._lease is None:
-            return
-        value = node_value(self._life, self._is_draining, self._said, reaches_store=self._reaches_store)
-        try:
-            await self._shown(
-                await self._session.change((same_life(self._row),), (Put(self._row.key, value, self._lease.id),))
-            )
-        except LeaseGone:
-            return  # the next life tells it
+        """Have the row say what is so now. An operator may have changed it meanwhile, and that is heard of first."""
+        for _ in range(TRIES_MAX):
+            lease, row = self._lease, self._seen.node_row(self._node)
+            if lease is None or row is None or row.lease != lease.id:
+                return  # the next life tells it
+            own = self._seen.lives.get(self._node)
+            self._is_draining |= own is not None and own.life == self._life and own.is_draining
+            value = node_value(self._life, self._is_draining, self._said, reaches_store=self._reaches_store)
+            try:
+                outcome = await self._session.change(
+                    (unchanged(row, row.key),), (Put(row.key, value, lease.id),), (Range(row.key),)
+                )
+            except LeaseGone:
+                return
+            await self._shown(outcome)
+            if outcome.succeeded or not outcome.found[0]:
+                return
+            await self._mirror.reached(outcome.found[0][0].revision)
+        raise CoordinatorAway(f"the row of node {self._node} was changed {TRIES_MAX} times meanwhile")
 
     async def tell_loads(self, loads: Mapping[int, Load]) -> None:
         lease, key, value = self._lease, self._key(LOADS, self._node), encode_loads(loads)
@@ -461,11 +476,8 @@ class EtcdCoordination(Coordination):
         now = next(map(owner_of, outcome.found[0]), None)
         return now is not None and now.epoch == link.next_epoch
 
-    async def read_epochs(self) -> Mapping[int, int]:
-        below = self._mirror.prefix + CONTAINERS
-        found = (await self._client.read(Range(below, end_of(below)), EPOCHS_S)).keys
-        rows = ((id_of(row.key[len(below) :]), owner_of(row)) for row in found)
-        return {container: owner.epoch for container, owner in rows if container is not None and owner is not None}
+    async def read_epochs(self, expected: Mapping[int, int] = MappingProxyType({})) -> Mapping[int, int]:
+        return await self._epochs.read(expected)
 
     async def _decide(
         self, compares: Sequence[Compare], changes: Sequence[Put | Delete], otherwise: Sequence[Range]

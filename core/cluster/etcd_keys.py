@@ -23,6 +23,7 @@ hex digits, so that they are in order. Format 1:
     ``warm/<id>``               that this node is ready for it; under its lease (there as well)
     ``moves/<id>/<slot>``       a slot that is to go to another node's container (`core.cluster.etcd_moves`)
     ``loads/<id>``              how busy a node's containers are; under its lease (`core.cluster.loads`)
+    ``members/<id>``            a node that lives, or did: it is known until it is forgotten (there as well)
     ``troubles/<id>``           what a node says is wrong with it; under its lease (`core.cluster.etcd_values`)
     ``links/<id>``              where the epochs of a container's log end (there as well)
     ``calls/<uuid>``            the number of a session's last change; under its lease (`core.cluster.etcd.session`)
@@ -64,6 +65,7 @@ MOVES: Final = b"moves/"
 REBUILD: Final = b"rebuild"
 WARM: Final = b"warm/"
 TROUBLES: Final = b"troubles/"
+MEMBERS: Final = b"members/"
 
 NAME_BYTES_MAX: Final = 200
 

@@ -1,7 +1,8 @@
 """The registry of a cluster of machines, in etcd: a copy in memory, which follows, and changes that compare.
 
 A look-up reads the copy. A change is one transaction of a session (`core.cluster.etcd.session`), which compares what it
-was made from, and is answered when the own copy has it. The keys are in `core.cluster.etcd_keys`.
+was made from, and is answered when the own copy has it. A change of a stream is put into the copy at etcd's answer: its
+caller may have clients that wait, and the watch tells no more. The keys are in `core.cluster.etcd_keys`.
 
 **Invariants**: see `core.cluster.registry`. Besides:
 
@@ -220,11 +221,24 @@ class EtcdRegistry:
             raise UnknownStream(state.name)
         if state.revision != known.state.revision + 1:  # made from a state that the copy has left behind since
             raise Stale(state.name)
-        key = self._key(stream_key(state.id))
+        key, value = self._key(stream_key(state.id)), state.encode()
         compares = unchanged(known.row, key), *self._still(held)
-        if not (await self._changed(compares, (Put(key, state.encode()),))).succeeded:
-            self._still(held)
-            raise Stale(state.name)
+        outcome = await self._session.change(compares, (Put(key, value),))
+        if outcome.succeeded:
+            self._take_own(KeyValue(key, value, known.row.created, outcome.revision), state)
+            return
+        async with self._looking:
+            await self._catch_up()
+        self._still(held)
+        raise Stale(state.name)
+
+    def _take_own(self, row: KeyValue, state: StreamState) -> None:
+        """Know a change of ours, unless the watch has told of it, or of later ones, already."""
+        known = self._streams.get(state.id)
+        if known is not None and known.row.revision < row.revision:
+            self._streams[state.id] = _Known(state, row)
+            self._unreported.extend(Changes(streams=[state]))
+            self.changed.set()
 
     def _still(self, held: Held) -> list[Compare]:
         """That these containers have the claims that they have by the mirror. Raises NotHosted if those are others."""

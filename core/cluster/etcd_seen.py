@@ -1,4 +1,4 @@
-"""What etcd shows of a cluster, decoded as it changes: who lives, who has which container, who is wished to have it.
+"""What etcd shows of a cluster, decoded as it changes: who lives or did, who has which container, who is to have it.
 
 **Invariant**: at each call it is what the mirror's values say, nothing more. Its owner passes each
 change on (`know`) before it tells anybody else.
@@ -12,12 +12,23 @@ from typing import Any, Final, TypeVar
 from core.cluster.coordination import Life, Owner, Wish
 from core.cluster.etcd.mirror import Mirror
 from core.cluster.etcd.wire import KeyValue
-from core.cluster.etcd_keys import ASSIGN, CONTAINERS, LOADS, META, NODES, TROUBLES, WARM, Meta
-from core.cluster.etcd_values import decode, id_of, is_life, life_of, loads_of, owner_of, troubles_of, wish_of
+from core.cluster.etcd_keys import ASSIGN, CONTAINERS, LOADS, MEMBERS, META, NODES, TROUBLES, WARM, Meta
+from core.cluster.etcd_values import (
+    decode,
+    id_of,
+    is_life,
+    life_of,
+    loads_of,
+    member_of,
+    owner_of,
+    troubles_of,
+    wish_of,
+)
 from core.cluster.levels import FIRST
 from core.cluster.loads import Load
+from core.cluster.members import Member
 
-KNOWN: Final = (META, NODES, CONTAINERS, ASSIGN, WARM, LOADS)
+KNOWN: Final = (META, NODES, CONTAINERS, ASSIGN, WARM, LOADS, MEMBERS)
 """The beginnings of the keys that `Seen.know` takes in."""
 _T = TypeVar("_T")
 
@@ -30,9 +41,11 @@ class Seen:
         self._meta: Meta | None = None
         self._wishes: dict[int, Wish] = {}
         self._loads: dict[int, tuple[int, Mapping[int, Load]]] = {}  # with the revision that made the row
+        self._claims: dict[int, KeyValue] = {}  # the row that each of the owners was read from
         self.owners: dict[int, Owner] = {}
         self.lives: dict[int, Life] = {}
         self.warmed: dict[int, Wish] = {}
+        self.members: dict[int, Member] = {}
         self.know(mirror.values)
 
     def __repr__(self) -> str:
@@ -44,13 +57,17 @@ class Seen:
             if key == META:
                 self._meta = None if row is None else Meta.decode(row.value)
             elif (container := _number(key, CONTAINERS)) is not None:
-                _put(self.owners, container, None if row is None else owner_of(row))
+                owner = None if row is None else owner_of(row)
+                _put(self.owners, container, owner)
+                _put(self._claims, container, None if owner is None else row)
             elif (container := _number(key, ASSIGN)) is not None:
                 _put(self._wishes, container, None if row is None else wish_of(row))
             elif (container := _number(key, WARM)) is not None:
                 _put(self.warmed, container, None if row is None else wish_of(row))
             elif (node := _number(key, LOADS)) is not None:
                 _put(self._loads, node, None if row is None else loads_of(row))
+            elif (node := _number(key, MEMBERS)) is not None:
+                _put(self.members, node, None if row is None else member_of(node, row))
             elif (node := _number(key, NODES)) is not None:
                 _put(self.lives, node, None if row is None else life_of(node, row))
 
@@ -84,6 +101,12 @@ class Seen:
 
     def container_row(self, container: int) -> KeyValue | None:
         return self._mirror.values.get(b"%s%d" % (CONTAINERS, container))
+
+    def row_of_claim(self, container: int, epoch: int) -> KeyValue | None:
+        """The container's row, if it is that of the claim with this epoch: the very row that says so, as the mirror may
+        have a later one by the time, of a change that was not taken in."""
+        owner = self.owners.get(container)
+        return None if owner is None or owner.epoch != epoch else self._claims[container]
 
 
 def _number(key: bytes, kind: bytes) -> int | None:

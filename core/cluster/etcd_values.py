@@ -12,6 +12,8 @@ Format 1 of the values, JSON each, without spaces:
     ``assign/<id>``      ``v`` (1), ``epoch``, ``node``, ``life``: a wish of that name, gone with the next claim
     ``warm/<id>``        the same: that node is ready to take the container over
     ``troubles/<id>``    ``v`` (1), ``troubles``: sentences for people, `TROUBLES_MAX` at most; no key if there are none
+    ``members/<id>``     ``v`` (1), ``life``, ``served`` (``[[container, epoch], …]``), ``told``; ``ended`` (ms since
+                         1970) once others have heard of its end; ``left`` (true) if it was stopped on purpose
     ``links/<id>``       ``v`` (1), ``links``: ``[[epoch, lsn, next epoch], …]``, oldest first; outlives its owner
     ===================  =========================================================================================
 
@@ -32,6 +34,7 @@ from core.cluster.etcd_keys import FORMAT
 from core.cluster.levels import FIRST, NEWEST
 from core.cluster.loads import Load
 from core.cluster.loads import decode as decode_loads
+from core.cluster.members import Member
 from core.errors import CorruptState
 from core.log.objects.protocol import Link
 
@@ -56,6 +59,14 @@ def owner_value(owner: Owner) -> bytes:
     """The leader epoch is left out while it is the claim's: nodes below level 3 know no other."""
     value = {"node": owner.node, "life": owner.life, "epoch": owner.epoch, "stage": owner.stage.value}
     return encode(value if owner.risen <= owner.epoch else {**value, "leader": owner.risen})
+
+
+def member_value(member: Member) -> bytes:
+    served = [[container, epoch] for container, epoch in member.served.items()]
+    value: dict[str, Any] = {"life": member.life, "served": served, "told": member.told}
+    if member.ended_ms is not None:
+        value["ended"] = member.ended_ms
+    return encode(value | {"left": True} if member.has_left else value)
 
 
 def links_value(links: Sequence[Link]) -> bytes:
@@ -138,6 +149,22 @@ def loads_of(row: KeyValue) -> tuple[int, Mapping[int, Load]] | None:
 def troubles_of(row: KeyValue) -> Sequence[str] | None:
     told = decode(row).get("troubles")
     return [str(one)[:TROUBLE_CHARS_MAX] for one in told[:TROUBLES_MAX]] if isinstance(told, list) else None
+
+
+def member_of(node: int, row: KeyValue) -> Member | None:
+    value = decode(row)
+    try:
+        ended, told = value.get("ended"), value["told"]
+        return Member(
+            node=node,
+            life=str(value["life"]),
+            served={int(container): int(epoch) for container, epoch in value["served"]},
+            told=told if isinstance(told, dict) else {},
+            ended_ms=None if ended is None else int(ended),
+            has_left=value.get("left") is True,
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def links_of(row: KeyValue) -> Sequence[Link]:

@@ -7,6 +7,7 @@ of another one goes the same way: the registry first, then the copies here, then
 
 - Changes of a stream are taken over in the order of their revisions; one that is known already changes nothing.
 - A stream that another process made is visible here only when each container of this process has its copy.
+- A stream that the registry does not have any more is not begun, however old the word of it is that comes late.
 """
 
 from __future__ import annotations
@@ -42,9 +43,6 @@ class SharedRegistry(Registry, Protocol):
     """A registry that other processes change, too."""
 
     changed: asyncio.Event
-
-    def stream(self, stream_id: int) -> StreamState | None:
-        """A stream as this process knows it."""
 
     async def look(self) -> Changed:
         """All changes since the last look, of this process and of others."""
@@ -104,11 +102,14 @@ class Following:
         for state in self._registry.streams():
             await self.take(state)
 
-    async def take(self, state: StreamState) -> Stream:
-        """Take over the newest state of a stream."""
-        stream = self._streams.by_id(state.id) or self._follower.begin(state)
-        async with stream.changing:
-            await self.take_locked(stream, state)
+    async def take(self, state: StreamState) -> Stream | None:
+        """Take over the newest state of a stream; None if it has been deleted since the registry told of it."""
+        stream = self._streams.by_id(state.id)
+        if stream is None and self._registry.stream(state.id) is not None:
+            stream = self._follower.begin(state)
+        if stream is not None:
+            async with stream.changing:
+                await self.take_locked(stream, state)
         return stream
 
     async def take_locked(self, stream: Stream, state: StreamState) -> None:
@@ -163,7 +164,7 @@ class Following:
                 async with stream.changing:
                     if not stream.deleted:
                         self._follower.end(stream)
-                        await self._drop(stream)
+                    await self._drop(stream)
         self._follower.followed(changed)
 
     async def _follow_for_ever(self) -> None:

@@ -9,6 +9,7 @@ key in etcd has it. Each node tells the highest level that it knows.
 | 1 | claims, links, streams and settings as in format 1 |
 | 2 | moves are asked for by wishes, in place of nodes that give away by themselves |
 | 3 | slots move between containers, whose leader epochs rise above those of their claims |
+| 4 | rows of tables that are about a stream have its id, where they had its name alone |
 
 **Invariants**
 
@@ -32,6 +33,7 @@ class Feature(enum.IntEnum):
 
     WISHES = 2
     SLOT_MOVES = 3
+    STREAM_IDS = 4
 
 
 NEWEST: Final = max(int(feature) for feature in Feature)

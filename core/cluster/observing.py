@@ -1,6 +1,7 @@
 """A look at a cluster from outside: who lives, who has which container, how busy it is. For people and their tools.
 
-**Invariant**: an observer is no node: it has no life and claims nothing. It may ask for moves.
+**Invariant**: an observer is no node: it has no life and claims nothing. It may ask for moves, and have nodes that have
+gone forgotten.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
+from core.clock import SystemClock
 from core.cluster import etcd_keys
 from core.cluster.etcd.client import EtcdClient, EtcdSettings
 from core.cluster.etcd.mirror import Mirror
 from core.cluster.etcd.session import Session
 from core.cluster.etcd.wire import Put, Range, end_of, none_newer, unchanged
 from core.cluster.etcd_coordination import EtcdCoordination
+from core.cluster.etcd_members import EtcdMembers
 from core.cluster.etcd_moves import EtcdMoves
 from core.cluster.loads import weights_of
 from core.cluster.wanted_moves import WantedMove
@@ -68,6 +71,14 @@ class Observer:
             return f"stream {stream_id}" if row is None else decode_stream(row.value).name
         except CorruptState:
             return f"stream {stream_id}"
+
+    async def forget(self, node: int) -> bool:
+        """Forget a node that has gone. False if it lives, or is not known.
+
+        Raises CoordinatorAway, CoordinatorRefuses.
+        """
+        members = EtcdMembers(self._mirror, self._session, self.coordination, SystemClock().wall_ms)
+        return await members.forget(node)
 
     async def raise_level(self) -> int:
         """Raise the cluster's level to the highest that all nodes know, which live; returns it.

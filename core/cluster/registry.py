@@ -52,6 +52,9 @@ class Registry(Protocol):
     def streams(self) -> Iterable[StreamState]:
         """All streams that exist."""
 
+    def stream(self, stream_id: int) -> StreamState | None:
+        """The stream of that id, as this process knows it."""
+
     async def create(self, wanted: NewStream) -> StreamState:
         """Give a name and an id to a stream. Raises StreamExists; where other processes create streams, too, also
         NameCollides: of two names that are alike the first one wins."""

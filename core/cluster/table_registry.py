@@ -65,6 +65,10 @@ class TableRegistry:
     def streams(self) -> Iterable[StreamState]:
         return [stream.state for stream in self._home().streams.values()]
 
+    def stream(self, stream_id: int) -> StreamState | None:
+        found = self._home().streams.get(stream_id)
+        return None if found is None else found.state
+
     async def create(self, wanted: NewStream) -> StreamState:
         if wanted.name in self._names:
             raise StreamExists(wanted.name)

@@ -3,6 +3,7 @@
 **Invariants**
 
 - The applied state is written from values that were durable, and only after the log is synced up to them.
+- A row is deleted only if its table says so: memory does not have those that are saved.
 - P is written after every value that was dirty at P, and then all is flushed. A failure makes those values dirty again,
   and RocksDB is opened again before the next try.
 """
@@ -153,6 +154,8 @@ class Checkpoints:
             table = source.tables[name]
             value = table.get(key)
             if isinstance(table, StoredTable):
+                if table.is_saved(key):  # it changed while the last one began, which has it as it is: it is not gone
+                    continue
                 values.stored.setdefault(table, []).append((key, value))
             if value is not None:
                 values.puts.append(table_item(name, key, source.applied_lsn, value))

@@ -49,6 +49,7 @@ from core.log.records import Operation, Put, encode_update
 from core.streams.damage import DAMAGED_TABLE, Damage
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
+from core.streams.markers import Marker
 from core.streams.state import STREAMS_TABLE, StreamState, stream_key
 from core.streams.writers import Duplicate
 from core.trusted_clock import TrustedClock
@@ -271,6 +272,11 @@ class Container(Residents):
             waiter.appended()
         else:
             self._late.append((self.log.next_lsn - 1, waiter))
+
+    def markers_on_way(self, slot: Slot) -> list[Marker]:
+        """The markers of a slot that are queued and not durable yet, in their order."""
+        waiters = (one[3] for one in self._pending if isinstance(one, tuple) and one[0] is slot)
+        return [waiter for waiter in waiters if isinstance(waiter, Marker)]
 
     @property
     def is_all_durable(self) -> bool:

@@ -136,6 +136,7 @@ class Forgetting:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        self._known.has_loop = True
         self._task = asyncio.create_task(self._run(), name="forgetting-writers")
 
     async def stop(self) -> None:

@@ -105,10 +105,8 @@ class Keeper:
     async def release(self) -> None:
         """Let go of entries that chunks looked at twice hold as well, and of entries before their slot's start."""
         container = self._container
-        if not container.kept:
-            return
-        is_needed = is_needed_by(container, self._chunks)
         for kept in list(container.kept):
+            is_needed = is_needed_by(container, self._chunks)  # chunks may have come while the last one was let go of
             gone = {ref: None for ref in kept.refs if not is_needed(ref)}
             if not gone or any(file.first_lsn == kept.source_lsn for file in container.files.complete):
                 continue

@@ -55,8 +55,12 @@ class Archive(Protocol):
     async def checkpoint(
         self, first_lsn: int, lsn: int, snapshot: Callable[[Path], Awaitable[None]], *, is_due: bool = False
     ) -> None:
-        """Have the applied state stored, and the log cut before `first_lsn`, if enough is new; with `is_due`, if
-        anything is. Raises StorageError."""
+        """Have the applied state stored, so that the log can be cut before `first_lsn`, if enough is new; with
+        `is_due`, if anything is. Raises StorageError."""
+
+    async def cut(self) -> None:
+        """Remove what the last stored checkpoint has made needless of the log; nobody waits for it. Raises
+        StorageError."""
 
 
 class Maintenance:
@@ -183,6 +187,11 @@ class Maintenance:
         """Bring the applied state on disk up to what is durable now. Raises StorageFailure."""
         await self._checkpoints.take(clean=clean)
 
+    async def checkpoint_now(self) -> None:
+        """The same for others than the background, in its turn. Raises StorageFailure."""
+        async with self._at_files:
+            await self.checkpoint()
+
     async def truncate(self) -> int:
         """Give up log files that nobody needs; returns how many. Damaged indices are made again before: they pin it."""
         await self._truncation.release_kept()
@@ -208,6 +217,7 @@ class Maintenance:
             await self.checkpoint()
             await self.truncate()
         await self.store_away(is_due=True)
+        self._checkpointed.set()  # so that the log is cut behind it
 
     async def _until_checkpointed(self, pause_s: float) -> None:
         await asyncio.sleep(pause_s)  # after a failure
@@ -217,6 +227,8 @@ class Maintenance:
         self._checkpointed.clear()
         try:
             await self.store_away()
+            if self._archive is not None:
+                await self._archive.cut()
         except StorageFailure as failure:
             self._container.fail(failure)
             raise

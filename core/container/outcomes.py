@@ -5,10 +5,11 @@
 - Everything here is an outcome of durable records, in their order. Applying a record again changes nothing, so replay
   may begin anywhere before its end.
 - A stream is here as long as the table of streams lists it. The listener for changed streams marks a deleted one at
-  once, and the watchers of its slots hear of it.
+  once, and the watchers of its slots hear of it in the next turns.
 - A slot's start only moves up.
 - A slot is here if this container's own copy of its stream says so, or while it arrives. Nothing else counts: the
   stream itself is the same object for all containers, and may be ahead of what this one has applied.
+- Rows that threads look up, of `STORED_TABLES`, are there as a whole record or not at all, and before a slot says so.
 - Callers find a slot that has come here once the log was given the copy that says so: what they append lies behind it.
 - Listeners of a table hear of each operation after it was applied. For streams, the first listener is this module.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from core.applied.tables import Delete, Put, Table, new_table
+from core.applied.tables import STORED_TABLES, Delete, Put, StoredTable, Table, new_table
 from core.container.arrivals import ARRIVING_TABLE, Place, place_of
 from core.container.unsaved import Unsaved
 from core.log.records import Operation, Trim
@@ -25,6 +26,7 @@ from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
 from core.streams.saving import load_slot
 from core.streams.state import STREAMS_TABLE, StreamState, decode_stream
+from core.streams.telling import Telling
 
 TableListener = Callable[[Put | Delete], None]
 """Hears of an operation on a table, once it is durable and applied."""
@@ -59,6 +61,7 @@ class Outcomes:
         self._left = left
         self._stream_left = stream_left
         self._displaced = displaced
+        self._telling = Telling()
         self._listeners: dict[str, list[TableListener]] = {
             STREAMS_TABLE: [self._apply_stream],
             ARRIVING_TABLE: [self._apply_arrival],
@@ -66,14 +69,26 @@ class Outcomes:
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """Make the outcomes of a durable update record visible. Applying it again changes nothing."""
+        self._apply_stored(operations)
         for operation in operations:
             if isinstance(operation, Trim):
                 self._apply_trim(operation)
                 continue
-            self.table(operation.table).apply(operation)
+            if operation.table not in STORED_TABLES:
+                self.table(operation.table).apply(operation)
             self._unsaved.mark_row(operation.table, operation.key)
             for listener in self._listeners.get(operation.table, ()):
                 listener(operation)
+
+    def _apply_stored(self, operations: Sequence[Operation]) -> None:
+        stored: dict[str, list[Put | Delete]] = {}
+        for operation in operations:
+            if not isinstance(operation, Trim) and operation.table in STORED_TABLES:
+                stored.setdefault(operation.table, []).append(operation)
+        for name, its in sorted(stored.items()):  # chunks before the runs that name them
+            table = self.table(name)
+            assert isinstance(table, StoredTable)
+            table.apply_all(its)
 
     def on_applied(self, table: str, listener: TableListener) -> None:
         """Have a listener hear of each operation on a table from now on; it is called on the loop, or in recovery."""
@@ -132,12 +147,15 @@ class Outcomes:
 
     def _begin(self, slot: Slot, value: bytes) -> None:
         """Have a slot in a saved state. What this stay of it has in chunks already is not in that."""
-        since, tiered = slot.since_lsn, (slot.tiered_end, slot.tiered_bytes)
+        since, start, tiered = slot.since_lsn, slot.start, (slot.tiered_end, slot.tiered_bytes)
         self.known_writers.slot_gone(slot)
         load_slot(slot, value)
         self.known_writers.added(len(slot.writers or ()))
         if since == slot.since_lsn and tiered[0] > slot.tiered_end:
             slot.tiered_end, slot.tiered_bytes = tiered
+        if since == slot.since_lsn and slot.start > start:  # it was trimmed meanwhile where it comes from
+            slot.removed = slot.removed.without_before(slot.start)
+            self._trimmed(slot)
         self._unsaved.mark(slot)
 
     def _gone(self, slot: Slot) -> None:
@@ -224,11 +242,14 @@ class Outcomes:
             for place in [place for place in self.beside if place[0] == stream_id]:
                 self._gone(self.beside.pop(place))
             self._unsaved.mark_dead(stream_id)
-            for slot in gone.slots_in(self._container_id):
-                self.known_writers.slot_gone(slot)
-                slot.changed()
-            if not gone.deleted:  # it goes on in other containers, and may come back
+            slots = list(gone.slots_in(self._container_id))
+            if gone.deleted:
+                self.known_writers.slots_gone(slots)
+            else:  # it goes on in other containers, and may come back
+                for slot in slots:
+                    self.known_writers.slot_gone(slot)
                 self._stream_left(stream_id)
+            self._telling.changed(slots)
 
     def _state_of(self, stream_id: int, value: bytes) -> StreamState:
         """The decoded value. A known value is not decoded again, as a long history takes a while."""

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from core.applied.tables import Table
 from core.clock import Clock
@@ -107,6 +107,13 @@ class Residents:
     def slot_at(self, stream_id: int, number: int) -> Slot | None:
         """The slot of this container, or on its way into it; None if it is neither, or its stream is gone."""
         return self.outcomes.slot_at(stream_id, number)
+
+    def all_slots(self) -> Iterator[Slot]:
+        """The slots that are here, those included that arrive, or have come by a decision of which this log is still to
+        hear: their streams may have other objects for them. A slot may come twice."""
+        for stream in self.streams.values():
+            yield from stream.slots_in(self.id)
+        yield from (slot for slot in self.outcomes.beside.values() if not slot.has_moved)
 
     def is_here(self, slot: Slot) -> bool:
         """Whether this is the container's object for a slot that it has."""

@@ -54,6 +54,10 @@ class SyncStats:
 class LogReports(Protocol):
     """The log's ear for its writer, on the event loop."""
 
+    def on_filled(self, lsn: int) -> None:
+        """All frames up to here are in their files' images, and can be read; nothing is said of how long they last. A
+        writer whose next report says more need not say this."""
+
     def on_written(self, end: LogPosition) -> None:
         """All up to here is written, and counts as durable if the log does not wait for syncs."""
 

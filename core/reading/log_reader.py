@@ -315,7 +315,8 @@ def columns_from(slot: Slot, offset: int) -> Iterator[SlotColumns]:
 
 def _on_disk(slot: Slot) -> list[SlotColumns]:
     """The slot's rows in memory that lead to files of the log."""
-    return [columns for columns in slot.columns if not columns.file.gone]
+    known = list(slot.columns)  # at once: the loop drops the oldest ones meanwhile, and an iterator would pass over one
+    return [columns for columns in known if not columns.file.gone]
 
 
 def locations(slot: Slot, offset: int, end: int, max_bytes: int, at_least_one: bool) -> list[Location] | None:

@@ -272,7 +272,9 @@ class Reader:
                 found = await self.tiered.entry_at_time(slot, timestamp, start, border)
                 if found is not None:
                     return found
-            return await self.in_thread(self._log.entry_at_time, slot, timestamp, max(start, border))
+            found = await self.in_thread(self._log.entry_at_time, slot, timestamp, max(start, border))
+            now = await self.first_in_log(slot, max(start, border))
+            return found if now <= max(start, border) else await search(now)  # what has left the log is in chunks
 
         return await self._searched(slot, start, search)
 
@@ -282,6 +284,9 @@ class Reader:
 
         async def search(border: int) -> StoredEntry | None:
             best = await self.in_thread(self._log.entry_with_max_timestamp, slot, max(start, border))
+            now = await self.first_in_log(slot, max(start, border))
+            if now > max(start, border):  # what has left the log is in chunks
+                return await search(now)
             if self.tiered is not None and start < min(border, slot.tiered_end):
                 # Of several that are equally new, the first one lies in chunks.
                 least = None if best is None else best.max_timestamp - 1

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from core.streams.live import Slot
-from core.streams.saving import encode_slot
+from core.streams.saving import Foreseen, encode_slot
 from core.streams.slot_format import SavedSlot, SegmentStretch, decode_slot
 from core.streams.transactions import Aborted, SlotTransactions, Unstable
 
@@ -26,15 +26,18 @@ class Mismatch(Exception):
         return f"it was copied up to {self.copied_end} and ends at {self.end}"
 
 
-def begun(source: Slot, since_lsn: int) -> bytes:
-    """A slot's value before anything was copied: it has nothing, and begins where the other one does."""
+def begun(source: Slot, since_lsn: int, chunks: tuple[int, int] | None = None) -> bytes:
+    """A slot's value before anything was copied: it has nothing, and begins where the other one does. `chunks`: where
+    its log begins if chunks are to have what lies before, and the bytes that were appended up to there. So no chunk is
+    ever made of that here, also by a start that finds the arrival before they are copied."""
+    end, total_bytes = (source.start, source.start_bytes) if chunks is None else chunks
     return SavedSlot(
         start=source.start,
-        end=source.start,
-        total_bytes=source.start_bytes,
+        end=end,
+        total_bytes=total_bytes,
         start_bytes=source.start_bytes,
-        tiered_end=0,
-        tiered_bytes=0,
+        tiered_end=0 if chunks is None else end,
+        tiered_bytes=0 if chunks is None else total_bytes,
         leader_epochs=[],
         writers=[],
         segments=[],
@@ -43,21 +46,37 @@ def begun(source: Slot, since_lsn: int) -> bytes:
     ).encode()
 
 
-def handed_over(source: Slot, copied: Slot, aborted: Iterable[Aborted]) -> bytes:
-    """A slot's value once all of its entries were copied.
+Tiered = tuple[int, int]
+"""What a container has of a slot in chunks: up to which sequence number, and the bytes before that."""
+
+
+def tiered_of(slot: Slot) -> Tiered:
+    return slot.tiered_end, slot.tiered_bytes
+
+
+def handed_over(
+    source: Slot,
+    copied: Slot,
+    aborted: Iterable[Aborted],
+    foreseen: Foreseen | None = None,
+    tiered: Tiered | None = None,
+) -> bytes:
+    """A slot's value once all of its entries were copied, up to what is durable at `source`; or, where that is
+    `foreseen`, up to what was appended there.
 
     `aborted`: the aborted transactions that were met on the way; `source` may have forgotten some of them by now,
-    because only chunks have their entries. Raises Mismatch.
+    because only chunks have their entries. `tiered`: of `copied`, now (None) or before. Raises Mismatch.
     """
-    saved = decode_slot(encode_slot(source))
+    tiered_end, tiered_bytes = tiered or tiered_of(copied)
+    saved = decode_slot(encode_slot(source, foreseen))
     if copied.end != saved.end:
         raise Mismatch(copied.end, saved.end)
     more = copied.total_bytes - saved.total_bytes
     return saved._replace(
         total_bytes=copied.total_bytes,
         start_bytes=max(0, saved.start_bytes + more),
-        tiered_end=copied.tiered_end,
-        tiered_bytes=copied.tiered_bytes,
+        tiered_end=tiered_end,
+        tiered_bytes=tiered_bytes,
         segments=[SegmentStretch(one.first, one.id, max(0, one.bytes_before + more)) for one in saved.segments],
         transactions=_transactions(saved.transactions, more, aborted),
         since_lsn=copied.since_lsn,

@@ -13,6 +13,8 @@ A writer counts once for each slot that knows it. Near the bound, the writers si
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from core.errors import TooManyWriters
@@ -24,6 +26,8 @@ PRESSED_SHARE: Final = 0.9
 """From this share of the bound on, writers that were silent for long make room, ..."""
 ROOM_SHARE: Final = 0.8
 """... until this share of it is left."""
+SLOTS_AT_ONCE: Final = 1_000
+"""Slots whose writers are taken over in one turn of the loop, however many streams go in it."""
 
 
 class HasWriters(Protocol):
@@ -42,6 +46,9 @@ class KnownWriters:
         self.refused = 0
         self.woken = asyncio.Event()  # set when there is something to forget, or to free
         self.unfreed: list[dict[int, WriterState]] = []
+        self.has_loop = False  # a store runs: this is no recovery in a thread
+        self._gone: deque[HasWriters] = deque()  # slots of deleted streams, whose writers still count
+        self._has_taken = False  # some of them, in this turn of the loop
         self._pressed_from = int(limit * PRESSED_SHARE)
 
     def __repr__(self) -> str:
@@ -69,6 +76,25 @@ class KnownWriters:
 
     def removed(self, count: int) -> None:
         self.count -= count
+
+    def slots_gone(self, slots: Sequence[HasWriters]) -> None:
+        """All slots of a stream are gone for ever, and their writers: those of SLOTS_AT_ONCE count no more at once, and
+        others from the next turns of the loop on."""
+        if not self.has_loop:
+            for slot in slots:
+                self.slot_gone(slot)
+            return
+        self._gone.extend(slot for slot in slots if slot.writers)
+        if self._gone and not self._has_taken:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        taken = min(len(self._gone), SLOTS_AT_ONCE)
+        for _ in range(taken):
+            self.slot_gone(self._gone.popleft())
+        self._has_taken = taken > 0
+        if self._has_taken:
+            asyncio.get_running_loop().call_soon(self._take_over)
 
     def slot_gone(self, slot: HasWriters) -> None:
         """Take over the writers of a slot whose stream was deleted. They are freed in steps: many objects take time."""

@@ -197,12 +197,14 @@ class Slot(Extent):
         state.record(batch, now_ms, self.durable_end)
 
     def _writer(self, writer_id: int, epoch: int, now_ms: int) -> WriterState:
-        if self.writers is None:
-            self.writers = {}
-        state = self.writers.get(writer_id)
+        """A deleted stream remembers no further one: the number of those that it knows is to be taken off the count."""
+        state = None if self.writers is None else self.writers.get(writer_id)
         if state is None:
-            state = self.writers[writer_id] = WriterState(epoch, now_ms)
+            state = WriterState(epoch, now_ms)
             if not self.stream.deleted:
+                if self.writers is None:
+                    self.writers = {}
+                self.writers[writer_id] = state
                 self.owner.known_writers.added()
         return state
 
@@ -365,9 +367,9 @@ class Stream:
         return moved
 
     def adopt(self, slot: Slot) -> list[Slot]:
-        """A container has this slot: it was opened, or the slot has come to it. Returns the object that was in its
-        place, if there was one."""
-        slot.stream = self
+        """A container has this slot: it was opened, or the slot has come to it, or stays in it after all. Returns the
+        object that was in its place, if there was one."""
+        slot.stream, slot.has_moved = self, False
         before = self._held.put(slot)
         if before is None:
             return []

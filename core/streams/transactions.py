@@ -77,6 +77,12 @@ class SlotTransactions:
             stable_end = min(marker + 1, next(iter(self.unstable), marker + 1))
             self.aborted.extend(Aborted(marker, first, writer_id, stable_end))
 
+    def copy(self) -> SlotTransactions:
+        """The same, to go on by itself."""
+        made = SlotTransactions()
+        made.open, made.unstable, made.aborted = dict(self.open), dict(self.unstable), self.aborted[:]
+        return made
+
     def forget_before(self, offset: int) -> None:
         """Drop aborted transactions that ended before `offset`."""
         gone = first_row(self.aborted, offset)

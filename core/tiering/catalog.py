@@ -4,7 +4,11 @@ Rows of runs and of verified chunks are in RocksDB, and in memory until the next
 are few, and in memory. Look-ups block, so they run in threads of their own: never behind a flush, a log read or a
 request to long-term storage.
 
-**Invariant**: a look-up returns each row as it was at some moment after the look-up began.
+**Invariants**
+
+- A look-up returns each row as it was at some moment after the look-up began.
+- It finds the runs of a slot as they all were at one moment: never those of half a rewrite, between which a reader
+  would take entries for gone.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from core.applied.tables import GROUP_BYTES, StoredTable
 from core.errors import NotHosted
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from tier2.chunk_format import ChunkId
 
 _T = TypeVar("_T")
+_Row: TypeAlias = tuple[bytes, bytes]
 
 THREADS: Final = 2
 
@@ -83,15 +88,23 @@ class Catalog:
 
     def iter_runs(self, stream_id: int, slot: int, offset: int) -> Iterator[RunRow]:
         """See `runs_from`. Blocks."""
-        prefix = slot_prefix(stream_id, slot)
-        unsaved = self._runs.unsaved(prefix)
-        start = run_key(stream_id, slot, max(offset, 0))
-        saved = self._container.metadata.table_items(RUNS_TABLE, prefix, start, unsaved)
-        new = sorted((key, value) for key, value in unsaved.items() if value is not None)
+        saved, new = self._rows_of(slot_prefix(stream_id, slot), run_key(stream_id, slot, max(offset, 0)))
         for key, value in heapq.merge(saved, new):
             row = decode_run(key, value)
             if row.end > offset:
                 yield row
+
+    def _rows_of(self, prefix: bytes, start: bytes) -> tuple[Iterator[_Row], list[_Row]]:
+        """A slot's rows of one moment, in order: the saved ones from the last at or before `start` on, and the unsaved
+        ones. A record that is applied between the two looks has both of them done again."""
+        table, metadata = self._runs, self._container.metadata
+        while True:
+            version, unsaved = table.version, table.unsaved(prefix)
+            saved = metadata.table_items(RUNS_TABLE, prefix, start, unsaved)
+            first = list(itertools.islice(saved, 1))  # from here on it sees the disk as it is now
+            if table.version == version:
+                new = [(key, value) for key, value in unsaved.items() if value is not None]
+                return itertools.chain(first, saved), sorted(new)
 
     def row_applied(self, operation: Put | Delete) -> None:
         """Take in a run's row of a durable record: all before its end is tiered. For the event loop, or recovery."""
@@ -138,9 +151,13 @@ class Catalog:
     def find_chunk(self, chunk_id: ChunkId) -> ChunkRow | None:
         """See `chunk`. Blocks."""
         key = chunk_row_key(chunk_id)
-        unsaved = self._chunks.unsaved(key[:GROUP_BYTES])
-        value = unsaved[key] if key in unsaved else self._container.metadata.table_value(CHUNKS_TABLE, key)
-        return self.pending_chunk(chunk_id) if value is None else decode_chunk_row(key, value)
+        for _ in range(2):  # one that is verified between the two looks was in neither table
+            unsaved = self._chunks.unsaved(key[:GROUP_BYTES])
+            value = unsaved[key] if key in unsaved else self._container.metadata.table_value(CHUNKS_TABLE, key)
+            found = self.pending_chunk(chunk_id) if value is None else decode_chunk_row(key, value)
+            if found is not None:
+                return found
+        return None
 
     async def has_chunks(self) -> bool:
         """Whether this store refers to anything in long-term storage."""

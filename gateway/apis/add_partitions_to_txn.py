@@ -115,11 +115,13 @@ async def _verified(
 async def _places(
     ctx: RequestContext, topics: Sequence[Message]
 ) -> tuple[dict[tuple[str, int], Place], set[tuple[str, int]]]:
-    """The partitions that exist, and those that do not."""
+    """The partitions that exist, and those that do not. A node that says the id of a topic means no other of its name:
+    one that this node has not heard of yet does not exist for now."""
     places: dict[tuple[str, int], Place] = {}
     unknown: set[tuple[str, int]] = set()
     async for topic in ctx.paced(topics):
-        stream = ctx.services.topics.get(topic.name)
+        known = ctx.services.topics
+        stream = known.get(topic.name) if topic.topic_id is None else known.by_uuid(topic.topic_id)
         async for index in ctx.paced(topic.partitions):
             slot = slot_of(stream, index)
             if slot is None:

@@ -9,15 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis.shared.administration import told
-from gateway.apis.shared.client_quotas import check_change, entity_of, repeated
+from gateway.apis.shared.client_quotas import PARTS_MAX, check_change, entity_of, repeated
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal, invalid_request
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
-
-PARTS_MAX: Final = 100
-"""Parts of one entity; there are three kinds."""
 
 
 async def alter_client_quotas(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -29,6 +26,8 @@ async def alter_client_quotas(ctx: RequestContext, request: Message) -> Mapping[
         try:
             if len(entry.entity) > PARTS_MAX:
                 raise invalid_request(f"An entity of {len(entry.entity)} parts, at most {PARTS_MAX} are read.")
+            if len(entry.ops) > PARTS_MAX:
+                raise invalid_request(f"{len(entry.ops)} changes of one entity, at most {PARTS_MAX} are read.")
             if identity in outcomes:
                 raise repeated(entity)
             changes = [(op.key, None if op.remove else op.value) for op in entry.ops]

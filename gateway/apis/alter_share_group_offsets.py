@@ -33,11 +33,21 @@ async def alter_share_group_offsets(ctx: RequestContext, request: Message) -> Ma
         empty_group(ctx, request.group_id)
     except Refusal as refusal:
         return refused(refusal)
+    if is_worker(ctx):
+        return {"responses": await _altered(ctx, request)}
+    with ctx.services.share.coordinators.of(request.group_id).closing(request.group_id) as error:
+        if error is not ErrorCode.none:  # it is being deleted
+            return {"error_code": error}
+        return {"responses": await _altered(ctx, request)}
+
+
+async def _altered(ctx: RequestContext, request: Message) -> list[dict[str, Any]]:
+    """The answer for each topic. No member comes meanwhile: it would lose what it holds, and be given it again."""
     elsewhere: dict[Place, int] = {}
     topics = [await _topic(ctx, request.group_id, topic, elsewhere) async for topic in ctx.paced(request.topics)]
     if elsewhere and not is_worker(ctx):
         await _fill_in(ctx, request, topics, elsewhere)
-    return {"responses": topics}
+    return topics
 
 
 async def _fill_in(

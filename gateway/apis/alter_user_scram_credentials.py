@@ -1,11 +1,12 @@
 """AlterUserScramCredentials (key 51), version 0 (KIP-554): makes, changes and deletes users' credentials.
 
-All changes without a fault are made in one durable step. Each user gets one result: the first fault, in Kafka's words.
-The client sends a salted password, of which only the keys of SCRAM are kept; none of it is logged.
+All changes without a fault are made in one durable step, or, if they are many, so many in each. Each user gets one
+result: the first fault, in Kafka's words. The client sends a salted password, of which only the keys of SCRAM are kept;
+none of it is logged.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -28,6 +29,8 @@ from gateway.wire.message import Message
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE: Final = 1_000
+"""Credentials that are changed in one step, which takes some milliseconds."""
 SALT_BYTES_MAX: Final = 1_024
 NAMELESS: Final = Refusal(ErrorCode.unacceptable_credential, "Username must not be empty")
 UNKNOWN_MECHANISM: Final = Refusal(ErrorCode.unsupported_sasl_mechanism, "Unknown SCRAM mechanism")
@@ -61,20 +64,30 @@ async def alter_user_scram_credentials(ctx: RequestContext, request: Message) ->
     if sum(credential is not None for _, _, credential in changes.values()) > room:
         refusals |= dict.fromkeys(changes, TOO_MANY_USERS)
         changes.clear()
-    if changes:
-        try:
-            await users.change(changes.values())
-        except StoreError as failed:
-            refusals |= dict.fromkeys(changes, refusal_of(failed))
-            changes.clear()
-        else:
-            for user, mechanism, credential in changes.values():
-                what = "deleted" if credential is None else "set"
-                extra = {"user": user[:100], "mechanism": mechanism, "by": str(ctx.principal)[:250]}
-                logger.info("a user's credential was %s", what, extra=extra)
-                ctx.tell(f"credential {what}", user=user, mechanism=str(mechanism))
-    results = [{"user": name, "error_code": 0, "error_message": None} for name in changes]
-    return {"results": results + [{"user": name, **told(refusal)} for name, refusal in refusals.items()]}
+    every = list(changes.items())
+    async for first in ctx.paced(range(0, len(every), AT_ONCE)):
+        some = dict(every[first : first + AT_ONCE])
+        if (refusal := await _changed(ctx, some.values())) is not None:
+            refusals |= dict.fromkeys(some, refusal)
+            for name in some:
+                del changes[name]
+    results = [{"user": name, "error_code": 0, "error_message": None} async for name in ctx.paced(changes)]
+    results += [{"user": name, **told(refusal)} async for name, refusal in ctx.paced(refusals.items())]
+    return {"results": results}
+
+
+async def _changed(ctx: RequestContext, changes: Collection[Change]) -> Refusal | None:
+    """Make changes in one durable step; why they could not be made."""
+    try:
+        await ctx.services.scram_users.change(changes)
+    except StoreError as failed:
+        return refusal_of(failed)
+    async for user, mechanism, credential in ctx.paced(changes):
+        what = "deleted" if credential is None else "set"
+        extra = {"user": user[:100], "mechanism": mechanism, "by": str(ctx.principal)[:250]}
+        logger.info("a user's credential was %s", what, extra=extra)
+        ctx.tell(f"credential {what}", user=user, mechanism=str(mechanism))
+    return None
 
 
 def _add(refusals: dict[str, Refusal], changes: dict[str, Change], change: Message, refusal: Refusal | None) -> None:

@@ -25,10 +25,10 @@ async def create_acls(ctx: RequestContext, request: Message) -> Mapping[str, Any
     try:
         authorizer = authorizer_of(ctx)
     except Refusal as refused:
-        return _everywhere(request, refused)
+        return await ctx.connection.aside(_everywhere, request, refused)
     ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     if any([is_for_filters(creation) async for creation in ctx.paced(request.creations)]):
-        return _everywhere(request, NO_ACL)
+        return await ctx.connection.aside(_everywhere, request, NO_ACL)
     outcomes: list[Refusal | None] = []
     acls: list[Acl] = []
     places: list[int] = []
@@ -48,6 +48,7 @@ async def create_acls(ctx: RequestContext, request: Message) -> Mapping[str, Any
 
 
 def _everywhere(request: Message, refusal: Refusal) -> Mapping[str, Any]:
+    """The same for every ACL. For any thread."""
     return {"results": [told(refusal) for _ in request.creations]}
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
-from gateway.apis.create_topics import replicas_refused
+from gateway.apis.create_topics import AT_ONCE, replicas_refused
 from gateway.apis.shared.administration import repeated_among, told
 from gateway.apis.shared.mutations import mutations_of, pause
 from gateway.dispatch.context import RequestContext
@@ -27,7 +27,7 @@ STRICT_FROM: Final = 3
 
 
 async def create_partitions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    twice = await repeated_among(ctx, [topic.name for topic in request.topics])
+    twice = await repeated_among(ctx, (topic.name for topic in request.topics))
     outcomes: dict[str, Refusal | None] = {}
     wanted: dict[str, int] = {}
     async for topic in ctx.paced(request.topics):
@@ -36,13 +36,13 @@ async def create_partitions(ctx: RequestContext, request: Message) -> Mapping[st
             continue
         try:
             ctx.require(Operation.ALTER, ResourceType.TOPIC, topic.name)
-            _check_assignments(ctx, topic)
+            await _check_assignments(ctx, topic)
             wanted[topic.name] = topic.count
         except Refusal as refused:
             outcomes[topic.name] = refused
     mutations = mutations_of(ctx, STRICT_FROM)
     grown = await ctx.services.topics.grow(wanted, request.validate_only, mutations.charge)
-    for name, refusal in grown.items():
+    async for name, refusal in ctx.paced(grown.items()):
         if refusal is None and not request.validate_only:
             ctx.tell("partitions added", name=name, partitions=wanted[name])
     outcomes |= grown
@@ -50,7 +50,7 @@ async def create_partitions(ctx: RequestContext, request: Message) -> Mapping[st
     return {"throttle_time": pause(ctx, mutations), "results": results}
 
 
-def _check_assignments(ctx: RequestContext, topic: Message) -> None:
+async def _check_assignments(ctx: RequestContext, topic: Message) -> None:
     """Kafka looks at the topic and the count first."""
     if topic.assignments is None:
         return
@@ -63,7 +63,8 @@ def _check_assignments(ctx: RequestContext, topic: Message) -> None:
             f"Attempted to add {added} additional partition(s), but only "
             f"{len(topic.assignments)} assignment(s) were specified.",
         )
-    why = replicas_refused([assignment.broker_ids for assignment in topic.assignments])
+    brokers = [assignment.broker_ids for assignment in topic.assignments]
+    why = await ctx.connection.aside(replicas_refused, brokers) if added > AT_ONCE else replicas_refused(brokers)
     if why is not None:
         raise Refusal(ErrorCode.invalid_replica_assignment, why)
 

@@ -31,11 +31,13 @@ KEY: Final = 19
 CONFIGS_FROM: Final = 5
 STRICT_FROM: Final = 6
 """First version whose clients know that they are refused for their quota (KIP-599)."""
+AT_ONCE: Final = 1_000
+"""Assignments and configs of a topic that are looked at in one turn; more are, in a thread."""
 DENIED: Final = Refusal(ErrorCode.topic_authorization_failed, "Authorization failed.")
 
 
 async def create_topics(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
-    twice = await repeated_among(ctx, [topic.name for topic in request.topics])
+    twice = await repeated_among(ctx, (topic.name for topic in request.topics))
     once = {topic.name: topic async for topic in ctx.paced(request.topics) if topic.name not in twice}
     may_create_any = ctx.has(Operation.CREATE, ResourceType.CLUSTER)
     mutations = mutations_of(ctx, STRICT_FROM)
@@ -48,15 +50,20 @@ async def create_topics(ctx: RequestContext, request: Message) -> Mapping[str, A
             del once[name]
             continue
         partitions += _partitions_of(ctx, topic)
-        wanted.append(_wanted(topic))
+        if partitions > PARTITIONS_PER_REQUEST_MAX:
+            continue  # none is made
+        is_long = len(topic.assignments) + len(topic.configs) > AT_ONCE
+        wanted.append(await ctx.connection.aside(_wanted, topic) if is_long else _wanted(topic))
     if partitions > PARTITIONS_PER_REQUEST_MAX:
         made: Sequence[NewTopic | Stream | Refusal] = [too_many_partitions()] * len(once)
     else:
         made = await ctx.services.topics.create(wanted, request.validate_only, mutations.charge)
-    for stream in made:
+    async for stream in ctx.paced(made):
         if isinstance(stream, Stream):
             tell_created(ctx, stream)
-    outcomes: dict[str, NewTopic | Stream | Refusal] = dict(zip(once, made, strict=True))
+    outcomes: dict[str, NewTopic | Stream | Refusal] = {
+        name: outcome async for name, outcome in ctx.paced(zip(once, made, strict=True))
+    }
     outcomes |= denied
     duplicate = Refusal(ErrorCode.invalid_request, "Duplicate topic name.")
     outcomes |= dict.fromkeys(sorted(twice), duplicate)
@@ -111,8 +118,8 @@ def replicas_refused(assignments: list[list[int]]) -> str | None:
     for brokers in assignments:
         if not brokers:
             return "The manual partition assignment includes an empty replica list."
-        if twice := repeated(brokers):
-            return f"The manual partition assignment includes the broker {min(twice)} more than once."
+        if len(set(brokers)) < len(brokers):
+            return f"The manual partition assignment includes the broker {min(repeated(brokers))} more than once."
         if len(brokers) != len(assignments[0]):
             return (
                 f"The manual partition assignment includes a partition with {len(brokers)} "
@@ -123,6 +130,7 @@ def replicas_refused(assignments: list[list[int]]) -> str | None:
 
 
 def _wanted(topic: Message) -> WantedTopic:
+    """For any thread."""
     return WantedTopic(
         topic.name,
         len(topic.assignments) or topic.num_partitions,

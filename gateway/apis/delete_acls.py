@@ -1,6 +1,7 @@
 """DeleteAcls (key 31), versions 1-3: one result for each filter, with the ACLs that it removed.
 
-Without an authorizer it is SECURITY_DISABLED. A filter that chooses nothing succeeds.
+Without an authorizer it is SECURITY_DISABLED. A filter that chooses nothing succeeds. An ACL that several filters
+choose is told for each of them, up to a bound: beyond it the request is INVALID_REQUEST, and removes none.
 
 Keeps: an ACL is answered as removed when that is durable and in effect; every other ACL stays in effect throughout.
 """
@@ -21,7 +22,7 @@ async def delete_acls(ctx: RequestContext, request: Message) -> Mapping[str, Any
     try:
         authorizer = authorizer_of(ctx)
     except Refusal as refused:
-        return {"filter_results": [told(refused) for _ in request.filters]}
+        return await ctx.connection.aside(_everywhere, request, refused)
     ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     results: list[dict[str, Any]] = []
     filters: list[AclFilter] = []
@@ -36,14 +37,22 @@ async def delete_acls(ctx: RequestContext, request: Message) -> Mapping[str, Any
     try:
         chosen = await authorizer.delete(filters)
     except Refusal as refused:
-        return {"filter_results": [told(refused) for _ in request.filters]}
+        return await ctx.connection.aside(_everywhere, request, refused)
     gone: dict[Acl, None] = {}
     async for place, some in ctx.paced(zip(chosen_by, chosen, strict=True)):
-        gone |= dict.fromkeys(some)
-        results[place] = {**told(None), "matching_acls": [_removed(acl) async for acl in ctx.paced(some)]}
+        removed = []
+        async for acl in ctx.paced(some):
+            gone[acl] = None
+            removed.append(_removed(acl))
+        results[place] = {**told(None), "matching_acls": removed}
     async for acl in ctx.paced(gone):
         authorizer.audit.tell("ACL deleted", ctx.principal, ctx.host, **audited(acl))
     return {"filter_results": results}
+
+
+def _everywhere(request: Message, refusal: Refusal) -> Mapping[str, Any]:
+    """The same for every filter. For any thread."""
+    return {"filter_results": [told(refusal) for _ in request.filters]}
 
 
 def _removed(acl: Acl) -> dict[str, Any]:

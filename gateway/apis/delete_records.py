@@ -33,13 +33,13 @@ async def delete_records(ctx: RequestContext, request: Message) -> Mapping[str, 
         async for p in ctx.paced(t.partitions)
     }
     items = list(wanted.items())
-    results: dict[str, list[dict[str, Any]]] = {topic.name: [] for topic in request.topics}
+    results: dict[str, list[dict[str, Any]]] = {topic.name: [] async for topic in ctx.paced(request.topics)}
     async for first in ctx.paced(range(0, len(items), AT_ONCE)):
         some = items[first : first + AT_ONCE]
         answers = await asyncio.gather(*(_delete(ctx, *where, offset) for where, offset in some))
         for ((name, partition), _), (start, code) in zip(some, answers, strict=True):
             results[name].append(_result(partition, start, code))
-    return {"topics": [{"name": name, "partitions": done} for name, done in results.items()]}
+    return {"topics": [{"name": name, "partitions": done} async for name, done in ctx.paced(results.items())]}
 
 
 async def _delete(ctx: RequestContext, name: str, partition: int, offset: int) -> tuple[int, ErrorCode]:

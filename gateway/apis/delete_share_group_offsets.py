@@ -1,9 +1,9 @@
 """DeleteShareGroupOffsets (key 92), version 0 (KIP-932): has a share group without members forget topics.
 
-Keeps: an answer without an error is durable.
+Keeps: an answer without an error is durable. No member joins meanwhile: it would lose its place in the middle.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -29,29 +29,50 @@ async def delete_share_group_offsets(ctx: RequestContext, request: Message) -> M
         empty_group(ctx, request.group_id)
     except Refusal as refusal:
         return refused(refusal)
-    names = dict.fromkeys(topic.topic_name for topic in request.topics)
-    topics = [await _topic(ctx, request.group_id, name) async for name in ctx.paced(names)]
+    if is_worker(ctx):
+        return {"responses": await _forgotten(ctx, request)}
+    with ctx.services.share.coordinators.of(request.group_id).closing(request.group_id) as error:
+        if error is not ErrorCode.none:  # it is being deleted
+            return {"error_code": error}
+        return {"responses": await _forgotten(ctx, request)}
+
+
+async def _forgotten(ctx: RequestContext, request: Message) -> list[dict[str, Any]]:
+    """The answer for each topic."""
+    names = dict.fromkeys([topic.topic_name async for topic in ctx.paced(request.topics)])
+    topics = [_topic(ctx, name) async for name in ctx.paced(names)]
+    await _forget(ctx, request.group_id, topics)
     known = [topic["topic_name"] for topic in topics if not topic["error_code"]]
     if known and not is_worker(ctx):
         codes = await ctx.services.share.elsewhere.forget(request.group_id, known)
         for topic in topics:
             topic["error_code"] = topic["error_code"] or codes[topic["topic_name"]]
-    return {"responses": topics}
+    return topics
 
 
-async def _topic(ctx: RequestContext, group_id: str, name: str) -> dict[str, Any]:
+def _topic(ctx: RequestContext, name: str) -> dict[str, Any]:
+    """The answer for a topic; without an error if it can be forgotten."""
     if not ctx.may(Operation.READ, ResourceType.TOPIC, name):
         return {"topic_name": name, "error_code": ErrorCode.topic_authorization_failed}
     stream = ctx.services.topics.get(name)
     if stream is None:
         error = ErrorCode.unknown_topic_or_partition
         return {"topic_name": name, "error_code": error, "error_message": NOTHING_TO_DELETE}
-    try:
-        await ctx.services.share.partitions.delete_topic(group_id, stream.uuid)
-    except StoreError as failed:
-        return {"topic_name": name, "topic_id": stream.uuid, "error_code": code_of(failed, Asked.COORDINATOR)}
-    ctx.tell("share offsets deleted", name=group_id, topic=name)
     return {"topic_name": name, "topic_id": stream.uuid, "error_code": ErrorCode.none}
+
+
+async def _forget(ctx: RequestContext, group_id: str, topics: Sequence[dict[str, Any]]) -> None:
+    """Have the group forget these topics, those that can be, and put in what comes of it."""
+    forgotten = [topic async for topic in ctx.paced(topics) if not topic["error_code"]]
+    code = ErrorCode.none
+    try:
+        await ctx.services.share.partitions.delete_topics(group_id, {topic["topic_id"] for topic in forgotten})
+    except StoreError as failed:
+        code = code_of(failed, Asked.COORDINATOR)
+    async for topic in ctx.paced(forgotten):
+        topic["error_code"] = code
+        if code is ErrorCode.none:
+            ctx.tell("share offsets deleted", name=group_id, topic=topic["topic_name"])
 
 
 API: Final = Api(

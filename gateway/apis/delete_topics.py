@@ -60,14 +60,15 @@ async def delete_topics(ctx: RequestContext, request: Message) -> Mapping[str, A
     twice = _twice_named(found)
     mutations = mutations_of(ctx, STRICT_FROM)
     outcomes = await ctx.services.topics.delete(found.values(), mutations.charge)
-    for stream, outcome in zip(found.values(), outcomes, strict=True):
+    async for stream, outcome in ctx.paced(zip(found.values(), outcomes, strict=True)):
         if outcome is None:
             ctx.tell("topic deleted", name=stream.name)
     answers = [_answer(*each, refusal) async for each, refusal in ctx.paced(refused.items())]
-    answers += [_answer(*each, DENIED) for each in denied]
+    answers += [_answer(*each, DENIED) async for each in ctx.paced(denied)]
     answers += [_answer(stream.name, stream.uuid, _NAMED_TWICE) for stream in twice]
     answers += [
-        _answer(stream.name, stream.uuid, outcome) for stream, outcome in zip(found.values(), outcomes, strict=True)
+        _answer(stream.name, stream.uuid, outcome)
+        async for stream, outcome in ctx.paced(zip(found.values(), outcomes, strict=True))
     ]
     return {"throttle_time": pause(ctx, mutations), "responses": answers}
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.apis.shared.administration import told
-from gateway.apis.shared.client_quotas import Component, check_filter, chosen
+from gateway.apis.shared.client_quotas import PARTS_MAX, Component, check_filter, chosen
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.refusals import Refusal
@@ -17,11 +17,12 @@ from gateway.wire.message import Message
 
 async def describe_client_quotas(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     ctx.require(Operation.DESCRIBE_CONFIGS, ResourceType.CLUSTER)
+    some = request.components[:PARTS_MAX]  # more than there are kinds name one twice, or one that is none
+    components = [Component(part.entity_type, part.match_type, part.match) for part in some]
     try:
-        check_filter([Component(part.entity_type, part.match_type, part.match) for part in request.components])
+        check_filter(components)
     except Refusal as refused:
         return {**told(refused), "entries": None}
-    components = [Component(part.entity_type, part.match_type, part.match) for part in request.components]
     entries = [
         {
             "entity": [{"entity_type": kind, "entity_name": name} for kind, name in sorted(entity)],

@@ -192,6 +192,8 @@ class _Fetch(AnsweredFetch):
         return True
 
     async def _choose_of_many(self, todo: Sequence[Target]) -> tuple[list[ColdRead], list[Target]]:
+        """Look at each in the turn in which its slot is found: one that has moved meanwhile has told so already, and
+        its session would never hear of it again."""
         cold: list[ColdRead] = []
         left: list[Target] = []
         stint = self.stint()
@@ -199,6 +201,7 @@ class _Fetch(AnsweredFetch):
             await breathe(stint)
             if self.connection.closed:
                 break
+            self.wanted.find_slots(self.stream, some)
             self.choose(some, cold, left)
         return cold, left
 
@@ -232,6 +235,7 @@ class _Fetch(AnsweredFetch):
         stint = self.stint()
         for some in slices(again):
             await breathe(stint)
+            self.wanted.find_slots(self.stream, some)
             for target in some:
                 cold = self.look(target)
                 if cold is not None:

@@ -72,7 +72,8 @@ def _apply(changed: dict[str, str | None], config: Message, default: str) -> Non
             changed.pop(config.name, None)
         case Operation.APPEND:
             items = _items(changed.get(config.name, default))
-            items += [item for item in config.value.split(",") if item not in items]
+            known = set(items)
+            items += [item for item in config.value.split(",") if item not in known]
             changed[config.name] = ",".join(items)
         case Operation.SUBTRACT:
             gone = set(config.value.split(","))

@@ -30,11 +30,13 @@ async def list_config_resources(ctx: RequestContext, request: Message) -> Mappin
     node = str(ctx.services.node_id)
     found = [(node, kind) for kind in (ResourceType.BROKER, ResourceType.BROKER_LOGGER)]
     if ResourceType.TOPIC in asked:
-        found += [(stream.name, ResourceType.TOPIC) for stream in ctx.services.topics]
+        found += [(stream.name, ResourceType.TOPIC) async for stream in ctx.paced(list(ctx.services.topics))]
     for kind in KINDS.values():
         found += [(name, kind.type) for name in ctx.services.resource_configs.names(kind)]
     return {
-        "config_resources": [{"resource_name": name, "resource_type": kind} for name, kind in found if kind in asked]
+        "config_resources": [
+            {"resource_name": name, "resource_type": kind} async for name, kind in ctx.paced(found) if kind in asked
+        ]
     }
 
 

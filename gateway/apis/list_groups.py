@@ -1,4 +1,4 @@
-"""ListGroups (key 16), versions 0-5: all groups of this broker.
+"""ListGroups (key 16), versions 0-5: all groups of this broker; COORDINATOR_LOAD_IN_PROGRESS while some of them load.
 
 v4 (KIP-518) filters by state, v5 (KIP-848) by type; both ignore case.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
@@ -24,6 +26,8 @@ STREAMS: Final = "streams"
 
 
 async def list_groups(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    if ctx.services.groups.are_loading or ctx.services.share.coordinators.are_loading:
+        return error_response(request, ctx.version, ErrorCode.coordinator_load_in_progress)
     states = {state.strip().lower() for state in request.states_filter}
     types = {kind.strip().lower() for kind in request.types_filter}
     may_see_all = ctx.has(Operation.DESCRIBE, ResourceType.CLUSTER)

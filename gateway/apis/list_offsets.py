@@ -11,7 +11,7 @@ asks for another try.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
@@ -48,7 +48,7 @@ READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 SEARCHES_AT_ONCE: Final = 32
 """Look-ups by time of one request that hold a batch in memory at the same time."""
 WAITING_AT_ONCE: Final = 500
-"""Look-ups of one topic that are begun together: each is a task of the event loop."""
+"""Partitions that are looked at together, and look-ups that are begun together: each is a task of the event loop."""
 TOPICS_AT_ONCE: Final = 200
 """Topics that are looked up together; other requests are served in between."""
 TIMEOUT_SINCE: Final = 10
@@ -71,10 +71,22 @@ NOTHING: Final = Found()
 async def list_offsets(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     searches = _Searches(_patience_s(ctx, request))
     topics: list[dict[str, Any]] = []
-    async for first in ctx.paced(range(0, len(request.topics), TOPICS_AT_ONCE)):
-        some = request.topics[first : first + TOPICS_AT_ONCE]
+    async for some in ctx.paced(_together(request.topics)):
         topics += await asyncio.gather(*(_topic(ctx, request, topic, searches) for topic in some))
     return {"topics": topics}
+
+
+def _together(topics: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Topics to look up together: TOPICS_AT_ONCE at most, with WAITING_AT_ONCE partitions, or one that has more."""
+    first = count = 0
+    for place, topic in enumerate(topics):
+        size = len(topic.partitions)
+        if place > first and (place - first == TOPICS_AT_ONCE or count + size > WAITING_AT_ONCE):
+            yield topics[first:place]
+            first, count = place, 0
+        count += size
+    if topics:
+        yield topics[first:]
 
 
 def _patience_s(ctx: RequestContext, request: Message) -> float:

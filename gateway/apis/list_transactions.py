@@ -1,7 +1,8 @@
 """ListTransactions (key 66), versions 0-2: transactional ids by state and producer (KIP-664).
 
 v1 (KIP-994) leaves out transactions that are younger than a time. v2 (KIP-1152) takes a regular expression of ids, of
-RE2's syntax as in Kafka; another is INVALID_REGULAR_EXPRESSION.
+RE2's syntax as in Kafka; another is INVALID_REGULAR_EXPRESSION. While some of this broker's ids load, it is
+COORDINATOR_LOAD_IN_PROGRESS.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ UNUSED_STATES: Final = frozenset({"Dead", "PrepareEpochFence"})
 
 
 async def list_transactions(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
+    if ctx.services.transactions.are_loading:
+        return error_response(request, ctx.version, ErrorCode.coordinator_load_in_progress)
     try:
         is_named = _named_by(request, ctx.version)
     except BadPattern:
@@ -67,15 +70,15 @@ def _listed(known: Transaction) -> dict[str, Any]:
     }
 
 
+def error_response(request: Message, version: int, code: int) -> Mapping[str, Any]:
+    return {"error_code": code, "unknown_state_filters": [], "transaction_states": []}
+
+
 API: Final = Api(
     key=66,
     name="ListTransactions",
     versions=range(3),
     handle=list_transactions,
-    error_response=lambda request, version, code: {
-        "error_code": code,
-        "unknown_state_filters": [],
-        "transaction_states": [],
-    },
+    error_response=error_response,
     large_answer=True,
 )

@@ -2,7 +2,8 @@
 
 v0 lists all topics for an empty list, later versions for null. v4 lets the client forbid
 auto-creation; v8-10 ask for authorized operations (KIP-430), v10 brings topic ids (KIP-516), v12
-asks by them; v13 has a top-level error that we never need.
+asks by them; v13 has a top-level error that we never need. The id of a topic that was deleted a while ago is answered
+with its former name beside the error, for consumers that do not survive an answer without one.
 
 Partitions of one container have the same leader and epoch, and differ in their index only.
 
@@ -101,6 +102,7 @@ async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
             if not stream.deleted and ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, stream.name)
         ]
     entries: dict[str | UUID, bytes] = {}
+    gone: dict[str | UUID, bytes] = {}
     async for topic in ctx.paced(request.topics):
         stream = ctx.services.readable(topic.topic_id or topic.name)
         if stream is None and ctx.services.store.is_shared:
@@ -112,11 +114,19 @@ async def _entries(ctx: RequestContext, request: Message) -> list[bytes]:
             if stream.name not in entries:
                 entries[stream.name] = await _known(ctx, request, stream)
         elif topic.topic_id:
-            unknown = {"error_code": ErrorCode.unknown_topic_id, "topic_id": topic.topic_id}
-            entries[topic.topic_id] = _encoded(ctx, unknown)
+            former = _former_name(ctx, topic.topic_id)
+            unknown = {"error_code": ErrorCode.unknown_topic_id, "name": former, "topic_id": topic.topic_id}
+            (entries if former is None else gone)[topic.topic_id] = _encoded(ctx, unknown)
         elif topic.name not in entries:
             entries[topic.name] = _unknown(ctx, request, topic.name)
-    return list(entries.values())
+    # A client that keeps one id for each name keeps the last: that of the topic that has the name now.
+    return [*gone.values(), *entries.values()]
+
+
+def _former_name(ctx: RequestContext, topic_id: UUID) -> str | None:
+    """The name that the topic of an id had, if one had it, for a client that might describe a topic of that name."""
+    name = ctx.services.topics.former_names.get(topic_id)
+    return name if name is not None and ctx.has(Operation.DESCRIBE, ResourceType.TOPIC, name) else None
 
 
 def _denied(ctx: RequestContext, topic: Message) -> bytes:

@@ -68,6 +68,8 @@ class _Group:
         """The partition's answer: complete if it cannot be committed, else `commit` completes it."""
         topics = self._ctx.services.all_topics
         stream = topics.by_uuid(topic.topic_id) if by_id else topics.get(topic.name)
+        if stream is not None and topics.get(stream.name) is not stream:
+            stream = None  # it is being deleted, and another has its name already
         answer: dict[str, Any] = {"partition_index": partition.partition_index}
         name = topic.name if stream is None else stream.name
         if name and not self._ctx.may(Operation.READ, ResourceType.TOPIC, name):

@@ -1,7 +1,8 @@
 """OffsetDelete (key 47), version 0: deletes offsets of topics that a group no longer reads (KIP-496).
 
-Keeps: whether an offset may be deleted is asked when its deletion is submitted, without an await in between. Many are
-deleted in parts: what a member that comes meanwhile commits to a topic that it subscribes to stays.
+Keeps: whether an offset may be deleted is asked when its deletion is submitted, without an await in between, and what
+a client sends behind it comes after. Many are deleted in parts, by a request that is alone on its connection: what a
+member that comes meanwhile commits to a topic that it subscribes to stays.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from gateway.wire.message import Message
 
 AT_ONCE: Final = 1_200
 """Partitions whose offsets are deleted together."""
+PARTITION_BYTES: Final = 4
+"""The least that a partition has in a request."""
 
 
 async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -29,13 +32,13 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
         return error_response(request, ctx.version, error)
     asked = {
         (topic.name, partition.partition_index): None
-        async for topic in ctx.paced(request.topics)
-        async for partition in ctx.paced(topic.partitions)
+        async for topic in ctx.paced(request.topics, ctx.is_alone)
+        async for partition in ctx.paced(topic.partitions, ctx.is_alone)
     }
     errors: dict[tuple[str, int], ErrorCode] = {}
     deleted: dict[str, None] = {}
     places = list(asked)
-    async for first in ctx.paced(range(0, len(places), AT_ONCE)):
+    async for first in ctx.paced(range(0, len(places), AT_ONCE), ctx.is_alone):
         group = groups.get(request.group_id)
         some = {place: _check(ctx, group, *place) for place in places[first : first + AT_ONCE]}
         allowed = [place for place, refused in some.items() if not refused]
@@ -87,4 +90,5 @@ API: Final = Api(
     versions=range(1),
     handle=offset_delete,
     error_response=error_response,
+    alone_from=AT_ONCE * PARTITION_BYTES,
 )

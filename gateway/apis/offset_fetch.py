@@ -9,7 +9,7 @@ RequireStable, an offset that a transaction may still change is UNSTABLE_OFFSET_
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from kio.schema.errors import ErrorCode
@@ -55,22 +55,36 @@ async def offset_fetch(ctx: RequestContext, request: Message) -> Mapping[str, An
 
 
 async def _fetch_group(ctx: RequestContext, group: Message, require_stable: bool) -> dict[str, Any]:
-    """One group's answer; before v8 the request itself is the only group. Raises Refusal."""
-    by_id = ctx.version >= TOPIC_IDS_FROM
+    """One group's answer; before v8 the request itself is the only group. Raises Refusal, also for a group whose
+    deletion has begun meanwhile: its offsets go, a part after the other."""
+    _check_not_closed(ctx, group.group_id)
+    groups = ctx.services.groups.of(group.group_id)
     if ctx.version >= MEMBER_EPOCHS_FROM:
-        error = ctx.services.groups.of(group.group_id).admission.fetch(
-            group.group_id, group.member_id, group.member_epoch
-        )
+        error = groups.admission.fetch(group.group_id, group.member_id, group.member_epoch)
         if error is not ErrorCode.none:
             return {"error_code": error, "topics": []}
     if require_stable:
-        await ctx.services.groups.of(group.group_id).offsets.settle(group.group_id)
-    offsets = _Offsets(ctx, group.group_id, require_stable)
-    if group.topics is None:
-        return {"error_code": ErrorCode.none, "topics": await _all_topics(offsets, by_id)}
-    answer = _topic_by_id if by_id else _topic_by_name
-    topics = [await answer(offsets, topic) async for topic in ctx.paced(group.topics)]
+        await groups.offsets.settle(group.group_id)
+    topics = await _topics(ctx, _Offsets(ctx, group.group_id, require_stable), group.topics)
+    _check_not_closed(ctx, group.group_id)
+    if ctx.services.groups.of(group.group_id) is not groups:  # it has left and come back, and forgot what was asked
+        raise Refusal(ErrorCode.coordinator_load_in_progress)
     return {"error_code": ErrorCode.none, "topics": topics}
+
+
+async def _topics(ctx: RequestContext, offsets: _Offsets, asked: Sequence[Message] | None) -> list[dict[str, Any]]:
+    """The offsets of these topics; of all, if none are named."""
+    by_id = ctx.version >= TOPIC_IDS_FROM
+    if asked is None:
+        return await _all_topics(offsets, by_id)
+    answer = _topic_by_id if by_id else _topic_by_name
+    return [await answer(offsets, topic) async for topic in ctx.paced(asked)]
+
+
+def _check_not_closed(ctx: RequestContext, group_id: str) -> None:
+    """Raises Refusal."""
+    if ctx.services.groups.of(group_id).is_closed(group_id):
+        raise Refusal(ErrorCode.coordinator_load_in_progress)
 
 
 class _Offsets:
@@ -107,18 +121,19 @@ class _Offsets:
             return _partition(key.partition, NO_OFFSET, ErrorCode.unstable_offset_commit)
         return _partition(key.partition, self._offsets.get(key) or NO_OFFSET)
 
-    def all(self) -> Mapping[str, Collection[int]]:
+    async def all(self) -> Mapping[str, Collection[int]]:
         """Partitions with an offset, by topic; if only stable ones are wanted, those with an unstable one too."""
-        known = {name: set(partitions) for name, partitions in self._offsets.of_group(self._group_id).items()}
+        of_group = self._offsets.of_group(self._group_id)
+        known = {name: set(partitions) async for name, partitions in self.paced(of_group.items())}
         if self._require_stable:
-            for key in self._pending.keys_of_group(self._group_id):
+            async for key in self.paced(self._pending.keys_of_group(self._group_id)):
                 known.setdefault(key.topic, set()).add(key.partition)
         return known
 
 
 async def _all_topics(offsets: _Offsets, by_id: bool) -> list[dict[str, Any]]:
     topics = []
-    async for name, indexes in offsets.paced(offsets.all().items()):
+    async for name, indexes in offsets.paced((await offsets.all()).items()):
         if not offsets.may_list(name):
             continue
         identity: dict[str, Any] = {"name": name}
@@ -140,6 +155,8 @@ async def _topic_by_name(offsets: _Offsets, topic: Message) -> dict[str, Any]:
 
 async def _topic_by_id(offsets: _Offsets, topic: Message) -> dict[str, Any]:
     stream = offsets.topics.by_uuid(topic.topic_id)
+    if stream is not None and offsets.topics.get(stream.name) is not stream:
+        stream = None  # it is being deleted, and another has its name already
     if stream is not None and offsets.may_tell(stream.name):
         found = await offsets.partitions(stream.name, topic.partition_indexes)
     else:

@@ -40,9 +40,12 @@ async def share_acknowledge(ctx: RequestContext, request: Message) -> Mapping[st
             "error_code": ErrorCode.none if refusal is None else refusal.code,
             "error_message": None if refusal is None else refusal.message,
         }
-        for key, refusal in outcome.items()
+        async for key, refusal in ctx.paced(outcome.items())
     }
-    return {"responses": by_topic(answers), "acquisition_lock_timeout": ctx.services.share.settings(group_id).lock_ms}
+    return {
+        "responses": await by_topic(ctx, answers),
+        "acquisition_lock_timeout": ctx.services.share.settings(group_id).lock_ms,
+    }
 
 
 API: Final = Api(

@@ -25,7 +25,7 @@ from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.share.delivery import NOTHING, Delivery, Wanted, deliver
 from gateway.groups.share.format import PlaceKey
-from gateway.groups.share.partitions import LivePartition
+from gateway.groups.share.live_partition import LivePartition
 from gateway.groups.share.sessions import FINAL_EPOCH, INITIAL_EPOCH, ShareSession
 from gateway.quotas.quotas import FETCHED
 from gateway.refusals import Asked, Refusal, code_of, invalid_request
@@ -62,7 +62,7 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
     has_expired = clock.monotonic_s() - found_s >= settings.limits.lock_s
     if session.gave_back or has_expired:  # while that was waited for, or by this request
         answers = {}
-    for key, why in outcome.items():
+    async for key, why in ctx.paced(outcome.items()):
         answer = answers.setdefault(key, {"records": b""})
         if why is not None:
             answer |= {"acknowledge_error_code": why.code, "acknowledge_error_message": why.message}
@@ -70,7 +70,7 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
         answers.setdefault(key, {"records": b""})
     return {
         "throttle_time": _counted(ctx, _Records(answers).size),
-        "responses": by_topic(answers),
+        "responses": await by_topic(ctx, answers),
         "acquisition_lock_timeout": settings.lock_ms,
     }
 
@@ -179,7 +179,7 @@ class _Fetch:
         async for key in self._ctx.paced(list(self._session.places)):
             if bytes_left <= 0 or (records_left <= 0 < self._max_records) or self._session.is_ended:
                 break
-            if self._ctx.services.share.partitions.find(key) is None:  # it is opened: its row is written to the log
+            if not self._ctx.services.share.partitions.is_at_hand(key):  # the log, or the end of a move, is waited for
                 records.copy_views()
             try:
                 live, slot = await place(self._ctx, key)

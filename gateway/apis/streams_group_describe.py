@@ -74,7 +74,7 @@ async def _described(ctx: RequestContext, group: StreamsGroup) -> dict[str, Any]
     async for member in ctx.paced(list(group.members.values())):
         assigned, target = member.current.assigned, group.target_of(member.member_id)
         tell = partial(_member, member.record, member.epoch, assigned, target)
-        size = sum(map(len, (*assigned, *target)))
+        size = len(assigned.active) + len(assigned.standby) + sum(map(len, target))
         members.append(tell() if size <= TASKS_AT_ONCE else await ctx.connection.aside(tell))
     return shown
 

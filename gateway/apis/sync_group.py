@@ -24,6 +24,8 @@ async def sync_group(ctx: RequestContext, request: Message) -> Mapping[str, Any]
     if ctx.version >= PROTOCOL_NAMED_FROM and not is_named:
         return error_response(request, ctx.version, ErrorCode.inconsistent_group_protocol)
     ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
+    shares = ctx.paced(request.assignments, ctx.is_alone)
+    assignments = [(share.member_id, bytes(share.assignment)) async for share in shares]
     result = await ctx.services.groups.of(request.group_id).sync(
         request.group_id,
         SyncRequest(
@@ -32,7 +34,7 @@ async def sync_group(ctx: RequestContext, request: Message) -> Mapping[str, Any]
             generation=request.generation_id,
             protocol_type=request.protocol_type,
             protocol_name=request.protocol_name,
-            assignments=tuple((share.member_id, bytes(share.assignment)) for share in request.assignments),
+            assignments=tuple(assignments),
         ),
     )
     return {

@@ -4,7 +4,8 @@ v3 (KIP-447) names the member, its generation and instance, v5 (KIP-890) makes t
 itself; v4 has TRANSACTION_ABORTABLE for a group that is not.
 
 Keeps: offsets are durable before the answer, and visible only after the commit. They lie in the container of their
-group; where the transaction's coordinator is another one, it has the group as a part of the transaction before that.
+group; where the transaction's coordinator is another one, it has the group as a part of the transaction before that. A
+request that is not alone on its connection is submitted before what follows it there begins.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ async def txn_offset_commit(ctx: RequestContext, request: Message) -> Mapping[st
     ctx.require(Operation.WRITE, ResourceType.TRANSACTIONAL_ID, request.transactional_id)
     ctx.require(Operation.READ, ResourceType.GROUP, request.group_id)
     commits: list[OffsetCommit] = []
-    topics = [await _topic(ctx, topic, commits) async for topic in ctx.paced(request.topics)]
+    topics = [await _topic(ctx, topic, commits) async for topic in ctx.paced(request.topics, ctx.is_alone)]
     outcomes: list[ErrorCode] = []
-    for first in range(0, len(commits), AT_ONCE):
+    async for first in ctx.paced(range(0, len(commits), AT_ONCE), ctx.is_alone):
         outcomes += await _commit(ctx, request, commits[first : first + AT_ONCE])
     left = iter(outcomes)
-    for topic in topics:
+    async for topic in ctx.paced(topics):
         async for partition in ctx.paced(topic["partitions"]):
             if partition["error_code"] is None:
                 partition["error_code"] = next(left)
@@ -55,7 +56,7 @@ async def _topic(ctx: RequestContext, topic: Message, commits: list[OffsetCommit
     unknown = ErrorCode.unknown_topic_or_partition if is_allowed else ErrorCode.topic_authorization_failed
     stream = ctx.services.all_topics.get(topic.name) if is_allowed else None
     partitions: list[dict[str, Any]] = []
-    async for partition in ctx.paced(topic.partitions):
+    async for partition in ctx.paced(topic.partitions, ctx.is_alone):
         index = partition.partition_index
         is_known = stream is not None and 0 <= index < stream.slot_count
         if is_known:
@@ -80,20 +81,24 @@ async def _commit(ctx: RequestContext, request: Message, commits: list[OffsetCom
     try:
         if not await writes.admit(adds=ctx.version >= GROUP_ADDED_SINCE):
             return [_outside(ctx.version)] * len(commits)
+        # A topic may have gone while another coordinator was asked: its offsets would be the next one's of that name.
+        streams = {name: all_topics.get(name) for name in {commit.topic for commit in commits}}
         error = groups.admission.transactional_commit(
             request.group_id,
             request.member_id,
             request.group_instance_id,
             request.generation_id,
-            [(stream.uuid, c.partition) for c in commits if (stream := all_topics.get(c.topic)) is not None],
+            [(stream.uuid, c.partition) for c in commits if (stream := streams[c.topic]) is not None],
         )
         if error is not ErrorCode.none:
             return [error] * len(commits)
-        offsets, errors = groups.offsets.judge(request.group_id, commits)
+        offsets, errors = groups.offsets.judge(request.group_id, [c for c in commits if streams[c.topic] is not None])
         await writes.commit(offsets)
+        left = iter(errors)
+        unknown = ErrorCode.unknown_topic_or_partition
+        return [unknown if streams[c.topic] is None else next(left) for c in commits]
     except (Refusal, StoreError) as refused:
         return [_refused(refused, ctx.version)] * len(commits)
-    return list(errors)
 
 
 def _outside(version: int) -> ErrorCode:

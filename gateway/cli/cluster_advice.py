@@ -5,11 +5,13 @@ No I/O. Keeps: each sentence follows from what etcd shows; nothing is guessed ab
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from core.cluster.coordination import Life, Owner, Stage
+from core.cluster.members import Member, last_servers
+from gateway.cli.output import time_of
 
 NAMED_MAX: Final = 10
 LATE: Final = 0.6
@@ -25,6 +27,13 @@ class Seen:
     lives: Mapping[int, Life]
     renewed_s: Mapping[int, tuple[int, int]]
     troubles: Mapping[int, Sequence[str]]
+    members: Mapping[int, Member] = field(default_factory=dict)
+
+    @property
+    def gone(self) -> list[Member]:
+        """Nodes that live no more, and were not stopped."""
+        found = (one for node, one in sorted(self.members.items()) if node not in self.lives)
+        return [one for one in found if not one.has_left]
 
 
 def advice(seen: Seen) -> list[str]:
@@ -35,12 +44,14 @@ def advice(seen: Seen) -> list[str]:
 def _of_containers(seen: Seen) -> list[str]:
     if not seen.lives:
         return ["no node lives, and nobody is served: start the nodes; all that was acknowledged is in the bucket"]
+    servers = last_servers(seen.members)
     told: list[str] = []
     nobodys = sorted(set(seen.containers) - seen.owners.keys())
     if nobodys:
         told.append(
-            f"{_named(nobodys)} nobody's, and not served: a node that lives takes each within seconds. If it stays so, "
-            "the log of each node says why, at `a container cannot be opened`"
+            f"{_named(nobodys)} nobody's, and not served{_last_at(servers.get(one) for one in nobodys)}: a node that "
+            "lives takes each within seconds. If it stays so, the log of each node says why, at `a container cannot be "
+            "opened`"
         )
     opening = sorted(one for one, owner in seen.owners.items() if owner.stage is Stage.OPENING)
     if opening:
@@ -52,7 +63,7 @@ def _of_containers(seen: Seen) -> list[str]:
 
 
 def _of_nodes(seen: Seen) -> list[str]:
-    told: list[str] = []
+    told = [_gone(seen, one) for one in seen.gone]
     for node, life in sorted(seen.lives.items()):
         age_s, ttl_s = seen.renewed_s.get(node, (0, 0))
         if ttl_s and age_s > LATE * ttl_s:
@@ -72,6 +83,17 @@ def _of_nodes(seen: Seen) -> list[str]:
     return told
 
 
+def _gone(seen: Seen, member: Member) -> str:
+    since = f"since {time_of(member.ended_ms)}" if member.ended_ms is not None else "nobody has heard since when"
+    had = f"it had {_listed(sorted(member.served))}" if member.served else "it had no container"
+    left = sorted(one for one in member.served if one not in seen.owners)
+    rest = f", of which {_named(left, of_all=True)} nobody's" if left and seen.lives else ""
+    return (
+        f"node {member.node} has gone, {since}, without being stopped: {had}{rest}. Start it again, or have it "
+        f"forgotten with `penstock cluster forget {member.node}`"
+    )
+
+
 def _draining(left: int, has_heirs: bool) -> str:
     if not left:
         return "has no containers any more: stop it, or start it again to have it take some"
@@ -84,7 +106,20 @@ def _of_troubles(seen: Seen) -> list[str]:
     return [f"node {node} says: {one}" for node, told in sorted(seen.troubles.items()) for one in told]
 
 
-def _named(containers: Sequence[int]) -> str:
-    names = ", ".join(map(str, containers[:NAMED_MAX]))
+def _last_at(servers: Iterable[int | None]) -> str:
+    nodes = sorted({one for one in servers if one is not None})[:NAMED_MAX]
+    return f" (last at node{'s' if len(nodes) > 1 else ''} {', '.join(map(str, nodes))})" if nodes else ""
+
+
+def _named(containers: Sequence[int], *, of_all: bool = False) -> str:
+    names = _numbers(containers) if of_all else _listed(containers)
+    return f"{names} {'are' if len(containers) > 1 else 'is'}"
+
+
+def _listed(containers: Sequence[int]) -> str:
+    return f"container{'s' if len(containers) > 1 else ''} {_numbers(containers)}"
+
+
+def _numbers(containers: Sequence[int]) -> str:
     more = f" and {len(containers) - NAMED_MAX} more" if len(containers) > NAMED_MAX else ""
-    return f"container{'s' if len(containers) > 1 else ''} {names}{more} {'are' if len(containers) > 1 else 'is'}"
+    return ", ".join(map(str, containers[:NAMED_MAX])) + more

@@ -14,12 +14,13 @@ from core.cluster.balancing import BUSY, GAIN, distribution, loads_of, next_move
 from core.cluster.coordination import Stage
 from core.cluster.levels import Feature, allows
 from core.cluster.loads import IDLE
+from core.cluster.members import last_servers
 from core.cluster.observing import Observer, observed
 from core.errors import CoordinatorAway
 from gateway import logs
 from gateway.cli.cluster_advice import Seen, advice
 from gateway.cli.options import Settings
-from gateway.cli.output import Output, Size
+from gateway.cli.output import Output, Size, time_of
 from gateway.cli.refused import Refused
 from gateway.cli.refused import run as run_refused
 from gateway.cluster.seat import etcd_settings
@@ -111,6 +112,7 @@ class _Row:
     node: int | None
     epoch: int | None
     state: str
+    last_node: int | None
     target: int | None
     log_bytes: int | None
     bytes_in_s: float
@@ -121,6 +123,7 @@ class _Row:
 def _rows(seen: Observer) -> list[_Row]:
     coordination = seen.coordination
     owners, wishes, told = coordination.owners(), coordination.wishes(), coordination.loads()
+    servers = last_servers(coordination.members())
     rows: list[_Row] = []
     for container in coordination.containers:
         owner, wish = owners.get(container), wishes.get(container)
@@ -132,6 +135,7 @@ def _rows(seen: Observer) -> list[_Row]:
                 node=None if owner is None else owner.node,
                 epoch=None if owner is None else owner.epoch,
                 state="nobody's" if owner is None else owner.stage.value,
+                last_node=servers.get(container),
                 target=None if wish is None else wish.node,
                 log_bytes=None if load is None else load.log_bytes,
                 bytes_in_s=shown.bytes_in_s,
@@ -174,8 +178,25 @@ async def _nodes(seen: Observer) -> list[dict[str, Any]]:
     ]
 
 
+def _ended(seen: Observer) -> list[dict[str, Any]]:
+    """The nodes that live no more, until they are forgotten."""
+    coordination = seen.coordination
+    return [
+        {
+            "id": node,
+            "addresses": _addresses(member.told),
+            "stopped": member.has_left,
+            "ended_ms": member.ended_ms,
+            "had": sorted(member.served),
+            "left": sorted(member.served.keys() - coordination.owners().keys()),
+        }
+        for node, member in sorted(coordination.members().items())
+        if node not in coordination.lives()
+    ]
+
+
 async def _status(seen: Observer, output: Output) -> ExitCode:
-    nodes, rows = await _nodes(seen), _rows(seen)
+    nodes, ended, rows = await _nodes(seen), _ended(seen), _rows(seen)
     sentences = advice(_seen(seen, nodes))
     facts: dict[str, Any] = {"cluster": seen.meta.cluster, "level": seen.coordination.level}
     if output.as_json:
@@ -185,11 +206,12 @@ async def _status(seen: Observer, output: Output) -> ExitCode:
         ]
         facts["epoch"] = seen.epoch
         containers = [_in_json(row) for row in rows]
-        output.result({**facts, "nodes": nodes, "containers": containers, "moves": moves, "advice": sentences})
+        lists = {"nodes": nodes, "ended": ended, "containers": containers, "moves": moves, "advice": sentences}
+        output.result({**facts, **lists})
         return ExitCode.CLEAN
     output.fields({**facts, "containers": seen.meta.containers, "last epoch": seen.epoch})
     output.line("")
-    _show_nodes(nodes, output)
+    _show_nodes(nodes, ended, output)
     output.line("")
     _show_containers(rows, output)
     for name, one in seen.moves()[:MOVES_SHOWN]:
@@ -206,6 +228,7 @@ def _in_json(row: _Row) -> dict[str, Any]:
         "node": row.node,
         "epoch": row.epoch,
         "state": row.state,
+        "last_node": row.last_node,
         "moves_to": row.target,
         "log_bytes": row.log_bytes,
         "bytes_in_s": row.bytes_in_s,
@@ -214,13 +237,13 @@ def _in_json(row: _Row) -> dict[str, Any]:
     }
 
 
-def _show_nodes(nodes: Sequence[Mapping[str, Any]], output: Output) -> None:
+def _show_nodes(nodes: Sequence[Mapping[str, Any]], ended: Sequence[Mapping[str, Any]], output: Output) -> None:
     output.table(
         ("node", "addresses", "state", "level", "lease renewed", "containers", "load"),
         [
             (
                 one["id"],
-                " ".join(f"{name}={place}" for name, place in one["addresses"].items()),
+                _places(one),
                 "draining" if one["draining"] else "lives" if one["reaches_bucket"] else "without the bucket",
                 one["level"],
                 None if one["lease_age_s"] is None else f"{one['lease_age_s']} s ago, of {one['lease_ttl_s']} s",
@@ -228,8 +251,24 @@ def _show_nodes(nodes: Sequence[Mapping[str, Any]], output: Output) -> None:
                 None if one["load"] is None else f"{one['load']:.2f}",
             )
             for one in nodes
+        ]
+        + [
+            (
+                one["id"],
+                _places(one),
+                "stopped" if one["stopped"] else "gone",
+                None,
+                None if one["ended_ms"] is None else f"ended {time_of(one['ended_ms'])}",
+                0,
+                None,
+            )
+            for one in ended
         ],
     )
+
+
+def _places(node: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={place}" for name, place in node["addresses"].items())
 
 
 def _show_containers(rows: Sequence[_Row], output: Output) -> None:
@@ -240,7 +279,7 @@ def _show_containers(rows: Sequence[_Row], output: Output) -> None:
                 row.container,
                 row.node,
                 row.epoch,
-                row.state if row.target is None else f"{row.state}, moves to node {row.target}",
+                _state(row),
                 None if row.log_bytes is None else Size(row.log_bytes),
                 Size(round(row.bytes_in_s)),
                 Size(round(row.bytes_out_s)),
@@ -251,10 +290,23 @@ def _show_containers(rows: Sequence[_Row], output: Output) -> None:
     )
 
 
+def _state(row: _Row) -> str:
+    if row.target is not None:
+        return f"{row.state}, moves to node {row.target}"
+    return row.state if row.node is not None or row.last_node is None else f"{row.state}, last at node {row.last_node}"
+
+
 def _seen(seen: Observer, nodes: Sequence[Mapping[str, Any]]) -> Seen:
     coordination = seen.coordination
     renewed = {one["id"]: (one["lease_age_s"], one["lease_ttl_s"]) for one in nodes if one["lease_age_s"] is not None}
-    return Seen(coordination.containers, coordination.owners(), coordination.lives(), renewed, coordination.troubles())
+    return Seen(
+        coordination.containers,
+        coordination.owners(),
+        coordination.lives(),
+        renewed,
+        coordination.troubles(),
+        coordination.members(),
+    )
 
 
 # rebalance

@@ -1,4 +1,5 @@
-"""`penstock cluster move|drain`: containers that are handed over because an operator wishes so.
+"""`penstock cluster move|drain|forget`: containers that are handed over, and nodes that are given up, because an
+operator wishes so.
 
 Keeps: a command asks, and the nodes do it; it ends when that is done, and what it has asked for goes on without it.
 """
@@ -20,6 +21,7 @@ from gateway.cli.output import Output
 
 if TYPE_CHECKING:
     from core.cluster.etcd_coordination import EtcdCoordination
+    from core.cluster.observing import Observer
     from gateway.exits import ExitCode
 
 LOOK_S: Final = 0.02
@@ -35,6 +37,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to those of `penstock cluster`."""
     app.command()(configured("cluster")(move))
     app.command()(configured("cluster")(drain))
+    app.command()(configured("cluster")(forget))
 
 
 def move(
@@ -63,6 +66,20 @@ def drain(
     if code := refused.run(lambda: output.confirm(f"all containers of node {node} go to others", yes=yes)):
         sys.exit(code)
     _run(settings, output, lambda cluster, told: _drain(cluster, node, timeout, told))
+
+
+def forget(
+    settings: Settings,
+    node: Annotated[int, typer.Argument(metavar="NODE", min=0, help="The id of the node.")],
+    as_json: AsJson = False,
+) -> None:
+    """Have the cluster forget a node that has gone and will not come back: `status` lists it no more.
+
+    It changes nothing else, and the id may be used again.
+    """
+    from gateway.cli.cluster_commands import run
+
+    sys.exit(run(settings, Output(as_json=as_json), lambda seen, output: _forget(seen, node, output)))
 
 
 def _run(settings: Settings, told: Output, do: Callable[[EtcdCoordination, Output], Awaitable[ExitCode]]) -> None:
@@ -134,6 +151,21 @@ async def _drain(cluster: EtcdCoordination, node: int, timeout_s: float, told: O
             return ExitCode.CLEAN
         await asyncio.sleep(LOOK_S)
     return _late(f"node {node} has {len(left or ())} containers after {timeout_s:g} s: it goes on handing them over")
+
+
+async def _forget(seen: Observer, node: int, told: Output) -> ExitCode:
+    from gateway.exits import ExitCode
+
+    cluster = seen.coordination
+    if node in cluster.lives():
+        return _refused(f"node {node} is running: stop it first")
+    if node not in cluster.members():
+        gone = _named(cluster.members().keys() - cluster.lives().keys())
+        return _refused(f"node {node} is not known: " + (f"these have gone: {gone}" if gone else "none has gone"))
+    if not await seen.forget(node):
+        return _refused(f"node {node} has changed meanwhile: look at `penstock cluster status`, and try again")
+    told.result({"node": node}) if told.as_json else told.line(f"node {node} is forgotten")
+    return ExitCode.CLEAN
 
 
 def _named(nodes: Iterable[int]) -> str:

@@ -1,29 +1,33 @@
-"""What this node sees of its cluster: who lives, who has which container, who has gone lately. For people.
+"""What this node sees of its cluster: who lives, who has which container, who has gone. For people.
 
-Keeps: it is made of what is in memory, and asks nobody. `GONE_MAX` nodes that have gone are remembered, for `GONE_S`.
+Keeps: it is made of what is in memory, and asks nobody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from core.cluster.coordination import Life, Owner, Stage, Wish
+from core.cluster.members import Member
 from gateway.cluster.nodes import NOBODY, Node, Nodes
 
 Seen = Literal["serving", "opening", "nobody"]
-GONE_S: Final = 3_600.0
-GONE_MAX: Final = 100
+End = Literal["gone", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSeen:
-    """A node. `gone_s`: how long ago it ended; None while it lives."""
+    """A node. `end`: None while it lives; else whether it was stopped on purpose. `ended_s`: how long ago others heard
+    of that, None if nobody did; `served`: the containers that it had then; `listeners`: where clients reached it."""
 
     id: int
     is_draining: bool = False
-    gone_s: float | None = None
+    end: End | None = None
+    ended_s: float | None = None
+    served: tuple[int, ...] = ()
+    listeners: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +53,9 @@ class Cluster(Protocol):
 
     def wishes(self) -> Mapping[int, Wish]: ...
 
-    def is_fresh(self) -> bool: ...
+    def members(self) -> Mapping[int, Member]: ...
 
-    def on_changed(self, told: Callable[[], None]) -> None: ...
+    def is_fresh(self) -> bool: ...
 
 
 class Picture:
@@ -62,18 +66,13 @@ class Picture:
         nodes: Nodes,
         here: Callable[[], Mapping[int, int]],
         cluster: Cluster | None,
-        clock_s: Callable[[], float],
+        wall_ms: Callable[[], int],
     ) -> None:
         """`here`: the epochs of the containers of this process, by their ids."""
         self._nodes = nodes
         self._here = here
         self._cluster = cluster
-        self._clock_s = clock_s
-        self._lived: set[int] = set()
-        self._gone: dict[int, float] = {}  # when we heard of it
-        if cluster is not None:
-            cluster.on_changed(self._look)
-            self._look()
+        self._wall_ms = wall_ms
 
     def __repr__(self) -> str:
         return f"<Picture of {len(self.nodes())} nodes>"
@@ -83,22 +82,27 @@ class Picture:
         """Whether what is seen is what the coordinator has: this node's lease is fresh."""
         return self._cluster is None or self._cluster.is_fresh()
 
-    def _look(self) -> None:
-        assert self._cluster is not None
-        lives, now_s = set(self._cluster.lives()), self._clock_s()
-        self._gone |= dict.fromkeys(self._lived - lives, now_s)
-        self._lived = lives
-        recent = {node: at_s for node, at_s in self._gone.items() if node not in lives and at_s > now_s - GONE_S}
-        self._gone = dict(sorted(recent.items(), key=lambda one: -one[1])[:GONE_MAX])
-
     def nodes(self) -> Sequence[NodeSeen]:
-        """All nodes, this one too, by their ids."""
+        """All nodes, and those that live no more, by their ids. This one, which answers, has not ended, although it may
+        have no life while it has lost its lease."""
         if self._cluster is None:
             return [NodeSeen(one) for one in sorted({self._nodes.me, *self._nodes.others})]
-        now_s = self._clock_s()
-        living = [NodeSeen(one.node, one.is_draining) for one in self._cluster.lives().values()]
-        gone = [NodeSeen(node, gone_s=now_s - at_s) for node, at_s in self._gone.items() if at_s > now_s - GONE_S]
-        return sorted([*living, *gone], key=lambda one: one.id)
+        me = self._nodes.me
+        seen = {node: self._ended(one) for node, one in self._cluster.members().items()}
+        seen |= {me: NodeSeen(me)} | {
+            one.node: NodeSeen(one.node, one.is_draining) for one in self._cluster.lives().values()
+        }
+        return [one for _, one in sorted(seen.items())]
+
+    def _ended(self, member: Member) -> NodeSeen:
+        ended_ms = member.ended_ms
+        return NodeSeen(
+            member.node,
+            end="stopped" if member.has_left else "gone",
+            ended_s=None if ended_ms is None else max(0, self._wall_ms() - ended_ms) / 1000,
+            served=tuple(sorted(member.served)),
+            listeners=_listeners(member),
+        )
 
     def containers(self) -> Sequence[ContainerSeen]:
         """All containers, by their ids."""
@@ -128,3 +132,11 @@ class Picture:
     def doors(self) -> Mapping[int, Node]:
         """The other nodes that live, as they tell of themselves."""
         return self._nodes.others
+
+
+def _listeners(member: Member) -> Mapping[str, tuple[str, int]]:
+    """Where clients reached a node, if what it told can be read."""
+    try:
+        return Node.decode(member.node, member.told).listeners
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from pydantic import SecretStr
 
+from core.clock import SystemClock
 from core.cluster import etcd_keys
 from core.cluster.coordination import Coordination
 from core.cluster.etcd.client import EtcdClient, EtcdSettings
@@ -23,9 +24,11 @@ from core.cluster.etcd.http import Endpoint
 from core.cluster.etcd.mirror import Mirror
 from core.cluster.etcd.session import Session
 from core.cluster.etcd_coordination import EtcdCoordination
+from core.cluster.etcd_members import EtcdMembers
 from core.cluster.etcd_moves import EtcdMoves
 from core.cluster.etcd_registry import EtcdRegistry
 from core.cluster.following import SharedRegistry
+from core.cluster.members import Member
 from core.errors import CoordinatorRefuses, StoreError
 from core.membership import Fence
 from core.relocation import Rows
@@ -48,6 +51,9 @@ class NodeCoordination(Coordination, Protocol):
     def nodes(self) -> Mapping[int, Mapping[str, Any]]:
         """What each node that lives told of itself, by its id."""
 
+    def members(self) -> Mapping[int, Member]:
+        """The nodes that live or did, by their ids, until they are forgotten."""
+
     async def tell(self, told: Mapping[str, Any]) -> None:
         """Tell all of this node, in this life and in those to come."""
 
@@ -68,6 +74,8 @@ class Seat:
     """By which nodes know one another; None: they ask one another for nothing."""
     moves: Rows | None = None
     """Slots that are to go to containers of other nodes; None: they move within a node only."""
+    forget: Callable[[int], Awaitable[bool]] | None = None
+    """Forgets a node that has gone; None: nobody remembers any."""
     settings: Callable[[], SettingsView] | None = None
     """All settings that nodes share, as this node has them; None: they need no copy."""
 
@@ -104,6 +112,9 @@ async def take_seat(config: Config, cluster_id: str) -> Seat:
             ttl_s=config.cluster_lease_ms // 1_000,
         )
         undo.push_async_callback(_left, coordination)
+        members = EtcdMembers(mirror, of_registry, coordination, SystemClock().wall_ms)
+        undo.push_async_callback(_noted, members)
+        members.start()
         leave = undo.pop_all().aclose
     return Seat(
         registry=registry,
@@ -115,6 +126,7 @@ async def take_seat(config: Config, cluster_id: str) -> Seat:
         address=await own_address(place.endpoints),
         authority=authority,
         moves=EtcdMoves(mirror, of_claims),
+        forget=members.forget,
         settings=partial(_settings_in, mirror),
     )
 
@@ -181,6 +193,10 @@ def _text(path: object) -> str | None:
 
 async def _closed(session: Session) -> None:
     await _in_time(session.close())
+
+
+async def _noted(members: EtcdMembers) -> None:
+    await _in_time(members.leave())
 
 
 async def _left(coordination: EtcdCoordination) -> None:

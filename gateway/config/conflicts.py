@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -37,14 +37,14 @@ class Origins:
     """The text and the source of each key's value."""
 
     sources: Mapping[str, str]
-    texts: Mapping[str, str]
+    text: Callable[[str], str]
 
     def source(self, key: str) -> str:
         return self.sources.get(key, "default")
 
     def said(self, key: str) -> str:
         """A key with its value and the value's source."""
-        return f"{self.texts[key]} ({self.source(key)})"
+        return f"{self.text(key)} ({self.source(key)})"
 
 
 def conflicts(config: Config, origins: Origins) -> Iterator[str]:

@@ -41,7 +41,13 @@ class GroupKeys(BaseModel):
         le=INT_MAX,
         description="Longest session time-out that a member may ask for.",
     )
-    group_max_size: int = Field(INT_MAX, ge=1, le=INT_MAX, description="Members that a group may have.")
+    group_max_size: int = Field(
+        5_000,
+        ge=1,
+        le=INT_MAX,
+        description="Members that a group of the classic protocol may have; a larger value means 5,000, too: a "
+        "rebalance is one step for all of them.",
+    )
     group_coordinator_rebalance_protocols: tuple[Literal["classic", "consumer", "streams"], ...] = Field(
         ("classic", "consumer", "streams"),
         min_length=1,

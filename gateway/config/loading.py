@@ -110,13 +110,15 @@ def load(
     config._sources = {key: value.source for key, value in given.items()}
     config._provided = tuple(providers.files)
     config._own_keys = own_keys.securities(config, {address.name for address in config.listeners})
-    texts = {
-        key: f"{key} = {shown(plain(getattr(config, name), field), quoted=False)}"
-        for key, (name, field) in FIELDS.items()
-    }
-    if problems := list(check(config, Origins(config._sources, texts))):
+    if problems := list(check(config, Origins(config._sources, lambda key: _text(config, key)))):
         raise ConfigError(problems)
     return config
+
+
+def _text(config: Config, key: str) -> str:
+    """A key with its value, for a message."""
+    name, field = FIELDS[key]
+    return f"{key} = {shown(plain(getattr(config, name), field), quoted=False)}"
 
 
 def layer_of(file: Path) -> Layer:

@@ -1,6 +1,8 @@
 """What a broker does when a container comes or goes at runtime, beside its log.
 
-Keeps: coordinators begin in the order of their dependence and end in the reverse one.
+Keeps: coordinators begin in the order of their dependence and end in the reverse one. None of them serves before those
+of all kinds are loaded: a group's id may be a share group's, and a deleted topic's offsets may be a transaction's. The
+container's partitions do not wait for them.
 """
 
 from __future__ import annotations
@@ -50,9 +52,12 @@ class Openings:
         """Load and serve what lies in it. Raises UnreadableRecord."""
         self._begun(self._store.containers[container_id])
         self._moved(container_id)
-        for kind in self._kinds:
-            await kind.open(container_id)
         self._vacancies.coming.discard(container_id)
+        self._changed()
+        for kind in self._kinds:
+            await kind.load_in(container_id)
+        for kind in self._kinds:
+            await kind.start_in(container_id)
         self._changed()
 
     async def end(self, container_id: int) -> None:

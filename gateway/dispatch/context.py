@@ -33,7 +33,8 @@ class Described(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestContext:
-    """One request, without its body. `apis`: every API that is served. `api`: the name of the one that is asked."""
+    """One request, without its body. `apis`: every API that is served. `api`: the name of the one that is asked.
+    `is_alone`: its connection begins nothing further before it is answered, as it is large."""
 
     services: Services
     version: int
@@ -42,6 +43,7 @@ class RequestContext:
     connection: Connection
     apis: Iterable[Described]
     api: str = ""
+    is_alone: bool = False
 
     @property
     def principal(self) -> Principal:
@@ -93,11 +95,14 @@ class RequestContext:
         if authorizer is not None:
             authorizer.audit.tell(event, self.principal, self.host, **facts)
 
-    async def paced(self, items: Iterable[_T]) -> AsyncIterator[_T]:
-        """One item after another; gives way to others when this has kept the event loop for long."""
+    async def paced(self, items: Iterable[_T], gives_way: bool = True) -> AsyncIterator[_T]:
+        """One item after another; gives way to others when this has kept the event loop for long.
+
+        `gives_way`: `is_alone` for a request that must take effect before those behind it on its connection.
+        """
         stint = Stint(self.connection.turns, self.connection.party)
         for item in items:
-            if stint.is_over:
+            if gives_way and stint.is_over:
                 await stint.give_way()
             yield item
 

@@ -35,6 +35,8 @@ class Api:
     version that ApiVersions shows, if not the lowest served. `unsupported_version()` is the answer, in
     version 0's form, to a version that is not served; without one the connection is closed, as in Kafka.
     `large_answer`: an answer may have more than 64 KiB, so it is made only when there is room for it.
+    `alone_from`: bytes of a request from which on it is alone on its connection, at most those from which on every
+    request is; for one whose handler gives way with a part of its effects still to come.
     """
 
     key: int
@@ -47,6 +49,7 @@ class Api:
     advertise_from: int | None = None
     unsupported_version: Callable[[], Mapping[str, Any]] | None = None
     large_answer: bool = False
+    alone_from: int | None = None
 
     def __post_init__(self) -> None:
         if not self.versions or self.versions.step != 1:

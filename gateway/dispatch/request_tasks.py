@@ -19,7 +19,7 @@ from core.errors import StoreError
 from gateway.dispatch.authentication import authenticate
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import LongHandler, Registry
-from gateway.dispatch.route import ASIDE_BYTES_MIN, Route, took
+from gateway.dispatch.route import Route, took
 from gateway.dispatch.time_quota import time_pause_ms
 from gateway.metrics.counters import Metrics
 from gateway.network.response_slot import Answerable, BareSlot, Part, ResponseSlot
@@ -65,6 +65,7 @@ class RequestTasks:
         self, connection: "Connection", route: Route, header: RequestHeader, body: memoryview, slot: ResponseSlot
     ) -> None:
         """Begin to answer a request; every outcome reaches `slot`."""
+        is_alone = len(body) >= route.alone_from
         context = RequestContext(
             self._services,
             header.api_version,
@@ -73,8 +74,9 @@ class RequestTasks:
             connection,
             self._apis,
             route.name,
+            is_alone,
         )
-        if len(body) >= ASIDE_BYTES_MIN:
+        if is_alone:
             connection.set_aside()
             answering = self._read_aside(context, route, body, slot)
         else:

@@ -4,8 +4,9 @@ Kafka counts the time of its threads, of which it has many; here it is the time 
 
 Keeps: a client over its share is muted for at most a second, and what it asked before is answered, with records too: it
 is slower, and is never shut out. It is muted for as long as its answer says. What its turn takes after that, for the
-answer's bytes, counts for the next pause, as Kafka counts the time of its network threads. Nodes, and clients that have
-not said who they are, have no quota.
+answer's bytes, counts for the next pause, as Kafka counts the time of its network threads. So does what the records of
+its TLS take on the loop, to be decrypted and encrypted: it is charged with the next request that has a turn. Nodes, and
+clients that have not said who they are, have no quota.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ def charge_time(connection: Connection, seconds: float) -> None:
     named a pause already."""
     party = connection.party
     is_told, party.pause_is_told = party.pause_is_told, False
+    seconds += connection.records_s
+    connection.records_s = 0.0
     if not _has_quota(connection):
         return
     pause_ms = connection.services.quotas.spend(connection.principal.name, connection.client_id, seconds)
@@ -38,6 +41,7 @@ def time_pause_ms(connection: Connection) -> int:
     if not quotas.is_timed or not _has_quota(connection):
         return 0
     taken_s = _now() - party.began_s if party.began_s else 0.0  # an answer may come between turns, when all is counted
+    taken_s += connection.records_s
     pause_ms = quotas.time_pause_ms(connection.principal.name, connection.client_id, taken_s)
     party.pause_is_told = bool(party.began_s)
     connection.mute(pause_ms)

@@ -1,6 +1,6 @@
 """The deadlines of a coordinator's groups of one kind, and the timer that fires them.
 
-Keeps: one timer, set for the earliest of all deadlines.
+Keeps: one timer, set for the earliest of all deadlines. Very many that pass at a time are fired in turns of the loop.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from core.clock import Clock
+from core.turns import Turn
 from gateway.groups.classic.messages import Instant
 from gateway.groups.deadlines import Deadlines
 
@@ -56,15 +57,19 @@ class Alarms(Generic[OwnerT]):
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
 
     def expire_due(self) -> None:
-        """Fire every deadline that has passed; the timer calls this."""
+        """Fire every deadline that has passed, however many there are."""
         now = self._now()
-        self._fire(self._due(now), now)
+        self._fire(self._due(now, None), now)
 
-    def _due(self, now: Instant) -> Iterator[OwnerT]:
+    def _due(self, now: Instant, turn: Turn | None) -> Iterator[OwnerT]:
         while (deadline := self.deadlines.pop_due(now.monotonic_s)) is not None:
             yield deadline.owner
+            if turn is not None and turn.is_over:
+                return
 
     def _on_timer(self) -> None:
+        """Fire what has passed, in this turn and, if that is over before, in the next ones."""
         self._timer, self._timer_s = None, math.inf
-        self.expire_due()
+        now = self._now()
+        self._fire(self._due(now, Turn()), now)
         self.set_timer()

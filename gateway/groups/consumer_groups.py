@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from kio.schema.errors import ErrorCode
@@ -24,7 +24,7 @@ from gateway.groups.classic.allowance import Allowance
 from gateway.groups.consumer.format import CONSUMER_TABLE, decode_head, decode_key, encode_key
 from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.consumer.messages import Heartbeat, HeartbeatAnswer, Partitions, RowKey
-from gateway.groups.consumer.rows import all_keys, restored, row, unfinished_head
+from gateway.groups.consumer.rows import all_keys, decoded, restored, row, unfinished_head
 from gateway.groups.consumer.rules import ConsumerRules, GroupSettings
 from gateway.groups.journal import GroupJournal
 from gateway.groups.landing import Form
@@ -36,7 +36,9 @@ from gateway.refusals import Refusal
 if TYPE_CHECKING:
     from core.streams.live import Stream
 
-FORM: Final = Form(CONSUMER_TABLE, ConsumerGroup.head_key, encode_key, row, unfinished_head, all_keys)
+FORM: Final = Form(
+    CONSUMER_TABLE, ConsumerGroup.head_key, encode_key, decode_key, decoded, row, unfinished_head, all_keys
+)
 TOPICS_SETTLE_S: Final = 0.1
 """Changes of topics within this time make one new target: topics often come in numbers."""
 
@@ -84,15 +86,18 @@ class ConsumerGroups(RowGroups[ConsumerGroup, RowKey]):
 
     # Life
 
-    def load(self, classic_ids: Callable[[str], bool]) -> Iterator[ConsumerGroup]:
-        """The stored groups. Rows of a conversion that did not end are deleted. Raises UnreadableRecord."""
-        for group_id, rows in self._rows_by_group(self._journal.rows(), decode_key).items():
+    async def load(self, classic_ids: Callable[[str], bool]) -> AsyncIterator[ConsumerGroup]:
+        """The stored groups, in turns. Rows of a conversion that did not end are deleted. Raises UnreadableRecord."""
+        turn = Turn()
+        found = await self._rows_by_group(self._journal.rows())
+        for group_id in list(found):
+            rows = found.pop(group_id)  # to free all of them at once takes long
             head = rows.get(ConsumerGroup.head_key)
             if head is None or (decode_head(head).target_epoch == STORING_TARGETS and classic_ids(group_id)):
-                self._delete_rows(group_id, rows)
+                await self._delete_rows(group_id, rows)
                 continue
             group = self.create(group_id)
-            restored(group, rows, self._now())
+            await self._restored(group, restored(group, await self._decoded(rows, turn), self._now()), turn)
             yield group
 
     def start(self) -> None:

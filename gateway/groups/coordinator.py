@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from kio.schema.errors import ErrorCode
 
 from core.clock import Clock
-from core.turns import in_turns
+from core.turns import Turn, in_turns
 from gateway.config.loading import Config
 from gateway.groups.admission import Admission, AnyGroup
 from gateway.groups.classic.group import Group
@@ -40,7 +40,8 @@ from gateway.groups.kinds import Kinds
 from gateway.groups.known import GroupBudget, KnownGroups
 from gateway.groups.offsets.committed import CommittedOffsets
 from gateway.groups.offsets.service import OffsetService
-from gateway.groups.persistence import KEY_TEXT_BYTES_MAX, decode_group
+from gateway.groups.persistence import GROUP_BYTES_AT_ONCE, KEY_TEXT_BYTES_MAX, decode_group
+from gateway.groups.standing_clock import StandingClock
 from gateway.groups.streams import messages as streams
 from gateway.groups.streams.group import StreamsGroup
 from gateway.groups.streams_groups import StreamsGroups
@@ -69,18 +70,21 @@ class GroupCoordinator:
         budget: GroupBudget,
         settings: Callable[[str], GroupSettings],
         streams_settings: Callable[[str], streams.StreamsSettings],
+        writes_ids: Callable[[], bool],
+        awaits: Callable[[str], bool],
     ) -> None:
+        """`writes_ids`: see `OffsetService`; `awaits`: see `CommittedOffsets`."""
         self._config = config
-        self._topics = topics
         self._known = known = KnownGroups(budget)
-        self._committed = CommittedOffsets()
-        self._journal = journal = GroupJournal(store, self._committed)
         now = TopicsNow(topics)
+        self._committed = CommittedOffsets(now.id_of, awaits)
+        self._journal = journal = GroupJournal(store, self._committed)
         allowance = budget.allowance
-        self._classic = ClassicGroups(config, clock, store.trusted, allowance, journal)
+        self._time = time = StandingClock(clock)
+        self._classic = ClassicGroups(config, time, store.trusted, allowance, journal)
         self.consumer = ConsumerGroups(
             config,
-            clock,
+            time,
             store.trusted,
             topics,
             settings,
@@ -92,7 +96,7 @@ class GroupCoordinator:
         )
         self.streams = StreamsGroups(
             config,
-            clock,
+            time,
             store.trusted,
             now,
             streams_settings,
@@ -103,7 +107,9 @@ class GroupCoordinator:
             self._streams_changed,
         )
         self.admission = Admission(self, now.name_of)
-        self.offsets = OffsetService(config, store.trusted, self._committed, journal, self._ensure_group)
+        self.offsets = OffsetService(
+            config, store.trusted, self._committed, journal, self._ensure_group, known.is_closed, writes_ids
+        )
         self._kinds = Kinds(config, known, self._classic, self.consumer, self.streams, now, self.create)
         self._unused = UnusedGroups(known, self._kinds, self._classic, self._committed, self.offsets, journal)
         self._sweeper: asyncio.Task[None] | None = None
@@ -123,26 +129,42 @@ class GroupCoordinator:
 
     # Life
 
-    def load(self) -> None:
-        """Load the stored groups and offsets. Raises UnreadableRecord."""
-        self._committed.load(self._journal.offsets())
-        classic = dict(self._journal.groups())
-        for consumer_group in self.consumer.load(classic.__contains__):
+    async def load(self) -> None:
+        """Load the stored groups and offsets, in turns. A group is known when all of it is. Raises UnreadableRecord."""
+        async for rows in self._journal.offsets():
+            self._committed.load(rows)
+        classic: dict[str, bytes] = {}
+        async for rows in self._journal.groups():
+            classic |= {key.decode(): value for key, value in rows}
+        async for consumer_group in self.consumer.load(classic.__contains__):
             self._known.put(consumer_group)
-        for streams_group in self.streams.load():
+        async for streams_group in self.streams.load():
             self._known.put(streams_group)
-        for group_id, stored in classic.items():
-            if self._known.get(group_id) is None:
-                self._classic.restore(self.create(group_id), decode_group(stored))
-        for group_id in self._committed.group_ids():
+        await self._load_classic(classic)
+        async for group_id in in_turns(list(self._committed.group_ids())):
             self._ensure_group(group_id)
 
+    async def _load_classic(self, stored: Mapping[str, bytes]) -> None:
+        turn = Turn()
+        for group_id, value in stored.items():
+            if self._known.get(group_id) is None:
+                is_large = len(value) > GROUP_BYTES_AT_ONCE
+                record = await asyncio.to_thread(decode_group, value) if is_large else decode_group(value)
+                group = self._classic.create(group_id)
+                try:
+                    await turn.through(self._classic.restore(group, record))
+                except BaseException:  # nobody knows it: it leaves no memory behind
+                    self._classic.die(group, ErrorCode.not_coordinator)
+                    raise
+                self._known.put(group)
+
     async def start(self) -> None:
-        """Begin to serve: deadlines run, offsets of deleted topics are deleted."""
+        """Begin to serve, when all of the container is loaded: deadlines run, offsets of deleted topics are deleted."""
+        self._time.go_on()
         self._is_active = True
-        for topic in self._committed.topic_names():
-            if self._topics.get(topic) is None:
-                self.offsets.drop_topic(topic)
+        self.offsets.start()
+        async for topic in in_turns(self._committed.topic_names()):
+            self.offsets.look_for_dead(topic)
         self._sweeper = asyncio.create_task(self._sweep_for_ever())
         self._classic.start()
         self.consumer.start()
@@ -157,16 +179,24 @@ class GroupCoordinator:
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
-        async for group in in_turns(list(self._known)):
+        await self._unused.finish()
+        await self.offsets.finish()
+        turn = Turn()
+        for group in list(self._known):
+            await turn.breathe()
             if not self._known.has(group):
                 continue
             self._known.remove(group)
             if isinstance(group, Group):
                 self._classic.die(group, ErrorCode.not_coordinator)
             else:
-                group.die()
-        self._classic.stop()
+                await turn.through(group.dying())
+        await self._classic.stop()
         await self._journal.settle()
+
+    async def let_go(self) -> None:
+        """Free all offsets, in turns: a request that goes on beside it looks at its end whose the group is."""
+        await self._committed.let_go()
 
     # Members of the classic protocol
 
@@ -174,12 +204,12 @@ class GroupCoordinator:
         """JoinGroup; may wait for as long as the members' rebalance time-out."""
         config = self._config
         timeout_ms = request.session_timeout_ms
+        group = await self._kinds.classic_again(group_id)
         error = self.check_group_id(group_id)
         if error is ErrorCode.none and not (
             config.group_min_session_timeout_ms <= timeout_ms <= config.group_max_session_timeout_ms
         ):
             error = ErrorCode.invalid_session_timeout
-        group = await self._kinds.classic_again(group_id)
         if isinstance(group, ConsumerGroup) and error is ErrorCode.none:
             return await self._join_consumer(group, request)
         if isinstance(group, StreamsGroup):
@@ -334,14 +364,20 @@ class GroupCoordinator:
             pause_s = interval_s
             await self.sweep()
 
-    def topic_deleted(self, stream: Stream) -> None:
-        """A topic is gone: its offsets are deleted."""
-        self.offsets.drop_topic(stream.name)
+    def topic_deleted(self, stream: Stream) -> asyncio.Task[None] | None:
+        """A topic is gone: its offsets are deleted. See `OffsetService.drop_topic`."""
+        return self.offsets.drop_topic(stream.name)
+
+    def is_closed(self, group_id: str) -> bool:
+        """Is the group being deleted?"""
+        return self._known.is_closed(group_id)
 
     def check_group_id(self, group_id: str, may_be_empty: bool = False) -> ErrorCode:
-        """Is this a valid group id, and are groups served now?"""
+        """Is this a valid group id, and is the group served now?"""
         if not self._is_active:
             return ErrorCode.coordinator_not_available
+        if self._known.is_closed(group_id):
+            return ErrorCode.coordinator_load_in_progress  # a client asks again
         return check_name(group_id, may_be_empty)
 
     def _require_valid(self, group_id: str) -> None:

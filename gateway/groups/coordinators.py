@@ -5,6 +5,7 @@ Keeps: groups of all containers share one budget. A request about one group goes
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,8 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
         self._budget = GroupBudget(self.allowance, config.groups_max, self._count, self._is_shared)
         self.is_shared: Callable[[str], bool] = lambda _: False
         """Whether a share group has this id."""
+        self.writes_ids: Callable[[], bool] = lambda: True
+        """Whether offsets are stored with their topics' ids."""
         self.shared_count: Callable[[], int] = lambda: 0
         self._settings = settings
         self._streams_settings = streams_settings
@@ -80,7 +83,7 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
 
     async def consumed(self, topic: str, partitions: Sequence[int], group_ids: Sequence[str]) -> list[int | None]:
         """The smallest offset that any of these groups has committed, for each partition. None when one of them has
-        committed nothing, or when the node that keeps it does not answer."""
+        committed nothing, or when its coordinator does not answer: another node's, or one that loads."""
         offsets: dict[tuple[str, int], int] = {}
         elsewhere: dict[int, list[str]] = {}  # groups by container
         for group_id in group_ids:
@@ -112,13 +115,18 @@ class GroupCoordinators(LocalCoordinators[GroupCoordinator]):
             self._budget,
             self._settings,
             self._streams_settings,
+            self._writes_ids,
+            self._store.streams.awaits,
         )
+
+    def _writes_ids(self) -> bool:
+        return self.writes_ids()
 
     def _topic_changed(self, stream: Stream) -> None:
         for coordinator in self.all():
             coordinator.consumer.topic_changed(stream)
             coordinator.streams.topic_changed(stream)
 
-    def _topic_deleted(self, stream: Stream) -> None:
-        for coordinator in self.all():
-            coordinator.topic_deleted(stream)
+    def _topic_deleted(self, stream: Stream) -> list[asyncio.Task[None]]:
+        ends = [coordinator.topic_deleted(stream) for coordinator in self.all()]
+        return [end for end in ends if end is not None]

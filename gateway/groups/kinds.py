@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from kio.schema.errors import ErrorCode
 
 from core.applied.tables import Delete
+from core.turns import Turn
 from gateway.config.loading import Config
 from gateway.groups import migrating
 from gateway.groups.admission import AnyGroup
@@ -25,6 +27,7 @@ from gateway.groups.classic_groups import ClassicGroups
 from gateway.groups.consumer.group import ConsumerGroup
 from gateway.groups.consumer.messages import Heartbeat
 from gateway.groups.consumer_groups import ConsumerGroups
+from gateway.groups.journal import MEMBERS_AT_ONCE
 from gateway.groups.known import KnownGroups
 from gateway.groups.modern.epochs import JOINING_EPOCH
 from gateway.groups.modern.topics import TopicView
@@ -80,6 +83,8 @@ class Kinds:
         while isinstance(group, ConsumerGroup | StreamsGroup) and group.is_empty:
             shell = self.shell_of(group)
             await shell.stored(group)
+            if self._known.is_closed(group_id):
+                return group
             if self._known.has(group) and group.is_empty and not shell.is_storing(group):
                 shell.drop(group)
                 return self._create(group_id)
@@ -97,13 +102,34 @@ class Kinds:
             if await self._consumer.stored(group) is not ErrorCode.none or self._consumer.is_storing(group):
                 await asyncio.sleep(0)
                 continue
-            record = await migrating.downgrade(group, self._classic.now())
-            if record is None or self._consumer.is_storing(group) or not self._known.has(group):
+            made = self._classic.create(group.group_id)
+            if not await self._replaced(group, made):
+                self._classic.die(made, ErrorCode.rebalance_in_progress)
                 continue
-            self._consumer.drop(group, [migrating.put(group.group_id, record)])
-            classic = self._create(group.group_id)
-            self._classic.adopt(classic, record, "the last member of the consumer protocol left")
+            self._classic.ask_to_join(made, "the last member of the consumer protocol left")
             _log.info("a consumer group is a classic group now", extra={"group": group.group_id})
+
+    async def _replaced(self, group: ConsumerGroup, made: Group) -> bool:
+        """Put a classic group into the place of a consumer group, unless that one has changed meanwhile. A large group
+        is closed until all of it is over there."""
+        group_id = group.group_id
+        try:
+            put = await migrating.downgrade(group, partial(self._classic.restore, made), self._classic.now())
+        except BaseException:
+            self._classic.die(made, ErrorCode.rebalance_in_progress)
+            raise
+        if put is None or self._consumer.is_storing(group) or not self._known.has(group):
+            return False
+        self._known.put(made)
+        if group.member_count <= MEMBERS_AT_ONCE:
+            self._consumer.drop(group, [put])
+            return True
+        self._known.close(group_id)
+        try:
+            await self._consumer.drop_in_steps(group, put)
+        finally:
+            self._known.reopen(group_id)
+        return True
 
     # Consumer (KIP-848)
 
@@ -127,8 +153,11 @@ class Kinds:
             raise Refusal(ErrorCode.group_id_not_found, f"Group {group_id} is not a consumer group.")
         else:
             made = await self._upgraded(group, request)
+            if self._known.is_closed(group_id):
+                await Turn().through(made.dying())
+                raise Refusal(ErrorCode.coordinator_load_in_progress)  # a client asks again
             if not self._known.has(group):  # another member was faster
-                made.die()
+                await Turn().through(made.dying())
                 return await self.consumer_for(group_id, request)
             self._consumer.also(made, Delete(GROUPS_TABLE, group_id.encode()))
             self._classic.die(group, ErrorCode.rebalance_in_progress)
@@ -145,9 +174,9 @@ class Kinds:
                 if await migrating.upgrade(self._config, group, made, request, self._topics, self._classic.now()):
                     return made
             except Refusal:
-                made.die()
+                await Turn().through(made.dying())
                 raise
-            made.die()
+            await Turn().through(made.dying())
         raise Refusal(ErrorCode.coordinator_load_in_progress)  # a client asks again
 
     # Streams (KIP-1071)

@@ -1,7 +1,7 @@
 """The groups of one coordinator, of every kind but share groups, by id.
 
 Keeps: an id belongs to one group; there are no more groups than `groups.max` allows, whatever the number of
-coordinators.
+coordinators. A closed group is being deleted, in steps: it takes no member and no offset, and nothing is told of it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class KnownGroups:
     def __init__(self, budget: GroupBudget) -> None:
         self._budget = budget
         self._groups: dict[str, AnyGroup] = {}
+        self._by_kind: dict[type, dict[str, AnyGroup]] = {}  # each topic that comes or goes asks for those of a kind
+        self._closed: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<KnownGroups {len(self._groups)}>"
@@ -57,20 +59,35 @@ class KnownGroups:
         return self._groups.get(group.group_id) is group
 
     def of_kind(self, kind: type[_G]) -> list[_G]:
-        return [group for group in self._groups.values() if isinstance(group, kind)]
+        return [group for group in self._by_kind.get(kind, {}).values() if isinstance(group, kind)]
 
     def find(self, kind: type[_G], group_id: str) -> _G | None:
-        """The group of an id, if it is of this kind."""
-        group = self._groups.get(group_id)
+        """The group of an id, if it is of this kind, and not closed: nothing more is stored of one that is."""
+        group = None if group_id in self._closed else self._groups.get(group_id)
         return group if isinstance(group, kind) else None
 
     def put(self, group: AnyGroup) -> None:
         """From now on it is the group of its id."""
+        if (before := self._groups.get(group.group_id)) is not None:
+            self.remove(before)
         self._groups[group.group_id] = group
+        self._by_kind.setdefault(type(group), {})[group.group_id] = group
 
     def remove(self, group: AnyGroup) -> None:
         if self.has(group):
             del self._groups[group.group_id]
+            del self._by_kind[type(group)][group.group_id]
+
+    def close(self, group_id: str) -> None:
+        """Have nothing happen to a group that is being deleted, until `reopen`."""
+        self._closed.add(group_id)
+
+    def reopen(self, group_id: str) -> None:
+        """The group is gone, and another may have its id; or its deletion has failed."""
+        self._closed.discard(group_id)
+
+    def is_closed(self, group_id: str) -> bool:
+        return group_id in self._closed
 
     def room_for(self, group_id: str) -> ErrorCode:
         """May there be one more group, of this id?"""

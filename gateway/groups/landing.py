@@ -1,14 +1,14 @@
-"""How groups that are rows of a table are stored.
+"""How groups that are rows of a table are stored, and read again.
 
 Keeps: a group has one write in flight, and what changes meanwhile goes into the next one, so that a thousand heartbeats
 share a few syncs. A write that fails is not lost: its rows go with the next. The head of a group lands last; if the
-rows need several records, one that says so lands first. A long row is encoded in a thread.
+rows need several records, one that says so lands first. A long row is encoded, and decoded, in a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
@@ -27,7 +27,9 @@ BYTES_PER_RECORD_MAX: Final = 4 * 1024 * 1024
 """Bytes of rows in one record of the log, beyond which it takes no further row."""
 
 SIZE_AT_ONCE: Final = 2_000
-"""Topics, names or tasks of a row that is encoded at once, in some 2 ms."""
+"""Topics, partitions, names or tasks of a row that is encoded at once, in some 2 ms."""
+BYTES_AT_ONCE: Final = 32 * 1024
+"""Bytes of a row that is decoded at once, in some 2 ms."""
 
 KeyT = TypeVar("KeyT")
 GroupT = TypeVar("GroupT", bound=ModernGroup[Any, Any, Any, Any])
@@ -36,14 +38,17 @@ GroupT = TypeVar("GroupT", bound=ModernGroup[Any, Any, Any, Any])
 @dataclass(frozen=True, slots=True)
 class Form(Generic[GroupT, KeyT]):
     """How groups of one kind are rows: `head` is the row of a group itself, `unfinished` its value as long as other
-    rows are still to come, `keys` all rows that a group may have."""
+    rows are still to come, `keys` all rows that a group may have. `decode` gives what a row says, and raises
+    UnreadableRecord, as `decode_key` does."""
 
     table: str
     head: KeyT
     encode_key: Callable[[str, KeyT], bytes]
+    decode_key: Callable[[bytes], tuple[str, KeyT]]
+    decode: Callable[[KeyT, bytes], Any]
     row: Callable[[GroupT, KeyT], Row | None]
     unfinished: Callable[[GroupT], bytes]
-    keys: Callable[[GroupT], list[KeyT]]
+    keys: Callable[[GroupT], Iterable[KeyT]]
 
     def deletion(self, group_id: str, key: KeyT) -> Delete:
         return Delete(self.table, self.encode_key(group_id, key))

@@ -6,7 +6,9 @@ change that meets another one begins anew.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable, Generator
 from typing import Final
 
 from kio.schema.errors import ErrorCode
@@ -17,10 +19,11 @@ from gateway.config.loading import Config
 from gateway.groups import regexes
 from gateway.groups.classic.facts import GroupFacts
 from gateway.groups.classic.messages import GroupRecord, Instant
-from gateway.groups.consumer.group import ConsumerGroup
+from gateway.groups.classic.rules import members_max
+from gateway.groups.consumer.group import ConsumerGroup, rows_of_member
 from gateway.groups.consumer.messages import Heartbeat, RowKey, RowKind
 from gateway.groups.consumer.migration import CannotMigrate, downgraded, upgraded
-from gateway.groups.consumer.rows import all_keys
+from gateway.groups.journal import MEMBERS_AT_ONCE
 from gateway.groups.modern.topics import TopicView
 from gateway.groups.persistence import GROUPS_TABLE, encode_group
 from gateway.refusals import Refusal
@@ -54,8 +57,10 @@ async def upgrade(
         why = f"Cannot upgrade classic group {group.group_id} to consumer group because {exc}."
         raise Refusal(ErrorCode.group_id_not_found, why) from exc
     await turn.through(made.restore(found.head, found.members, found.current, found.targets, {}, now))
-    for key in all_keys(made):
-        made.note(key)
+    for member in found.members:
+        await turn.breathe()
+        for key in rows_of_member(member.member_id):
+            made.note(key)
     made.note(RowKey(RowKind.HEAD))
     return _fingerprint(group) == before
 
@@ -68,12 +73,12 @@ def _fingerprint(group: GroupFacts) -> object:
 
 def may_downgrade(config: Config, group: ConsumerGroup) -> bool:
     """Has it only members of the classic protocol, and may it be a classic group?"""
-    if group.is_empty or any(member.classic is None for member in group.members.values()):
+    if group.is_empty or not group.has_only_classic_members:
         return False
     reason = None
     if config.group_consumer_migration_policy not in ("bidirectional", "downgrade"):
         reason = "online downgrade is disabled"
-    elif group.member_count > config.group_max_size:
+    elif group.member_count > members_max(config.group_max_size):
         reason = "its size is greater than group.max.size"
     if reason is not None:
         facts = {"group": group.group_id, "reason": reason}
@@ -81,16 +86,19 @@ def may_downgrade(config: Config, group: ConsumerGroup) -> bool:
     return reason is None
 
 
-async def downgrade(group: ConsumerGroup, now: Instant) -> GroupRecord | None:
-    """A consumer group without members of the consumer protocol, as a classic group; None if it changed meanwhile."""
+async def downgrade(
+    group: ConsumerGroup, take: Callable[[GroupRecord], Generator[None, None, None]], now: Instant
+) -> Put | None:
+    """Give the members of a consumer group, of which none is of the consumer protocol, to a new classic group, which
+    takes them by `take`; returns what stores that. None: the group has changed meanwhile, and the new one must go."""
     before = _moment(group)
-    record = await Turn().through(downgraded(group, now.wall_ms))
-    return record if _moment(group) == before else None
+    turn = Turn()
+    record = await turn.through(downgraded(group, now.wall_ms))
+    await turn.through(take(record))
+    is_large = len(record.members) > MEMBERS_AT_ONCE
+    value = await asyncio.to_thread(encode_group, record) if is_large else encode_group(record)
+    return Put(GROUPS_TABLE, group.group_id.encode(), value) if _moment(group) == before else None
 
 
 def _moment(group: ConsumerGroup) -> object:
     return group.epoch, [(member.member_id, member.epoch, member.assigned) for member in group.members.values()]
-
-
-def put(group_id: str, record: GroupRecord) -> Put:
-    return Put(GROUPS_TABLE, group_id.encode(), encode_group(record))

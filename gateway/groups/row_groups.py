@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final, Generic
 
 from kio.schema.errors import ErrorCode
@@ -16,10 +17,11 @@ from kio.schema.errors import ErrorCode
 from core.applied.tables import Delete, Put
 from core.clock import Clock
 from core.trusted_clock import TrustedClock
+from core.turns import Turn
 from gateway.groups.alarms import Alarms
 from gateway.groups.classic.messages import Instant
-from gateway.groups.journal import GroupJournal
-from gateway.groups.landing import Form, GroupT, KeyT, Landing
+from gateway.groups.journal import GroupJournal, Rows
+from gateway.groups.landing import BYTES_AT_ONCE, ROWS_PER_RECORD_MAX, Form, GroupT, KeyT, Landing
 from gateway.groups.modern.group import GroupAlarm
 
 _log: Final = logging.getLogger(__name__)
@@ -72,19 +74,40 @@ class RowGroups(Generic[GroupT, KeyT]):
         """All that is under way."""
         return list(self._computing.values())
 
-    def _rows_by_group(
-        self, rows: Iterator[tuple[bytes, bytes]], decode_key: Callable[[bytes], tuple[str, KeyT]]
-    ) -> dict[str, dict[KeyT, bytes]]:
+    async def _rows_by_group(self, rows: Rows) -> dict[str, dict[KeyT, bytes]]:
         """Raises UnreadableRecord."""
         found: dict[str, dict[KeyT, bytes]] = {}
-        for key, value in rows:
-            group_id, row_key = decode_key(key)
-            found.setdefault(group_id, {})[row_key] = value
+        async for some in rows:
+            for key, value in some:
+                group_id, row_key = self._form.decode_key(key)
+                found.setdefault(group_id, {})[row_key] = value
         return found
 
-    def _delete_rows(self, group_id: str, keys: Iterable[KeyT]) -> None:
-        """Rows of a group that never came to be."""
-        self._journal.write_rows([self._form.deletion(group_id, key) for key in keys])
+    async def _decoded(self, rows: Mapping[KeyT, bytes], turn: Turn) -> dict[KeyT, Any]:
+        """What a group's rows say. Raises UnreadableRecord."""
+        found: dict[KeyT, Any] = {}
+        for key, value in rows.items():
+            await turn.breathe()
+            if len(value) <= BYTES_AT_ONCE:
+                found[key] = self._form.decode(key, value)
+            else:
+                found[key] = await asyncio.to_thread(self._form.decode, key, value)
+        return found
+
+    async def _restored(self, group: GroupT, steps: Generator[None, None, None], turn: Turn) -> None:
+        """Give a new group its stored state, in turns. One that is cut off leaves no memory behind: nobody knows it."""
+        try:
+            await turn.through(steps)
+        except BaseException:
+            group.die()
+            raise
+
+    async def _delete_rows(self, group_id: str, keys: Collection[KeyT]) -> None:
+        """Rows of a group that never came to be. Those that a crash leaves are deleted by the next start."""
+        rest = iter(keys)
+        while some := [self._form.deletion(group_id, key) for key in islice(rest, ROWS_PER_RECORD_MAX)]:
+            self._journal.write_rows(some)
+            await asyncio.sleep(0)
 
     # What a group wants
 
@@ -156,6 +179,23 @@ class RowGroups(Generic[GroupT, KeyT]):
     def rows_of(self, group: GroupT) -> list[Delete]:
         """What deletes a group's rows."""
         return [self._form.deletion(group.group_id, key) for key in self._form.keys(group)]
+
+    async def drop_in_steps(self, group: GroupT, first: Put) -> None:
+        """A group is no longer, and its id is closed: store `first` and the end of the group in one record, then delete
+        its other rows, as many as fit into a record in each step. Those that a crash leaves are deleted by the next
+        start."""
+        turn = Turn()
+        keys = (key for key in self._form.keys(group) if key != self._form.head)
+        write = self._journal.write_rows([first, self._form.deletion(group.group_id, self._form.head)])
+        await turn.through(group.dying())
+        while await write is ErrorCode.none:
+            rows = []
+            for key in islice(keys, ROWS_PER_RECORD_MAX):
+                await turn.breathe()
+                rows.append(self._form.deletion(group.group_id, key))
+            if not rows:
+                break
+            write = self._journal.write_rows(rows)
 
     def drop(self, group: GroupT, also: Iterable[Put | Delete] = ()) -> asyncio.Task[ErrorCode]:
         """A group is no longer: submit the deletion of its rows, after `also` in one record."""

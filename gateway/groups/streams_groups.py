@@ -5,13 +5,14 @@ Keeps: an answer leaves when all that it tells is stored and synced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from kio.schema.errors import ErrorCode
 
 from core.clock import Clock
 from core.trusted_clock import TrustedClock
+from core.turns import Turn
 from gateway.config.loading import Config
 from gateway.groups.classic.allowance import Allowance
 from gateway.groups.journal import GroupJournal
@@ -21,14 +22,16 @@ from gateway.groups.row_groups import RowGroups
 from gateway.groups.streams.format import STREAMS_TABLE, decode_key, encode_key
 from gateway.groups.streams.group import StreamsGroup
 from gateway.groups.streams.messages import Heartbeat, HeartbeatAnswer, RowKey, StreamsSettings
-from gateway.groups.streams.rows import all_keys, restored, row, unfinished_head
+from gateway.groups.streams.rows import all_keys, decoded, restored, row, unfinished_head
 from gateway.groups.streams.rules import StreamsRules
 from gateway.refusals import Refusal
 
 if TYPE_CHECKING:
     from core.streams.live import Stream
 
-FORM: Final = Form(STREAMS_TABLE, StreamsGroup.head_key, encode_key, row, unfinished_head, all_keys)
+FORM: Final = Form(
+    STREAMS_TABLE, StreamsGroup.head_key, encode_key, decode_key, decoded, row, unfinished_head, all_keys
+)
 
 
 class StreamsGroups(RowGroups[StreamsGroup, RowKey]):
@@ -56,14 +59,17 @@ class StreamsGroups(RowGroups[StreamsGroup, RowKey]):
     def create(self, group_id: str) -> StreamsGroup:
         return StreamsGroup(group_id, self._rules, self._alarms.deadlines, self._now())
 
-    def load(self) -> Iterator[StreamsGroup]:
-        """The stored groups. Raises UnreadableRecord."""
-        for group_id, rows in self._rows_by_group(self._journal.streams_rows(), decode_key).items():
+    async def load(self) -> AsyncIterator[StreamsGroup]:
+        """The stored groups, in turns. Raises UnreadableRecord."""
+        turn = Turn()
+        found = await self._rows_by_group(self._journal.streams_rows())
+        for group_id in list(found):
+            rows = found.pop(group_id)  # to free all of them at once takes long
             if StreamsGroup.head_key not in rows:  # the first rows needed several records, and the end came in between
-                self._delete_rows(group_id, rows)
+                await self._delete_rows(group_id, rows)
                 continue
             group = self.create(group_id)
-            restored(group, rows, self._now())
+            await self._restored(group, restored(group, await self._decoded(rows, turn), self._now()), turn)
             yield group
 
     async def heartbeat(self, group: StreamsGroup, request: Heartbeat) -> HeartbeatAnswer:

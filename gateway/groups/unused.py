@@ -1,7 +1,8 @@
 """Groups that nobody needs any more: they are forgotten, or deleted with all that is stored of them.
 
 Keeps: a group with a member, or with an offset that is visible or on its way to the log, stays; one that is stored is
-deleted before it is forgotten.
+deleted before it is forgotten. A group with many offsets is closed, and loses them in steps, and itself with the last:
+a crash in between leaves a group with a part of its offsets, whose deletion nobody was told of.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
+from core.turns import in_turns
 from gateway.groups.admission import AnyGroup
 from gateway.groups.classic.group import Group
 from gateway.groups.classic_groups import ClassicGroups
@@ -20,9 +22,6 @@ from gateway.groups.kinds import Kinds
 from gateway.groups.known import KnownGroups
 from gateway.groups.offsets.committed import CommittedOffsets
 from gateway.groups.offsets.service import OffsetService
-
-OFFSETS_PER_SWEEP_STEP: Final = 1_000
-"""Offsets that one step of a sweep looks at before others run; a step takes about 2 ms."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -45,6 +44,7 @@ class UnusedGroups:
         self._committed = committed
         self._offsets = offsets
         self._journal = journal
+        self._deletions: set[asyncio.Task[ErrorCode]] = set()
 
     def __repr__(self) -> str:
         return f"<UnusedGroups among {len(self._known)}>"
@@ -67,27 +67,42 @@ class UnusedGroups:
                 return ErrorCode.non_empty_group  # a member joins at this moment
         if not group.is_empty:
             return ErrorCode.non_empty_group
-        error = await asyncio.shield(self._delete(group))
+        is_much = self._offsets.is_much(group.group_id)
+        error = await asyncio.shield(self._delete_in_steps(group) if is_much else self._delete(group))
         if error is ErrorCode.none:
             _log.info("group deleted", extra={"group": group.group_id})
         return error
 
     async def sweep(self) -> None:
         """Delete offsets that have expired, then groups that have nothing left."""
-        looked_at = 0
-        for group in list(self._known):
-            for topic, partitions in list(self._committed.topics(group.group_id).items()):
-                looked_at += len(partitions)
-                self._offsets.drop_expired(group, topic)
-                if looked_at >= OFFSETS_PER_SWEEP_STEP:
-                    looked_at = 0
-                    await asyncio.sleep(0)
+        async for group in in_turns(list(self._known)):
+            async for topic in in_turns(list(self._committed.topics(group.group_id))):
+                await self._offsets.drop_expired(group.group_id, topic, self._known.get)
         await self._journal.settle()
-        for group in list(self._known):
+        async for group in in_turns(list(self._known)):
             if self._is_unused(group):
                 self._delete(group)
 
+    async def finish(self) -> None:
+        """Return when no group is being deleted in steps."""
+        if self._deletions:
+            await asyncio.wait(set(self._deletions))
+
+    def _delete_in_steps(self, group: AnyGroup) -> asyncio.Task[ErrorCode]:
+        self._known.close(group.group_id)  # now: the group is empty at this moment
+        deletion = asyncio.create_task(self._delete_most_first(group))
+        self._deletions.add(deletion)
+        deletion.add_done_callback(self._deletions.discard)
+        return deletion
+
+    async def _delete_most_first(self, group: AnyGroup) -> ErrorCode:
+        try:
+            return await self._offsets.delete_most(group.group_id) or await self._delete(group)
+        finally:
+            self._known.reopen(group.group_id)
+
     def _delete(self, group: AnyGroup) -> asyncio.Task[ErrorCode]:
+        """In one step."""
         keys = self._committed.keys_of_group(group.group_id)
         rows = () if isinstance(group, Group) else self._kinds.shell_of(group).rows_of(group)
         write = self._journal.write_offsets(dict.fromkeys(keys), without_group=group.group_id, without_rows=rows)

@@ -44,6 +44,10 @@ class TopicsNow:
         stream = self._topics.get(name)
         return None if stream is None else Topic(stream.uuid, stream.slot_count)
 
+    def id_of(self, name: str) -> bytes | None:
+        stream = self._topics.get(name)
+        return None if stream is None else stream.uuid.bytes
+
     def name_of(self, topic_id: UUID) -> str | None:
         stream = self._topics.by_uuid(topic_id)
         return None if stream is None else stream.name

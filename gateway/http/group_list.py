@@ -1,7 +1,8 @@
 """Groups of all kinds over HTTP, as a list to search and to sort.
 
 Keeps: a page has at most `LISTED_MAX` groups, each with at most `TOPICS_MAX` of its topics, and only groups and topics
-that the request may see. What is told was counted at most a second ago, whatever the number of requests.
+that the request may see. What is told was counted at most a second ago, whatever the number of requests. A
+list that some groups are missing from, as they load, says so.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class GroupListPage:
         asked = ORDER.asked(request)
         sources, access = self._desk.ready(), self._desk.access(request)
         topic, lags = request.query_params.get("topic"), sources.lags
+        loading = sources.services.groups.are_loading or sources.services.share.coordinators.are_loading
         every = in_turns(list(await lags.refresh()))
         seen = [await _as_seen(group, access) async for group in every if access.sees(ResourceType.GROUP, group.name)]
         fitting = [
@@ -73,7 +75,10 @@ class GroupListPage:
         ]
         page = await ORDER.page_of(await in_order(fitting, BY_NAME), asked)
         groups = [_view(group, topic, lags.nodes.me) for group in page]
-        return answered(GroupList(groups=groups, found=len(fitting), total=len(seen), measured_ms=lags.measured_ms))
+        told = GroupList(
+            groups=groups, found=len(fitting), total=len(seen), measured_ms=lags.measured_ms, loading=loading
+        )
+        return answered(told)
 
 
 async def _as_seen(group: GroupLag, access: Access) -> GroupLag:

@@ -35,7 +35,7 @@ from gateway.http.node_models import NodeList
 from gateway.http.topic_models import PartitionList, PartitionRow, TopicList, TopicRow
 from gateway.metrics.merging import merged
 
-OF_OTHERS: Final = ("silent", "gone")
+OF_OTHERS: Final = ("silent", "gone", "stopped")
 """States that a node tells of others only."""
 
 _S = TypeVar("_S", bound=StreamSummary)
@@ -170,6 +170,7 @@ def groups(answers: Sequence[GroupList]) -> GroupList:
         found=sum(one.found for one in answers),
         total=sum(one.total for one in answers),
         measured_ms=min(one.measured_ms for one in answers),
+        loading=any(one.loading for one in answers),
     )
 
 

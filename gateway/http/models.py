@@ -282,6 +282,7 @@ class GroupList(ApiModel):
     found: int = Field(description="Number of those that the search and the topic fit")
     total: int = Field(description="Number of all groups")
     measured_ms: int = Field(description="Time of the count")
+    loading: bool = Field(False, description="Whether some groups are being loaded, and missing here")
 
 
 class ScaleEventView(ApiModel):

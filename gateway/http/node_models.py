@@ -11,7 +11,7 @@ from pydantic import Field
 
 from gateway.http.models import ApiModel
 
-State = Literal["serving", "not ready", "draining", "silent", "gone"]
+State = Literal["serving", "not ready", "draining", "silent", "gone", "stopped"]
 
 Stage = Literal["serving", "opening", "nobody"]
 
@@ -20,10 +20,13 @@ class NodeView(ApiModel):
     """A node, or a worker."""
 
     id: int
-    state: State = Field(description="silent: it lives, and has not answered; gone: it has ended in the last hour")
+    state: State = Field(
+        description="silent: it lives, and has not answered; gone: it has ended; stopped: it has, and on purpose"
+    )
     concerns: list[str] = Field(description="As its /readyz tells them; empty if it has not answered")
     connections: int | None = Field(description="Of Kafka's clients; null if it has not answered")
-    gone_s: float | None = Field(description="Since it ended, as the others have heard")
+    gone_s: float | None = Field(description="Since it ended, as the others have heard; null if nobody has")
+    served: list[int] = Field(default_factory=list, description="The containers that it had when it ended")
 
 
 class ContainerView(ApiModel):

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from gateway.cluster.picture import NodeSeen
 from gateway.http.desk import Desk, answered
-from gateway.http.node_models import ContainerView, NodeList, NodeView, State
+from gateway.http.node_models import ContainerView, NodeList, NodeView
 from gateway.http.openapi import Endpoint
 from gateway.security.acls import Operation, ResourceType
 
@@ -51,8 +51,14 @@ class NodePages:
 
     def _node(self, seen: NodeSeen, me: int) -> NodeView:
         if seen.id != me:
-            state: State = "silent" if seen.gone_s is None else "gone"
-            return NodeView(id=seen.id, state=state, concerns=[], connections=None, gone_s=seen.gone_s)
+            return NodeView(
+                id=seen.id,
+                state="silent" if seen.end is None else seen.end,
+                concerns=[],
+                connections=None,
+                gone_s=seen.ended_s,
+                served=list(seen.served),
+            )
         unready = self._unready()
         return NodeView(
             id=me,

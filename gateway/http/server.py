@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway.http.handshakes import Handshakes
+from gateway.http.sessions import BoundedSession, TooManyRecords
 from gateway.security.tls import ListenerTls
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,8 @@ class _Protocol(H11Protocol):
             self._timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, TooManyRecords):
+            logger.warning("http connection closed: %s", exc, extra={"peer": "{}:{}".format(*self.client or ("", 0))})
         self._stop_timer()
         super().connection_lost(exc)
 
@@ -128,6 +131,11 @@ def _with_certificate(app: ASGIApp, der: bytes | None) -> ASGIApp:
     return app if der is None else known
 
 
+def _bounded(context: ssl.SSLContext) -> ssl.SSLContext:
+    context.sslobject_class = BoundedSession
+    return context
+
+
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -146,7 +154,7 @@ class HttpServer:
         tls: ListenerTls | None = None,
         context: ssl.SSLContext | None = None,
     ) -> None:
-        """`context`: in place of `tls`, one that is never renewed."""
+        """`context`: in place of `tls`, one that is never renewed. It lets nobody in but nodes."""
         config: Any = uvicorn.Config(
             app,
             http=type("_Bounded", (_Protocol,), {"connections_max": min(connections_max, CONNECTIONS_MAX), "tls": tls}),
@@ -164,7 +172,7 @@ class HttpServer:
         self._server = _Server(config)
         self._handshakes: Handshakes | None = None
         if tls is not None:  # a changed file makes another context, in which no earlier session goes on
-            self._handshakes = Handshakes(lambda: tls.context, self._protocol)
+            self._handshakes = Handshakes(lambda: _bounded(tls.context), self._protocol)
         elif context is not None:
             self._handshakes = Handshakes(lambda: context, self._protocol)
         self._sockets = list(sockets)
@@ -190,9 +198,9 @@ class HttpServer:
         return made
 
     async def stop(self) -> None:
-        """Finish the answers under way, for at most STOP_S_MAX seconds."""
+        """Finish the answers under way, for at most STOP_S_MAX seconds. Why it did not start, `start` has said."""
         if self._handshakes is not None:
             await self._handshakes.stop(self._sockets)
         if self._task is not None:
             self._server.should_exit = True
-            await self._task
+            await asyncio.wait([self._task])

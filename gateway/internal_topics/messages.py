@@ -1,11 +1,14 @@
 """Rows of the store's tables as the records that Kafka's brokers keep in their internal topics.
 
-Keys and values are those of Kafka's own schemas, in their newest versions without tagged fields. All numbers are
-big-endian; `string` is an i16 length and UTF-8, `bytes` an i32 length; -1 for null.
+Keys and values are those of Kafka's own schemas, in the versions that Kafka 4.3 writes. All numbers are big-endian;
+`string` is an i16 length and UTF-8, `bytes` an i32 length; -1 for null. `compact` is a varint of the length and 1, and
+UTF-8.
 
     __consumer_offsets
       offset   key    i16 1, string group, string topic, i32 partition
-               value  i16 3, i64 offset, i32 leader epoch, string metadata, i64 commit time ms
+               value  i16 4, i64 offset, i32 leader epoch, compact metadata, i64 commit time ms,
+                      one tagged field: u8 1, u8 tag 0, u8 size 16, topic id
+               or     i16 3, i64 offset, i32 leader epoch, string metadata, i64 commit time ms, of a row without an id
       group    key    i16 2, string group
                value  i16 3, string protocol type, i32 generation, string? protocol, string? leader, i64 state since ms,
                       i32 count of members, for each: string member id, string? instance id, string client id,
@@ -32,7 +35,8 @@ from gateway.transactions.persistence import decode_transaction
 from gateway.transactions.transaction import Transaction, TransactionState
 
 OFFSET_KEY_VERSION, GROUP_KEY_VERSION, TRANSACTION_KEY_VERSION = 1, 2, 0
-OFFSET_VALUE_VERSION, GROUP_VALUE_VERSION, TRANSACTION_VALUE_VERSION = 3, 3, 0
+OFFSET_VALUE_VERSION, GROUP_VALUE_VERSION, TRANSACTION_VALUE_VERSION = 4, 3, 0
+NAMELESS_OFFSET_VALUE_VERSION: Final = 3
 STRING_BYTES_MAX: Final = 2**15 - 1
 
 _I16: Final = struct.Struct(">h")
@@ -41,6 +45,8 @@ _I64: Final = struct.Struct(">q")
 _OFFSET: Final = struct.Struct(">hqi")
 _TRANSACTION: Final = struct.Struct(">hqhib")
 _GROUP_LENGTH: Final = struct.Struct("<H")
+_TOPIC_ID_FIELD: Final = bytes((1, 0, 16))
+"""Before a topic's id: the count of tagged fields, the tag, the size."""
 
 
 class InternalRecord(NamedTuple):
@@ -63,11 +69,14 @@ def offset_record(row: bytes, value: bytes | None) -> InternalRecord:
     if value is None:
         return InternalRecord(key, None, None)
     committed = decode_offset(value)
+    has_id = bool(committed.topic_id)
+    version = OFFSET_VALUE_VERSION if has_id else NAMELESS_OFFSET_VALUE_VERSION
     encoded = b"".join(
         (
-            _OFFSET.pack(OFFSET_VALUE_VERSION, committed.offset, committed.leader_epoch),
-            _string(committed.metadata),
+            _OFFSET.pack(version, committed.offset, committed.leader_epoch),
+            _compact(committed.metadata) if has_id else _string(committed.metadata),
             _I64.pack(committed.commit_ms),
+            _TOPIC_ID_FIELD + committed.topic_id if has_id else b"",
         )
     )
     return InternalRecord(key, encoded, committed.commit_ms)
@@ -143,10 +152,26 @@ def _string(text: str | None) -> bytes:
     """A text that is longer than Kafka's format holds is cut."""
     if text is None:
         return _I16.pack(-1)
+    encoded = _cut(text)
+    return _I16.pack(len(encoded)) + encoded
+
+
+def _compact(text: str) -> bytes:
+    """The same in Kafka's flexible versions."""
+    encoded = _cut(text)
+    length, left = bytearray(), len(encoded) + 1
+    while left > 0x7F:
+        length.append(left & 0x7F | 0x80)
+        left >>= 7
+    length.append(left)
+    return bytes(length) + encoded
+
+
+def _cut(text: str) -> bytes:
     encoded = text.encode()
     if len(encoded) > STRING_BYTES_MAX:
         encoded = encoded[:STRING_BYTES_MAX].decode(errors="ignore").encode()
-    return _I16.pack(len(encoded)) + encoded
+    return encoded
 
 
 def _bytes(data: bytes) -> bytes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
 from core.applied.tables import Table
@@ -47,7 +48,8 @@ class Source(Protocol):
     async def fill(self, partition: int, take: Callable[[Row], None]) -> None:
         """Give `take` all rows that lie in a partition; who calls it hears of changes from now on."""
 
-    def record(self, row: Row, value: bytes | None) -> InternalRecord: ...
+    async def record(self, row: Row, value: bytes | None) -> InternalRecord:
+        """What a row says, now."""
 
     def monotonic_s(self) -> float: ...
 
@@ -151,22 +153,20 @@ class InternalSlot(ViewedSlot):
         room = min(max_bytes, BATCH_BYTES_MAX)
         records: list[Record] = []
         size = 0
-        for at, row in log.behind(offset):
-            record = self._record(at, row)
+        for at, row in list(islice(log.behind(offset), BATCH_RECORDS_MAX)):
+            record = await self._record(at, row)
             size += _size_of(record)
             if size > room and (records or not at_least_one):
                 break
             records.append(record)
-            if len(records) >= BATCH_RECORDS_MAX:
-                break
         if not records:
             return ReadResult([], 0, offset)
         batch = build_batch(records)
         batch[12:16] = self.leader_epoch.to_bytes(4, "big", signed=True)  # the CRC does not cover it
         return ReadResult([batch], len(batch), records[-1].offset + 1)
 
-    def _record(self, offset: int, row: Row) -> Record:
-        made = self._source.record(row, row.table.get(row.key))
+    async def _record(self, offset: int, row: Row) -> Record:
+        made = await self._source.record(row, row.table.get(row.key))
         timestamp = self._source.wall_ms() if made.timestamp is None else made.timestamp
         return Record(offset, timestamp, made.key, made.value)
 
@@ -194,11 +194,11 @@ class InternalSlot(ViewedSlot):
         turn = Turn()
         while True:
             log = await self.viewed()
-            some = [entry for entry, _ in zip(log.behind(position), range(BATCH_RECORDS_MAX), strict=False)]
+            some = list(islice(log.behind(position), BATCH_RECORDS_MAX))
             if not some:
                 return
             for offset, row in some:
-                yield self._record(offset, row)
+                yield await self._record(offset, row)
             position = some[-1][0] + 1
             await turn.breathe()
 

@@ -29,11 +29,10 @@ from core.store import Store
 from core.streams.live import Slot, Stream
 from core.streams.policy import StreamPolicy
 from core.streams.state import new_stream
-from core.turns import in_turns
 from gateway.config.loading import Config
 from gateway.coordination.homes import Homes
 from gateway.groups.consumer.format import CONSUMER_TABLE
-from gateway.groups.persistence import GROUPS_TABLE, OFFSETS_TABLE
+from gateway.groups.persistence import GROUP_BYTES_AT_ONCE, GROUPS_TABLE, OFFSETS_TABLE
 from gateway.internal_topics.messages import (
     InternalRecord,
     group_of_offset,
@@ -184,21 +183,25 @@ class InternalTopic:
             for container in {self._container_of(partition) for partition in wanting}:
                 for name in _TABLES[self.name]:
                     table = container.table(name)
-                    async for key, _ in in_turns(table.items()):
-                        take = wanting.get(self._partition(name, key))
-                        if take is not None:
-                            take(Row(table, key))
+                    async for rows in table.in_steps():
+                        for key, _ in rows:
+                            take = wanting.get(self._partition(name, key))
+                            if take is not None:
+                                take(Row(table, key))
 
     def _container_of(self, partition: int) -> Container:
         """Raises NotHosted."""
         return self._store.hosted(self.stream.slot(partition)).container
 
-    def record(self, row: Row, value: bytes | None) -> InternalRecord:
+    async def record(self, row: Row, value: bytes | None) -> InternalRecord:
+        """What a row says, now. A large group's is made in a thread."""
         match row.table.name:
             case "offsets":
                 return offset_record(row.key, value)
             case "groups":
-                return group_record(row.key, value)
+                if value is None or len(value) <= GROUP_BYTES_AT_ONCE:
+                    return group_record(row.key, value)
+                return await asyncio.to_thread(group_record, row.key, value)
             case _:
                 return transaction_record(row.key, value, self._topic_of, self._partition_of_group)
 

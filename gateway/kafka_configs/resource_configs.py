@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from kio.schema.errors import ErrorCode
@@ -20,7 +20,7 @@ from gateway.config.model import Config
 from gateway.kafka_configs.broker_configs import DescribedConfig, SynonymValue
 from gateway.kafka_configs.keys import Change, ConfigSource
 from gateway.kafka_configs.resource_keys import KINDS, ResourceKind, check
-from gateway.refusals import Refusal, invalid_request, refusal_of
+from gateway.refusals import Refusal, caught_up, invalid_request, refusal_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ _NONE_SET: Final[Mapping[str, str]] = {}
 
 Place = tuple[int, str]
 """A resource's type and name."""
+ChangeHook = Callable[[int, str], None]
+"""Hears of the type and the name of a resource whose configs have changed."""
 
 
 class ResourceConfigs:
@@ -47,17 +49,29 @@ class ResourceConfigs:
         self.version = 0
         """Rises with every change."""
         self._changing = asyncio.Lock()
+        self._hooks: list[ChangeHook] = []
         self.take_over()
+
+    def on_change(self, hook: ChangeHook) -> None:
+        """Call `hook` on the loop when a resource's configs have changed, here or in another process."""
+        self._hooks.append(hook)
 
     def take_over(self) -> None:
         """Put the stored configs into effect."""
-        self._set.clear()
+        before, self._set = self._set, {}
         for key, value in self._store.registry.settings(SETTINGS).items():
             kind, _, rest = key.decode().partition("\0")
             name, _, set_name = rest.rpartition("\0")
             self._set.setdefault((int(kind), name), {})[set_name] = value.decode()
         self._chars = sum(_chars(place, texts) for place, texts in self._set.items())
         self.version += 1
+        for place in before.keys() | self._set.keys():
+            if before.get(place) != self._set.get(place):
+                self._tell(place)
+
+    def _tell(self, place: Place) -> None:
+        for hook in self._hooks:
+            hook(*place)
 
     def __repr__(self) -> str:
         return f"<ResourceConfigs {len(self._set)} resources, {self._chars} characters>"
@@ -92,6 +106,7 @@ class ResourceConfigs:
     async def configure(self, kind: ResourceKind, name: str, change: Change, validate_only: bool = False) -> None:
         """Change a resource's configs in one durable step. Raises Refusal."""
         async with self._changing:
+            await caught_up(self._store)
             place = (int(kind.type), name)
             now = self._set.get(place, {})
             wanted = check(kind, change(now), self._config)
@@ -112,6 +127,7 @@ class ResourceConfigs:
                 self._set[place] = wanted
             else:
                 self._set.pop(place, None)  # it may have been taken over meanwhile
+            self._tell(place)
         told = {"resource": name[:NAME_CHARS_SHOWN_MAX], "configs": sorted(wanted)}
         logger.info("%s configured", kind.type.name.lower().replace("_", " "), extra=told)
 

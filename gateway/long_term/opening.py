@@ -32,7 +32,7 @@ from tier2.retrying import RetryingStorage, RetryPolicy
 from tier2.storage import Denied, Misconfigured, Storage, StorageError, TimedOut, Unavailable
 
 if TYPE_CHECKING:
-    from tier2.minio import S3Settings
+    from tier2.s3_settings import S3Settings
 
 logger = logging.getLogger(__name__)
 
@@ -183,13 +183,12 @@ async def _open_in_worker(config: Config) -> Storage:
 def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S3Settings:
     from gateway.long_term.credentials import find_region
     from gateway.long_term.key_rotation import credentials_now, key_reader
-    from tier2.minio import S3Settings
     from tier2.s3_encryption import Encryption
+    from tier2.s3_settings import S3Settings
 
     credentials = credentials_now(config, environ)
     region = find_region(config, environ)
-    if config.tier2_ca_file is not None and not os.access(config.tier2_ca_file, os.R_OK):
-        raise ConfigError([f"tier2.ca.file = {config.tier2_ca_file}: is not there or cannot be read"])
+    _check_authorities(config, environ)
     try:
         return S3Settings(
             endpoint=config.tier2_endpoint or f"https://s3.{f'{region}.' if region else ''}amazonaws.com",
@@ -212,6 +211,23 @@ def _s3_settings(config: Config, place: Bucket, environ: Mapping[str, str]) -> S
         )
     except Misconfigured as error:
         raise ConfigError([f"tier2 = {config.tier2}: {error}"]) from error
+
+
+def _check_authorities(config: Config, environ: Mapping[str, str]) -> None:
+    """Of those who vouch for the store, before it is asked anything. Raises ConfigError."""
+    from gateway.security.pem import BadPem, check_authorities
+
+    key, path = "tier2.ca.file", config.tier2_ca_file
+    if path is not None and not os.access(path, os.R_OK):
+        raise ConfigError([f"tier2.ca.file = {path}: is not there or cannot be read"])
+    is_plain = (config.tier2_endpoint or "").startswith("http:")
+    if path is None and not is_plain and (usual := environ.get("SSL_CERT_FILE")):
+        key, path = "SSL_CERT_FILE", Path(usual)
+    try:
+        if path is not None:
+            check_authorities(path)
+    except BadPem as wrong:
+        raise ConfigError([f"{key}: {wrong}"]) from wrong
 
 
 async def _opened(config: Config, open_once: Callable[[], Awaitable[S]], advice: tuple[str, str]) -> S:

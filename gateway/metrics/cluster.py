@@ -21,12 +21,17 @@ def offer_cluster(metrics: Metrics, picture: Picture, here: Callable[[], int]) -
     metrics.gauge(
         "penstock_cluster_nodes",
         "Nodes that live, as this one sees it",
-        lambda: sum(node.gone_s is None for node in picture.nodes()),
+        lambda: sum(node.end is None for node in picture.nodes()),
     )
     metrics.gauge(
         "penstock_cluster_draining_nodes",
         "Of those, nodes that give their containers away",
-        lambda: sum(node.gone_s is None and node.is_draining for node in picture.nodes()),
+        lambda: sum(node.end is None and node.is_draining for node in picture.nodes()),
+    )
+    metrics.gauge(
+        "penstock_cluster_gone_nodes",
+        "Nodes that have ended without being stopped, and were not forgotten",
+        lambda: sum(node.end == "gone" for node in picture.nodes()),
     )
     for stage in STAGES:
         metrics.gauge(

@@ -83,6 +83,7 @@ class Connection(Answering):
         "peer_host",
         "peer_port",
         "principal",
+        "records_s",
         "requests",
         "rights",
         "sasl",
@@ -116,6 +117,7 @@ class Connection(Answering):
         self.made_s = owner.host.now_s
         self.unsent_seen = 0  # bytes, at the last sweep: does the peer take anything?
         self._close_callbacks: dict[Callable[[], None], None] = {}
+        self.records_s = 0.0  # of the loop, for records of TLS, that no request was charged with yet
         self.client_field = b"\xff\xff"  # the client id as in a header: length and text
         self.client_id: str | None = None
 
@@ -243,6 +245,17 @@ class Connection(Answering):
         if party.over or party.address.over:
             self._wait_turn()
         self.receiver.add(nbytes)
+
+    def spent(self, seconds: float) -> None:
+        """What the peer sent held the loop for so long, before it was a request."""
+        self.turns.spend(self.party, seconds)
+        if self.services.quotas.is_timed:
+            self.records_s += seconds
+
+    def sealed(self, seconds: float) -> None:
+        """An answer held the loop for so long to be encrypted. Within a turn that is the turn's time."""
+        if self.services.quotas.is_timed and not self.party.began_s:
+            self.records_s += seconds
 
     def start(self, frame: bytearray, size: int) -> None:
         """Start a whole request, which nothing blocks."""

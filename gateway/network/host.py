@@ -1,11 +1,13 @@
 """Shared by all connections of a process: limits, budgets, the scratch buffer, the fair turns and the time.
 
-Invariant: a connection gives back all that it took from a budget, at the latest when it is lost.
+Invariants: a connection gives back all that it took from a budget, at the latest when it is lost. A defect in one
+connection ends that one, and keeps nobody else's answers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +17,8 @@ from gateway.metrics.counters import Metrics
 from gateway.network.budgets import Budget, ReceiveBudget
 from gateway.network.connection_limits import INT_MAX
 from gateway.network.turns import FairTurns
+
+logger = logging.getLogger(__name__)
 
 MIB: Final = 1024 * 1024
 SCRATCH_BYTES: Final = 64 * 1024
@@ -58,6 +62,8 @@ class Flushed(Protocol):
     """An owner of answers that are due."""
 
     def flush(self) -> None: ...
+
+    def abort(self) -> None: ...
 
 
 class Host:
@@ -105,4 +111,8 @@ class Host:
     def _flush(self) -> None:
         connections, self._to_flush = self._to_flush, []
         for connection in connections:
-            connection.flush()
+            try:
+                connection.flush()
+            except Exception:
+                logger.exception("a defect: answers cannot be sent, and their connection ends. Please report it")
+                connection.abort()

@@ -67,7 +67,7 @@ class Outgoing:
             self._write()
             if not self._rest:
                 return
-            self._transport.write(self._taken(FED_BYTES))
+            self._transport.write(b"".join(self._next(FED_BYTES)))
             if self._transport.get_write_buffer_size():
                 return
 
@@ -100,8 +100,8 @@ class Outgoing:
                 sent -= len(part)
                 rest.popleft()
 
-    def _taken(self, size: int) -> bytes:
-        """A copy of the next bytes, which no longer wait here."""
+    def _next(self, size: int) -> list[Part]:
+        """The next bytes, which no longer wait here."""
         taken: list[Part] = []
         left = size
         rest = self._rest
@@ -113,7 +113,7 @@ class Outgoing:
             taken.append(part)
             left -= len(part)
         self._rest_bytes -= size - left
-        return b"".join(taken)
+        return taken
 
 
 def copied(parts: Sequence[Part] | deque[Part]) -> tuple[list[Part], int]:

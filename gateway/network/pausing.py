@@ -42,6 +42,8 @@ class Pausing(asyncio.BufferedProtocol):
         "_host",
         "_mute_handle",
         "_transport",
+        "_turn_is_due",
+        "_wants_turn",
         "blocked",
         "closed",
         "half_closed",
@@ -62,6 +64,8 @@ class Pausing(asyncio.BufferedProtocol):
         self.half_closed = False
         self.held: deque[Callable[[], None]] | None = None  # requests in flight that wait for one before them
         self._mute_handle: asyncio.TimerHandle | None = None
+        self._wants_turn = False  # it waits for a turn to have something decrypted
+        self._turn_is_due = False  # that has come, and was not taken yet
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any use
 
     @property
@@ -118,8 +122,26 @@ class Pausing(asyncio.BufferedProtocol):
             self._host.turns.wait(self.party, self._turn_came)
 
     def _turn_came(self) -> bool:
+        """Go on. Whether something is decrypted in this turn, later: then nobody else of the party has one before."""
         self._unblock(TURN)
-        return False
+        self._turn_is_due = self._wants_turn and not (self.blocked or self.closed)
+        self._wants_turn = False
+        return self._turn_is_due
+
+    def has_turn(self) -> bool:
+        """May more be done for the peer in this round? If not, it is not read until it may.
+
+        A turn that it waited for is its own. Decryption goes on a round later, and by then others of its party, or of
+        its address, may have had the share of every round."""
+        if self._turn_is_due:
+            self._turn_is_due = False
+            return True
+        party = self.party
+        if party.over or party.address.over:
+            self._wants_turn = True
+            self._wait_turn()
+            return False
+        return True
 
     def mute(self, duration_ms: int) -> None:
         """Throttle: start no new request of this client for `duration_ms`; requests in flight are answered."""

@@ -9,6 +9,8 @@ Invariants:
 - The bytes that wait are bounded and charged: those that arrived, to the receive budget; those to be sent, to the
   output budget, as the connection counts `get_write_buffer_size`.
 - A failure ends in one log line, a counter, and an alert to the peer where TLS has one.
+- What a client's records cost is its party's time on the loop, as its requests are: who had its share waits for its
+  turn before more is decrypted. Records without data, which cost most, have a bound of their own (`idle_records`).
 """
 
 from __future__ import annotations
@@ -16,15 +18,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, cast
 
 from gateway.network.host import Host
+from gateway.network.idle_records import TOO_MANY, IdleRecords
 from gateway.network.outgoing import Outgoing
 from gateway.network.response_slot import Part
-from gateway.network.tls_records import HANDSHAKE, RECORD_BYTES, are_sealed, whole_records
-from gateway.network.unsealing import FEED_BYTES, Unsealer, wrapped
+from gateway.network.sessions import FEED_BYTES, Session, wrapped
+from gateway.network.tls_records import HANDSHAKE, are_sealed, whole_records
 from gateway.security.principal import Principal
 from gateway.security.tls import NoPrincipal
 
@@ -37,6 +41,8 @@ SEAL_ASIDE_BYTES: Final = 256 * 1024
 ASIDE_BYTES_MIN: Final = 2 * 1024 * 1024
 """From so many waiting bytes on they are encrypted in a thread: on the loop, which does it at two thirds of the cost,
 these take some 2 ms."""
+
+_now: Final = time.perf_counter
 
 
 class Upper(Protocol):
@@ -60,6 +66,18 @@ class Upper(Protocol):
     def resume_writing(self) -> None: ...
 
     def refuse(self, reason: str) -> None: ...
+
+    def has_turn(self) -> bool:
+        """May more be done for the peer in this round of the loop? If not, reading is paused until it may."""
+        ...
+
+    def spent(self, seconds: float) -> None:
+        """What the peer sent held the loop for so long."""
+        ...
+
+    def sealed(self, seconds: float) -> None:
+        """What it is sent held the loop for so long."""
+        ...
 
 
 class ServerTls(Protocol):
@@ -114,11 +132,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._arrived = ssl.MemoryBIO()
         self._leaving = ssl.MemoryBIO()
         self._session: ssl.SSLObject | None = None
-        self._unsealer: Unsealer = cast(Unsealer, None)  # set with the session
+        self._records: Session = cast(Session, None)  # set with the session
+        self._idle_records = IdleRecords()
         self._rest = b""  # bytes that arrived and OpenSSL does not have
         self._charged_bytes = 0  # to the receive budget: for what waits here, and in OpenSSL
         self._sealing_bytes = 0  # that a thread encrypts
         self._is_busy = False
+        self._is_broken = False  # OpenSSL has failed in the session: it encrypts nothing more
         self.is_shaken = False
         self._is_paused = False
         self._is_closing = False
@@ -160,7 +180,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """A TLS client that ends its side has said so before, or was cut off: it gets what is due, as in the clear."""
-        if (self._rest and self._is_held) or self._is_busy:
+        if self._is_busy or (self._is_held and self._has_more):
             self._end_waits = True  # it comes behind bytes that wait
             return True
         return self._ended()
@@ -175,7 +195,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if first != HANDSHAKE:
             self._fail(f"it speaks without TLS, and listener {self._tls.listener} asks for TLS")
             return False
-        self._session, self._unsealer = wrapped(self._tls.context, self._arrived, self._leaving)
+        self._session, self._records = wrapped(self._tls.context, self._arrived, self._leaving)
         self._workers.handshaking += 1
         return True
 
@@ -194,6 +214,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
     @property
     def _is_held(self) -> bool:
         return self._is_busy or self._is_paused or self._is_closing
+
+    @property
+    def _has_more(self) -> bool:
+        """Did anything come that the connection does not have?"""
+        return bool(self._rest) or (self.is_shaken and self._records.has_input())
 
     def _take(self, wire: memoryview) -> None:
         """Decrypt, as far as the connection reads; keep the rest."""
@@ -214,7 +239,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if self._charged_bytes:
             budget.finished(self, self._charged_bytes)
         self._rest = rest
-        openssl_has = self._unsealer.holds_bytes if self.is_shaken else 0
+        openssl_has = self._records.holds_bytes if self.is_shaken else 0
         self._charged_bytes = len(rest) + (0 if self._is_closing else openssl_has)
         if self._charged_bytes:
             budget.charge(self._charged_bytes)
@@ -236,13 +261,18 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _read(self, wire: memoryview, at: int) -> int:
         """Hand on everything that can be decrypted, while the connection reads; returns where the rest begins."""
-        upper, unsealer = self._upper, self._unsealer
+        upper, records = self._upper, self._records
         more = True
-        while more and not self._is_held and (at < len(wire) or unsealer.has_input()):
+        while more and not self._is_held and (at < len(wire) or records.has_input()) and upper.has_turn():
+            began_s = _now()
             try:  # nobody keeps the view of the connection's buffer, as a buffer in use cannot grow
-                size, at, more = unsealer.unseal(upper.get_buffer(-1), wire, at)
+                size, at, more = records.unseal(upper.get_buffer(-1), wire, at)
             except ssl.SSLError as error:
-                self._fail(f"its TLS records cannot be read: {reason(error)}")
+                self._break(f"its TLS records cannot be read: {reason(error)}")
+                return at
+            upper.spent(_now() - began_s)
+            if records.idle_records and not self._idle_records.allow(records.idle_records, began_s):
+                self._fail(TOO_MANY)
                 return at
             if size:
                 upper.buffer_updated(size)
@@ -252,7 +282,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._raw.write(self._leaving.read())
             if self._raw.get_write_buffer_size():
                 upper.pause_writing()  # each of these counts: whoever does not take them is not read for long
-        if unsealer.said_goodbye and not self._is_paused and not self._ended():  # behind requests that wait above
+        if records.said_goodbye and not self._is_paused and not self._ended():  # behind requests that wait above
             self.close()
         return at
 
@@ -312,6 +342,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._raw.write(self._leaving.read())
         self._upper.refuse(reason)
 
+    def _break(self, reason: str) -> None:
+        """The session has failed: end without the answers that are due, as OpenSSL would fail again at each of them."""
+        self._is_broken = True
+        self._fail(reason)
+
     def _count_failure(self) -> None:
         if not self.is_shaken:
             self._workers.failures += 1
@@ -339,35 +374,47 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def takes_answers(self) -> bool:
         """May the next bytes be encrypted? Only when the socket took those before."""
-        return not (self._is_busy or self._is_closing or self._raw.get_write_buffer_size()) and self.is_shaken
+        is_held = self._is_busy or self._is_closing or self._is_broken
+        return self.is_shaken and not is_held and not self._raw.get_write_buffer_size()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.seal(data, aside=False)
+        self.seal((data,))
 
-    def seal(self, data: bytes | bytearray | memoryview, *, aside: bool) -> None:
-        """Encrypt and send, perhaps in a thread; only while `takes_answers`."""
-        if not aside:
-            self._raw.writelines(self._seal(data))
-            return
+    def seal(self, parts: Sequence[Part]) -> None:
+        """Encrypt and send; only while `takes_answers`. A failure ends the connection and is not raised: whoever sends
+        this answer has those of others to send."""
+        began_s = _now()
+        self._send(self._tried(parts))
+        if not self._is_lost:
+            self._upper.sealed(_now() - began_s)
+
+    def _tried(self, parts: Sequence[Part]) -> list[bytes] | ssl.SSLError:
+        """The records that hold these bytes, or why there are none: a client that has sent the beginning of a message
+        only, such as of a change of keys, can be answered by nobody. On the loop or in a thread."""
+        try:
+            return self._records.seal(parts)
+        except ssl.SSLError as error:
+            return error
+
+    def _send(self, records: list[bytes] | ssl.SSLError) -> None:
+        if isinstance(records, ssl.SSLError):
+            self._break(f"its answers cannot be encrypted: {reason(records)}")
+        else:
+            self._raw.writelines(records)
+
+    def seal_aside(self, data: bytes) -> None:
+        """The same in a thread."""
         self._sealing_bytes = len(data)
         self._upper.pause_writing()
-        self._aside(self._workers.sealer, self._seal, self._sealed, data)
+        self._aside(self._workers.sealer, self._tried, self._sealed, (data,))
 
-    def _seal(self, data: bytes | bytearray | memoryview) -> list[bytes]:
-        """The records that hold these bytes. On the loop or in a thread."""
-        session, leaving = cast(ssl.SSLObject, self._session), self._leaving
-        view = memoryview(data)
-        records = []
-        for at in range(0, len(view), RECORD_BYTES):
-            session.write(view[at : at + RECORD_BYTES])
-            records.append(leaving.read())
-        return records
-
-    def _sealed(self, records: list[bytes]) -> None:
+    def _sealed(self, records: list[bytes] | ssl.SSLError) -> None:
         self._sealing_bytes = 0
         if self._is_closing:
             return
-        self._raw.writelines(records)
+        self._send(records)
+        if self.is_closing():
+            return
         if not self._raw.get_write_buffer_size():
             self._upper.resume_writing()
         if not self._is_lost:
@@ -413,7 +460,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
 
 class SealedOutgoing(Outgoing):
-    """Answers of a TLS connection: copied piece by piece, encrypted, sent. Nothing is written past the transport."""
+    """Answers of a TLS connection: encrypted piece by piece, and sent. Nothing is written past the transport, and
+    nobody but the loop looks at the log's memory: a thread gets a copy."""
 
     __slots__ = ("_tls",)
 
@@ -432,8 +480,10 @@ class SealedOutgoing(Outgoing):
 
     def go_on(self) -> None:
         while self._rest and self._tls.takes_answers():
-            aside = self._rest_bytes >= ASIDE_BYTES_MIN
-            self._tls.seal(self._taken(SEAL_ASIDE_BYTES if aside else SEAL_BYTES), aside=aside)
+            if self._rest_bytes >= ASIDE_BYTES_MIN:
+                self._tls.seal_aside(b"".join(self._next(SEAL_ASIDE_BYTES)))
+            else:
+                self._tls.seal(self._next(SEAL_BYTES))
 
 
 def reason(error: ssl.SSLError) -> str:

@@ -14,6 +14,8 @@ RECORD_BYTES: Final = 16 * 1024
 RECORD_HEAD_BYTES: Final = 5
 RECORD_BYTES_MAX: Final = RECORD_HEAD_BYTES + RECORD_BYTES + 2_048
 """The largest record on the wire (RFC 5246, section 6.2.3)."""
+IDLE_RECORD_BYTES: Final = RECORD_HEAD_BYTES + 22
+"""A record that changes keys (RFC 8446, section 4.6.3): those without data have about that size, on the wire."""
 HANDSHAKE: Final = 0x16
 """The type of a client's first record, and of all of a handshake that are in the clear."""
 
@@ -30,6 +32,15 @@ def whole_records(wire: memoryview, start: int, size_max: int) -> int:
             break
         at += size
     return at - start
+
+
+def first_records(wire: memoryview, most: int, size_max: int) -> tuple[int, int]:
+    """The size and the number of the first whole records: no more than `most`, and none behind so many bytes."""
+    size = count = 0
+    while count < most and size < size_max and (one := whole_records(wire, size, 0)):
+        size += one
+        count += 1
+    return size, count
 
 
 def are_sealed(records: memoryview) -> bool:

@@ -27,7 +27,7 @@ from gateway.quotas.buckets import Bucket
 from gateway.quotas.limits import Limit, Parts, limit_of
 from gateway.quotas.rates import SAMPLE_S, SAMPLES, Rate
 from gateway.quotas.told import ToldPauses
-from gateway.refusals import Refusal, refusal_of
+from gateway.refusals import Refusal, caught_up, refusal_of
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ class Quotas:
     async def change(self, parts: Parts, changes: Changes) -> None:
         """Change an entity's limits in one durable step. Raises Refusal."""
         async with self._changing:
+            await caught_up(self._store)
             known = self.entities()
             if parts not in known and len(known) >= ENTITIES_MAX:
                 raise Refusal(ErrorCode.policy_violation, f"No more than {ENTITIES_MAX} entities have quotas.")

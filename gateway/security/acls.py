@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -240,14 +241,29 @@ class _TypeAcls:
             self._parents = None
         rules.setdefault(acl.name, []).append(_rule(acl))
 
-    def remove(self, acl: Acl) -> None:
-        rules = self.literal if acl.pattern is PatternType.LITERAL else self.prefixed
-        rules[acl.name].remove(_rule(acl))
-        if not rules[acl.name]:
-            del rules[acl.name]
-            if rules is self.prefixed:
-                del self._sorted[bisect_left(self._sorted, acl.name)]
-                self._parents = None
+    def remove(self, acls: Iterable[Acl]) -> None:
+        """A name's rules are gone through once, however many of them go: it may have a hundred thousand."""
+        going: dict[tuple[PatternType, str], Counter[_Rule]] = {}
+        for acl in acls:
+            going.setdefault((acl.pattern, acl.name), Counter())[_rule(acl)] += 1
+        for (pattern, name), rules in going.items():
+            self._remove(pattern, name, rules)
+
+    def _remove(self, pattern: PatternType, name: str, going: Counter[_Rule]) -> None:
+        rules = self.literal if pattern is PatternType.LITERAL else self.prefixed
+        staying = []
+        for rule in rules[name]:
+            if going[rule]:  # two ACLs may be one rule: an address is written in several ways
+                going[rule] -= 1
+            else:
+                staying.append(rule)
+        if staying:
+            rules[name] = staying
+            return
+        del rules[name]
+        if rules is self.prefixed:
+            del self._sorted[bisect_left(self._sorted, name)]
+            self._parents = None
 
     def about(self, name: str) -> Iterator[list[_Rule]]:
         """The rules of each pattern that means the resource."""
@@ -308,10 +324,16 @@ class AclSet:
             self._acls[acl] = None
             self._by_type.setdefault(acl.type, _TypeAcls()).add(acl)
 
-    def remove(self, acl: Acl) -> None:
-        if acl in self._acls:
+    def remove(self, acls: Iterable[Acl]) -> list[Acl]:
+        """Remove ACLs together; returns those that were there."""
+        gone = [acl for acl in dict.fromkeys(acls) if acl in self._acls]
+        by_type: dict[ResourceType, list[Acl]] = {}
+        for acl in gone:
             del self._acls[acl]
-            self._by_type[acl.type].remove(acl)
+            by_type.setdefault(acl.type, []).append(acl)
+        for kind, some in by_type.items():
+            self._by_type[kind].remove(some)
+        return gone
 
     def decide(self, principal: Principal, host: str, operation: Operation, kind: ResourceType, name: str) -> Verdict:
         """May the principal, coming from an address, do the operation on the resource?"""

@@ -2,8 +2,8 @@
 
 Keeps: an ACL is in effect exactly if it is durable. A change is one row of the store's table for each ACL, and the rows
 of up to `ACLS_AT_ONCE` ACLs are one record of the log: after a crash each ACL is there or not, and no other ACL is
-touched. Changes run one at a time. Whoever has no right is told nothing: a decision is made before a resource is
-looked up.
+touched. Changes run one at a time, each behind all that other processes have answered before. Whoever has no right is
+told nothing: a decision is made before a resource is looked up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from core.errors import StoreError
 from core.store import Store
 from core.turns import in_turns
 from gateway.config.authorizer import AuthorizerKeys
-from gateway.refusals import Refusal, invalid_request, refusal_of
+from gateway.refusals import Refusal, caught_up, invalid_request, refusal_of
 from gateway.security.acl_format import TABLE, TEXT_BYTES_MAX, decode_key, encode_key
 from gateway.security.acls import (
     CLUSTER_NAME,
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 ACLS_AT_ONCE: Final = 500
 """ACLs whose change is one record of the log."""
+REPEATED_MAX: Final = 50_000
+"""ACLs that filters of one deletion choose after another of them: each is told for each of these, some 400 bytes."""
 STORED_CHARS_MAX: Final = 32 * 2**20
 """Most characters in the texts of all ACLs together."""
 REMEMBERED_MAX: Final = 200_000
@@ -136,6 +138,10 @@ class Authorizer:
         """Make ACLs durable, then let them take effect; each may be refused alone. One that is there stays as it is."""
         outcomes: list[Refusal | None] = []
         async with self._changing:
+            try:
+                await caught_up(self._store)
+            except Refusal as refused:
+                return [refused] * len(acls)
             for first in range(0, len(acls), ACLS_AT_ONCE):
                 await asyncio.sleep(0)
                 outcomes += await self._create_some(acls[first : first + ACLS_AT_ONCE])
@@ -161,23 +167,39 @@ class Authorizer:
             await self._stored({encode_key(acl): b"" for acl in new})
         except Refusal as refused:
             return [outcome or (refused if acl in new else None) for acl, outcome in zip(acls, outcomes, strict=True)]
-        for acl in new:
+        added = [acl for acl in new if acl not in self._acls]  # a look at what all processes have was sooner, else
+        for acl in added:
             self._acls.add(acl)
-        self._changed(chars, len(new), 0)
+        self._changed(self._chars + sum(map(_chars, added)), len(new), 0)
         return outcomes
 
     async def delete(self, filters: Sequence[AclFilter]) -> list[list[Acl]]:
-        """Remove the ACLs that filters choose: for each filter, those that it removed. Raises Refusal."""
+        """Remove the ACLs that filters choose: for each filter, those that it removed. Raises Refusal, also if the
+        filters choose the same ones too often: then none is removed."""
         async with self._changing:
-            chosen = [await self.matching(wanted) async for wanted in in_turns(filters)]
-            gone = list(dict.fromkeys(acl for some in chosen for acl in some))
-            for first in range(0, len(gone), ACLS_AT_ONCE):
-                some = gone[first : first + ACLS_AT_ONCE]
+            await caught_up(self._store)
+            chosen, every = await self._chosen(filters)
+            for first in range(0, len(every), ACLS_AT_ONCE):
+                some = every[first : first + ACLS_AT_ONCE]
                 await self._stored({encode_key(acl): None for acl in some})
-                for acl in some:
-                    self._acls.remove(acl)
-                self._changed(self._chars - sum(map(_chars, some)), 0, len(some))
+                gone = self._acls.remove(some)
+                self._changed(self._chars - sum(map(_chars, gone)), 0, len(some))
         return chosen
+
+    async def _chosen(self, filters: Sequence[AclFilter]) -> tuple[list[list[Acl]], list[Acl]]:
+        """The ACLs that each filter chooses, and each of them once. Raises Refusal."""
+        chosen: list[list[Acl]] = []
+        every: dict[Acl, None] = {}
+        told = 0
+        async for wanted in in_turns(filters):
+            some = await self.matching(wanted)
+            async for acl in in_turns(some):
+                every[acl] = None
+            chosen.append(some)
+            told += len(some)
+            if told - len(every) > REPEATED_MAX:
+                raise invalid_request(f"The filters choose the same ACLs more than {REPEATED_MAX} times: send fewer")
+        return chosen, list(every)
 
     async def _stored(self, changes: Mapping[bytes, bytes | None]) -> None:
         if not changes:

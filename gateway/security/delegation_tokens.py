@@ -31,7 +31,7 @@ from core.errors import StoreError
 from core.store import Store
 from core.turns import in_turns
 from gateway.config.delegation import DelegationKeys
-from gateway.refusals import Refusal, refusal_of
+from gateway.refusals import Refusal, caught_up, refusal_of
 from gateway.security.delegation_rows import (
     TABLE,
     TOKENS_MAX,
@@ -135,6 +135,7 @@ class DelegationTokens:
     async def renew(self, secret: bytes, who: Principal, period_ms: int) -> DelegationToken:
         """Put off a token's end; `period_ms` not above 0: by the time that is configured. Raises Refusal."""
         async with self._changing:
+            await caught_up(self._store)
             token = self._by_secret(secret)
             now_ms = self._clock.wall_ms()
             if token.has_ended(now_ms):
@@ -146,6 +147,7 @@ class DelegationTokens:
     async def expire(self, secret: bytes, who: Principal, after_ms: int) -> tuple[DelegationToken, int]:
         """Let a token end after a time, or at once and for ever if that is negative; returns when. Raises Refusal."""
         async with self._changing:
+            await caught_up(self._store)
             token = self._by_secret(secret)
             now_ms = self._clock.wall_ms()
             if not token.is_of(who):

@@ -4,6 +4,7 @@ Invariants:
 - A token counts only if a key of the configured set signed it, with an algorithm that is made for that key; never
   without a signature, and never with a shared secret. Nothing that a token names (`jku`, `x5u`, `jwk`) is read.
 - It must end (`exp`), name its user, and be meant for us (`aud`); an issuer is checked if one is configured.
+- A file that has no keys ends the start; an issuer that is away is asked again and again, as others may come meanwhile.
 - No client makes us fetch keys: an unknown key id only has them read at the next look, as for changed files.
 """
 
@@ -23,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 import jwt
 import urllib3
 
+from gateway.config.layers import ConfigError
 from gateway.config.security import ListenerSecurity
 from gateway.security.exchange import Done, More, Refused, Step
 
@@ -66,7 +68,7 @@ def parse_keys(text: bytes) -> tuple[Key, ...]:
     """The keys of a JWKS that verify signatures; others are left out. Raises BadKeys."""
     try:
         listed = json.loads(text)["keys"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise BadKeys("it is no JWKS: a JSON object with `keys`") from None
     found: list[Key] = []
     for jwk in listed[:KEYS_MAX] if isinstance(listed, list) else ():
@@ -94,6 +96,7 @@ class KeySet:
     """The keys of one address, as they were read last."""
 
     def __init__(self, listener: str, url: str, refresh_ms: int) -> None:
+        """Looks into a file, not at another address. Raises ConfigError."""
         self._listener = listener
         self._url = url
         self._refresh_s = refresh_ms / 1000
@@ -103,6 +106,8 @@ class KeySet:
         self._lock = threading.Lock()
         self.keys: tuple[Key, ...] = ()
         self.failures = 0
+        if self._path() is not None:
+            self._check_file()
 
     def find(self, kid: str | None, algorithm: str) -> Key | None:
         """The key that may have signed this. An unknown id has the keys read again at the next look."""
@@ -132,6 +137,14 @@ class KeySet:
     def _path(self) -> Path | None:
         parts = urlsplit(self._url)
         return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+    def _check_file(self) -> None:
+        try:
+            parse_keys(self._read())
+        except (OSError, ValueError) as wrong:
+            why = f"cannot be read: {wrong.strerror}" if isinstance(wrong, OSError) else str(wrong)
+            key = f"sasl.oauthbearer.jwks.endpoint.url of listener {self._listener}"
+            raise ConfigError([f"{key}, {self._url[:300]}: {why}"]) from wrong
 
     def _has_changed(self) -> bool:
         path = self._path()

@@ -110,6 +110,18 @@ def certificates(text: str) -> list[x509.Certificate]:
     return found
 
 
+def check_authorities(path: Path) -> None:
+    """Does a file hold certificates of authorities, as OpenSSL will read it on contact? Raises BadPem."""
+    read_text(path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cafile=path)
+    except OSError as error:  # an SSLError is one, too
+        raise BadPem(f"{path}: it has no certificate (-----BEGIN CERTIFICATE-----) that can be read") from error
+    if not context.cert_store_stats()["x509"]:  # lists of revoked ones alone
+        raise BadPem(f"{path}: it has no certificate (-----BEGIN CERTIFICATE-----)")
+
+
 def revocation_lists(text: str) -> list[x509.CertificateRevocationList]:
     """All lists of revoked certificates in the text (RFC 5280, section 5). Raises BadPem."""
     found = []

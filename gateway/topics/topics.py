@@ -17,6 +17,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from core.cluster.registry import common_form
+from core.deciding import Configure
 from core.errors import StoreError, UnknownStream
 from core.store import Store
 from core.streams.live import Stream
@@ -25,13 +26,17 @@ from core.turns import in_turns
 from gateway.config.loading import Config
 from gateway.kafka_configs.broker_configs import CLUSTER, SETTINGS, BrokerConfigs
 from gateway.kafka_configs.keys import Change
-from gateway.refusals import Refusal, refusal_of
+from gateway.refusals import Refusal, caught_up, refusal_of
 from gateway.topics.checks import check_growth, check_name
+from gateway.topics.former_names import FormerNames
 
 logger = logging.getLogger(__name__)
 
 Charge = Callable[[int], None]
 """Takes partitions that are about to be made or deleted. Raises Refusal when their client must pause first."""
+
+DeletionHook = Callable[[Stream], Iterable[asyncio.Task[None]] | None]
+"""Hears of a deleted topic; may return what ends when something that the topic has left behind is gone."""
 
 _A = TypeVar("_A")
 _T = TypeVar("_T")
@@ -92,9 +97,11 @@ class Topics:
         self._under_way: set[asyncio.Task[Any]] = set()  # kept here so that none is collected before its end
         self._alike: dict[str, tuple[str, ...]] = {}  # names that collide, by their common form
         self._creations: dict[str, asyncio.Task[None]] = {}
-        self._deletion_hooks: list[Callable[[Stream], None]] = []
+        self._deletion_hooks: list[DeletionHook] = []
         self._change_hooks: list[Callable[[Stream], None]] = []
+        self._left_behind: set[asyncio.Task[None]] = set()  # of deleted topics
         self._known: dict[UUID, tuple[Stream, int]] = {}  # with the partitions that are counted
+        self.former_names = FormerNames()
         self.partition_count = 0
         for stream in store.streams:
             self._came(stream)
@@ -106,8 +113,9 @@ class Topics:
     def __len__(self) -> int:
         return len(self._streams)
 
-    def on_deletion(self, hook: Callable[[Stream], None]) -> None:
-        """Call `hook` on the loop after a topic is deleted. (Fetches learn of it from their slots.)"""
+    def on_deletion(self, hook: DeletionHook) -> None:
+        """Call `hook` on the loop after a topic is deleted. (Fetches learn of it from their slots.) What it returns is
+        waited for before the deletion is answered, and another topic of that name may come."""
         self._deletion_hooks.append(hook)
 
     def on_change(self, hook: Callable[[Stream], None]) -> None:
@@ -115,13 +123,13 @@ class Topics:
         self._change_hooks.append(hook)
 
     def _came(self, stream: Stream) -> None:
-        """A topic was created or has more partitions; said again, it changes nothing."""
+        """A topic was created or has more partitions; said again, or when it is gone again, it changes nothing."""
         before = self._known.get(stream.uuid)
+        counted = 0 if before is None else before[1]
+        if stream.deleted or counted == stream.slot_count:
+            return
         if before is None:
             self._note_name(stream.name)
-        counted = 0 if before is None else before[1]
-        if counted == stream.slot_count:
-            return
         self._known[stream.uuid] = stream, stream.slot_count
         self.partition_count += stream.slot_count - counted
         for hook in self._change_hooks:
@@ -134,9 +142,13 @@ class Topics:
             return
         stream, counted = found
         self._forget_name(stream.name)
+        self.former_names.note(uuid, stream.name)
         self.partition_count -= counted
-        for hook in (*self._deletion_hooks, *self._change_hooks):
-            hook(stream)
+        for left in [left for hook in self._deletion_hooks for left in hook(stream) or ()]:
+            self._left_behind.add(left)
+            left.add_done_callback(self._left_behind.discard)
+        for changed in self._change_hooks:
+            changed(stream)
 
     # --- Other processes ----------------------------------------------------------------------
 
@@ -308,7 +320,11 @@ class Topics:
     async def _grow(self, growth: tuple[Stream, int]) -> None:
         stream, count = growth
         before = stream.slot_count
-        await self._store.grow_stream(stream, count)
+        try:
+            await self._store.grow_stream(stream, count)
+        except ValueError:
+            check_growth(stream, count)  # it raises Refusal if another process was faster
+            raise
         self._came(stream)
         logger.info("topic grown", extra={"topic": stream.name, "partitions": count, "before": before})
 
@@ -325,22 +341,28 @@ class Topics:
         outcomes = checked if validate_only else await _each(checked, self._configure)
         return dict(zip(changes, map(_refusal_only, outcomes), strict=True))
 
-    def _plan_config(self, name: str, change: Change) -> tuple[Stream, dict[str, str]]:
-        """The topic and its new overrides. Kafka checks the values before it checks whether the topic exists."""
+    def _plan_config(self, name: str, change: Change) -> tuple[Stream, Configure]:
+        """The topic, and what makes its new overrides of the newest ones. Kafka checks the values before it checks
+        whether the topic exists."""
         stream = self.get(name)
-        overrides = self.configs.check_topic(change(stream.config if stream else {}))
+
+        def configure(now: Mapping[str, str]) -> dict[str, str]:
+            return self.configs.check_topic(change(now))
+
+        configure(stream.config if stream else {})
         if stream is None and name in VIEWED:
             raise unchangeable(name)
         if stream is None:
             raise Refusal(ErrorCode.unknown_topic_or_partition, f"The topic '{name}' does not exist.")
-        return stream, overrides
+        return stream, configure
 
-    async def _configure(self, planned: tuple[Stream, dict[str, str]]) -> None:
-        stream, overrides = planned
-        if dict(stream.config) == overrides:
+    async def _configure(self, planned: tuple[Stream, Configure]) -> None:
+        """Where other processes change topics, too, nothing is the same before it is decided."""
+        stream, configure = planned
+        if not self._store.is_shared and dict(stream.config) == configure(stream.config):
             return
-        await self._store.update_stream(stream, config=overrides)
-        logger.info("topic configured", extra={"topic": stream.name, "configs": sorted(overrides)})
+        await self._store.update_stream(stream, config=configure)
+        logger.info("topic configured", extra={"topic": stream.name, "configs": sorted(stream.config)})
 
     async def configure_broker(
         self,
@@ -352,6 +374,7 @@ class Topics:
         await self._to_the_end(self._configure_broker(entity, change, validate_only))
 
     async def _configure_broker(self, entity: str, change: Change, validate_only: bool) -> None:
+        await caught_up(self._store)
         wanted = self.configs.check_broker(entity, change(self.configs.current(entity)))
         changes = self.configs.changes(entity, wanted)
         if validate_only or not changes:
@@ -381,6 +404,8 @@ class Topics:
             raise UnknownStream(stream.name)
         await self._store.delete_stream(stream)
         self._went(stream.uuid)
+        if self._left_behind:
+            await asyncio.wait(set(self._left_behind))
 
     async def _to_the_end(self, change: Coroutine[Any, Any, _T]) -> _T:
         """Make one change at a time; once begun, it is finished even if its client has gone."""
@@ -464,6 +489,8 @@ async def _each(checked: Sequence[_T | Refusal], change: Callable[[_T], Awaitabl
             return await change(item)
         except StoreError as failed:
             return refusal_of(failed)
+        except Refusal as refused:  # another process has changed meanwhile what was checked
+            return refused
 
     outcomes: list[_R | Refusal] = []
     async for first in in_turns(range(0, len(checked), CHANGES_AT_ONCE)):

@@ -39,7 +39,7 @@ class CoordinatorEpochs:
         return len(self._epochs)
 
     def load(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
-        """Load the table. Raises UnreadableRecord."""
+        """Load some of the table, in its order. Raises UnreadableRecord."""
         for key, value in entries:
             try:
                 (producer_id,), (version, epoch) = _KEY.unpack(key), _VALUE.unpack(value)

@@ -30,8 +30,7 @@ from gateway.transactions.remote import RemoteCoordinator, RemoteParticipant
 from gateway.transactions.transaction import Transaction
 
 if TYPE_CHECKING:
-    from core.streams.live import Slot, Stream
-    from gateway.topics.topics import Topics
+    from core.streams.live import Slot
 
 
 class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
@@ -42,7 +41,6 @@ class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
         config: Config,
         store: Store,
         clock: Clock,
-        topics: Topics,
         groups: GroupCoordinators,
         producers: ProducerIds,
         peer_of: Callable[[int], Peer | None] = lambda container_id: None,
@@ -52,13 +50,11 @@ class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
         self._peer_of = peer_of
         self._config = config
         self._clock = clock
-        self._topics = topics
         self._groups = groups
         self._producers = producers
         self._parts = _Participants(self)
         self.counters: Final = TransactionCounters()
-        topics.on_deletion(self._topic_deleted)
-        store.mover.on_frozen(self._bring_coordinators)
+        store.mover.beside.comes_along(self._bring_coordinators)
 
     def __repr__(self) -> str:
         return f"<TransactionCoordinators {len(self)} ids, {self.under_way} under way>"
@@ -75,7 +71,7 @@ class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
 
     def _bring_coordinators(self, slot: Slot, target: int) -> None:
         """A partition leaves for another container: who was replaced there must not be heard here, either. Raises
-        NotMovedYet while that cannot be told: a container is served a moment before its coordinators are loaded."""
+        NotMovedYet while that cannot be told: a container is served before its coordinators are loaded."""
         if not slot.writers:
             return
         here, there = self.in_container(slot.container_id), self.in_container(target)
@@ -87,7 +83,7 @@ class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
         there.participant.know_coordinators({writer: epoch for writer, epoch in known if epoch is not None})
 
     def participant_in(self, container_id: int) -> Participant:
-        """A container's part in transactions. Raises NotHosted."""
+        """A container's part in transactions. Raises NotHosted, also while it loads."""
         found = self.in_container(container_id)
         if found is None:
             raise NotHosted(container_id)
@@ -131,7 +127,7 @@ class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
         if groups is None:
             raise NotHosted(container.id)
         epochs_max = max(1, self._config.transactional_ids_max // len(self.homes))  # one budget for all
-        participant = Participant(container, self._store, self._clock, self._topics, groups.offsets, epochs_max)
+        participant = Participant(container, self._store, self._clock, groups.offsets, epochs_max)
 
         def endings(known: KnownTransactions) -> Endings:
             return Endings(container, self._store, self.homes, known, participant, self._parts, self.counters)
@@ -146,10 +142,6 @@ class TransactionCoordinators(LocalCoordinators[TransactionCoordinator]):
             self.counters,
             endings,
         )
-
-    def _topic_deleted(self, stream: Stream) -> None:
-        for coordinator in self.all():
-            coordinator.participant.topic_deleted(stream)
 
 
 class _Participants:

@@ -6,14 +6,17 @@ Invariants:
 - Else the outcome is logged first, and is the point of no return. Then each container that takes part ends it, each by
   itself (`participant.py`), and the row is complete when all have. A failure or a crash leaves a prepared row: a retry,
   or the next start, goes through all of it again, with the same outcome, and whoever has the containers then.
+- A row is complete only when each partition has ended the transaction, or is known to be gone (`whereabouts.py`).
 - One transaction that cannot end holds up no other, nor the start of its coordinator.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from core.container.container import Container
@@ -26,7 +29,9 @@ from gateway.transactions.known import KnownTransactions, nobody_waits, put
 from gateway.transactions.outcome import EndsTransactions, Outcome
 from gateway.transactions.participant import PLACES_AT_ONCE, Participant
 from gateway.transactions.places import Place
+from gateway.transactions.retries import Retries
 from gateway.transactions.transaction import PREPARED, Transaction
+from gateway.transactions.whereabouts import container_of
 
 _log: Final = logging.getLogger(__name__)
 
@@ -37,9 +42,8 @@ COMPLETED_AT_ONCE: Final = 64
 """Transactions that one look completes at a time."""
 LOOK_S_MAX: Final = 1.0
 """Longest wait of a look for these; what takes longer goes on beside it."""
-RETRY_S: Final = 0.1
-"""Before what is not complete is tried again; twice as long each time, up to `RETRY_S_MAX`."""
-RETRY_S_MAX: Final = 2.0
+LOOKS_APART_S: Final = 0.05
+"""Least time between two looks for what is to be tried again: each goes through all of it."""
 
 
 class TransactionCounters:
@@ -58,6 +62,14 @@ class Participants(Protocol):
 
     def in_container(self, container_id: int) -> EndsTransactions:
         """Raises NotHosted where nobody can be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    """Who takes part in a transaction: the partitions of each container. `unknown`: why there may be others."""
+
+    by_container: Mapping[int, list[Place]]
+    unknown: Sequence[Refusal]
 
 
 class Endings:
@@ -81,7 +93,8 @@ class Endings:
         self._participants = participants
         self._counters = counters
         self._completing: dict[str, asyncio.Task[None]] = {}  # by transactional id
-        self._behind: dict[str, None] = {}  # ids whose outcome could not be carried out everywhere
+        self._behind = Retries()  # of ids whose outcome could not be carried out everywhere
+        self._fell = asyncio.Event()  # one more
         self._retrying: asyncio.Task[None] | None = None
 
     async def end(self, prepared: Transaction) -> None:
@@ -122,29 +135,35 @@ class Endings:
 
     def _fell_behind(self, prepared: Transaction, error: StoreError | Refusal) -> None:
         """Try again soon, and tell of it once."""
-        told = _log.debug if prepared.transactional_id in self._behind else _log.warning
+        is_new = self._behind.failed(prepared.transactional_id, _now_s())
+        told = _log.warning if is_new else _log.debug
         told(
             "a transaction is not complete: its outcome is logged, what is missing is tried again",
             extra={"producer": prepared.identity, "committed": prepared.is_committed, "error": str(error)},
         )
-        self._behind[prepared.transactional_id] = None
+        self._fell.set()
         if self._retrying is None:
             self._retrying = asyncio.create_task(self._retry(), name="ends of transactions")
 
     async def _retry(self) -> None:
-        pause_s = RETRY_S
         while self._behind:
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_S_MAX)
-            due = []
-            for name in list(self._behind):
-                known = self._known.get(name)
-                if known is not None and known.state in PREPARED:
-                    due.append(known)
-                else:
-                    del self._behind[name]
-            await self._try(due)
+            await asyncio.sleep(LOOKS_APART_S)
+            self._fell.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._behind.wait_s(_now_s())):
+                    await self._fell.wait()
+            await self._try(self._due())
         self._retrying = None
+
+    def _due(self) -> list[Transaction]:
+        due = []
+        for name in self._behind.due(_now_s()):
+            known = self._known.get(name)
+            if known is not None and known.state in PREPARED:
+                due.append(known)
+            else:
+                self._behind.over(name)
+        return due
 
     # --- Within the container -----------------------------------------------------------------
 
@@ -153,8 +172,15 @@ class Endings:
             return True
         own = self._container.id
         return all(self._homes.of(group) == own for group in prepared.groups) and all(
-            self._container_of(place) in (own, None) for place in prepared.partitions
+            self._is_at_most_here(place) for place in prepared.partitions
         )
+
+    def _is_at_most_here(self, place: Place) -> bool:
+        """Whether a partition lies in this container, or is gone."""
+        try:
+            return container_of(self._store, place) in (self._container.id, None)
+        except Refusal:
+            return False
 
     async def _end_in_one_step(self, prepared: Transaction) -> None:
         completed = prepared.completed(self._container.trusted.stamp_ms())
@@ -183,39 +209,40 @@ class Endings:
             await self._known.synced(prepared.transactional_id)
             outcome = Outcome.of(prepared, self._container.epoch)
             shares = await self._shares(prepared)
-            ends = [self._end_in(container_id, outcome, places) for container_id, places in shares.items()]
+            ends = [self._end_in(*share, outcome) for share in shares.by_container.items()]
             failures = [done for done in await asyncio.gather(*ends, return_exceptions=True) if done is not None]
-            for failure in failures:
+            for failure in (*failures, *shares.unknown):
                 raise failure
             completed = self._known.submit(prepared.completed(self._container.trusted.stamp_ms()))
             completed.add_done_callback(nobody_waits)
+            self._behind.over(prepared.transactional_id)
             self._count(prepared)
         except (StoreError, Refusal) as error:
             self._fell_behind(prepared, error)
 
-    async def _end_in(self, container_id: int, outcome: Outcome, places: list[Place]) -> None:
+    async def _end_in(self, container_id: int, places: list[Place], outcome: Outcome) -> None:
         await self._participants.in_container(container_id).end(outcome, places)
 
-    async def _shares(self, prepared: Transaction) -> Mapping[int, list[Place]]:
-        """The containers that take part, each with its partitions. Those of deleted topics are left out."""
+    async def _shares(self, prepared: Transaction) -> _Shares:
         shares: dict[int, list[Place]] = {self._homes.of(group): [] for group in prepared.groups}
-        places = prepared.places
+        places, unknown = prepared.places, list[Refusal]()
         async for first in in_turns(range(0, len(places), PLACES_AT_ONCE)):
             for place in places.some(first, PLACES_AT_ONCE):
-                container_id = self._container_of(place)
+                try:
+                    container_id = container_of(self._store, place)
+                except Refusal as refused:
+                    unknown = [refused]
+                    continue
                 if container_id is not None:
                     shares.setdefault(container_id, []).append(place)
-        return shares
-
-    def _container_of(self, place: Place) -> int | None:
-        """The container of a partition; None when its topic is deleted."""
-        stream = self._store.stream_of(place.stream_id)
-        if stream is None or place.slot >= stream.slot_count:
-            return None
-        return stream.slot(place.slot).container_id
+        return _Shares(shares, unknown)
 
     def _count(self, prepared: Transaction) -> None:
         if prepared.is_committed:
             self._counters.committed += 1
         else:
             self._counters.aborted += 1
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -5,6 +5,7 @@ Invariants:
   queued changes, in order.
 - A transaction has a deadline from its beginning to its end, and no other id has one.
 - From its beginning until it is complete it is known which frame of the log has its newest state.
+- An id is unknown only if the log has none: once its container is not here any more, nothing is said of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from kio.schema.errors import ErrorCode
 from core.applied.tables import Delete, Put
 from core.clock import Clock
 from core.container.container import Container
+from core.turns import let_go
 from gateway.refusals import Refusal
 from gateway.transactions.persistence import TRANSACTIONS_TABLE, encode_transaction
 from gateway.transactions.transaction import PREPARED, Transaction
@@ -31,6 +33,7 @@ class KnownTransactions:
         self._clock = clock
         self._transactions: dict[str, Transaction] = {}
         self._deadlines: dict[str, float] = {}  # of transactions under way, monotonic s
+        self._has_left = False
         self._rows: dict[str, int] = {}  # LSNs of the newest states of those that are under way or prepared
 
     def __iter__(self) -> Iterator[Transaction]:
@@ -44,14 +47,23 @@ class KnownTransactions:
         return len(self._deadlines)
 
     def get(self, transactional_id: str) -> Transaction | None:
+        """Raises Refusal when the container has left."""
+        if self._has_left:
+            raise Refusal(ErrorCode.not_coordinator)
         return self._transactions.get(transactional_id)
 
     def find(self, transactional_id: str) -> Transaction:
-        """The same. Raises Refusal for an id that is not known."""
-        known = self._transactions.get(transactional_id)
+        """The same. Raises Refusal for an id that is not known, too."""
+        known = self.get(transactional_id)
         if known is None:
             raise Refusal(ErrorCode.invalid_producer_id_mapping if transactional_id else ErrorCode.invalid_request)
         return known
+
+    async def let_go(self) -> None:
+        """The container has left: free all of it, in turns."""
+        self._has_left = True
+        for known in (self._transactions, self._deadlines, self._rows):
+            await let_go(known)
 
     # --- Time ---------------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ Invariants:
   changes nothing more. An offset is unstable until its turn.
 - A partition takes a transaction's first batch only while its coordinator has the partition in its log as a part of the
   transaction. The coordinator was asked before; a `Guard` breaks if the transaction ends here meanwhile.
-- A coordinator that was replaced is refused.
-- Offsets of a topic or group that is deleted meanwhile are not committed.
+- A coordinator that was replaced is refused, at each step: its successor may have ended all of it between two.
+- Offsets of a topic or group that is deleted meanwhile are not committed, and go in steps.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 from kio.schema.errors import ErrorCode
 
@@ -25,12 +25,12 @@ from core.container.ports import TransactionEnd
 from core.errors import NotHosted, StoreError
 from core.log.records import Operation
 from core.store import Store
-from core.streams.live import Slot, Stream
+from core.streams.live import Slot
 from core.streams.writers import WriterState
 from core.turns import in_turns
 from gateway.groups.offsets.service import OffsetService
 from gateway.groups.persistence import CommittedOffset, OffsetKey
-from gateway.refusals import Refusal
+from gateway.refusals import Asked, Refusal, code_of
 from gateway.transactions.coordinator_epochs import COORDINATORS_TABLE, CoordinatorEpochs
 from gateway.transactions.known import nobody_waits
 from gateway.transactions.outcome import Outcome
@@ -40,26 +40,28 @@ from gateway.transactions.persistence import PENDING_OFFSETS_TABLE
 from gateway.transactions.places import Place
 from gateway.transactions.transaction import Identity
 
-if TYPE_CHECKING:
-    from gateway.topics.topics import Topics
-
 _log: Final = logging.getLogger(__name__)
 
 PLACES_AT_ONCE: Final = 1_000
 """Partitions that get their markers in one step, which is one turn of the loop: some 10 ms."""
 
 OFFSETS_AT_ONCE: Final = 2_000
-"""Offsets that are committed in one step: some 12 ms."""
+"""Offsets that are committed, or dropped, in one step: some 12 ms."""
+
+LOADED_AT_ONCE: Final = 500
+"""Pending offsets that are read in one step of a load: some 4 ms."""
 
 
 class Guard:
-    """Whether a producer's transaction may still begin in a container, since its coordinator was asked."""
+    """Whether a producer's transaction may still begin in a container, since its coordinator was asked: not once it has
+    ended there (`is_broken`), nor once the container has gone from here (`has_gone`), as nobody here sees that then."""
 
-    __slots__ = ("__weakref__", "identity", "is_broken")
+    __slots__ = ("__weakref__", "has_gone", "identity", "is_broken")
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
         self.is_broken = False
+        self.has_gone = False
 
 
 class Participant:
@@ -70,32 +72,37 @@ class Participant:
         container: Container,
         store: Store,
         clock: Clock,
-        topics: Topics,
         offsets: OffsetService,
         epochs_max: int,
     ) -> None:
         self._container = container
         self._store = store
         self._clock = clock
-        self._topics = topics
         self._offsets = offsets
         self._epochs = CoordinatorEpochs(epochs_max)
         self._guards: weakref.WeakSet[Guard] = weakref.WeakSet()  # of requests under way
         self.pending_offsets = PendingOffsets()
+        offsets.has_pending(self)
 
     def __repr__(self) -> str:
         return f"<Participant in container {self._container.id}, {self.pending_offsets!r}>"
 
-    def load(self) -> None:
-        """Load pending offsets and the epochs of coordinators. Raises UnreadableRecord."""
-        self.pending_offsets.load(self._container.table(PENDING_OFFSETS_TABLE).items())
-        self._epochs.load(self._container.table(COORDINATORS_TABLE).items())
+    async def load(self) -> None:
+        """Load pending offsets and the epochs of coordinators, in steps. Raises UnreadableRecord."""
+        async for rows in self._container.table(PENDING_OFFSETS_TABLE).in_steps(most=LOADED_AT_ONCE):
+            self.pending_offsets.load(rows)
+        async for rows in self._container.table(COORDINATORS_TABLE).in_steps():
+            self._epochs.load(rows)
 
-    def drop_orphans(self) -> None:
+    def stop(self) -> None:
+        """Its container goes. If it comes back, what was asked before does not count."""
+        for guard in self._guards:
+            guard.has_gone = True
+
+    async def drop_orphans(self) -> None:
         """Drop offsets of topics that were deleted before this start."""
-        for topic in self.pending_offsets.topics():
-            if self._topics.get(topic) is None:
-                self._drop_offsets(self.pending_offsets.of_topic(topic))
+        async for topic in in_turns(self.pending_offsets.topics()):
+            self._offsets.look_for_dead(topic)
 
     # --- A transaction grows ------------------------------------------------------------------
 
@@ -168,9 +175,11 @@ class Participant:
     def _step(
         self, outcome: Outcome, ends: Sequence[TransactionEnd], operations: Sequence[Operation]
     ) -> asyncio.Future[None]:
-        """One step of the log; the first of a new coordinator raises the epoch of coordinators with it."""
+        """One step of the log; the first of a new coordinator raises the epoch of coordinators with it. Raises Refusal
+        for the word of one that was replaced: what is open by then may be the producer's next transaction."""
         raising: Sequence[Operation] = ()
         if outcome.is_from_elsewhere:
+            self.check_coordinator(outcome.producer_id, outcome.coordinator_epoch)
             raising = self._epochs.raising(outcome.producer_id, outcome.coordinator_epoch)
             if not (raising or ends or operations):  # a log that is another node's by now must not say that all is done
                 raising = [self._epochs.row(outcome.producer_id, outcome.coordinator_epoch)]
@@ -180,8 +189,9 @@ class Participant:
         return logged
 
     def _committed(self, pending: Mapping[OffsetKey, CommittedOffset]) -> dict[OffsetKey, CommittedOffset]:
-        """Offsets whose topics still exist."""
-        return {key: offset for key, offset in pending.items() if self._topics.get(key.topic) is not None}
+        """Offsets whose topics still exist, and whose groups are not being deleted."""
+        takes = self._offsets.takes
+        return {key: offset for key, offset in pending.items() if takes(key, offset.topic_id)}
 
     def _ends(self, outcome: Outcome, places: Iterable[Place]) -> list[TransactionEnd]:
         return transaction_ends(
@@ -194,16 +204,19 @@ class Participant:
         )
 
     def _slots(self, places: Iterable[Place]) -> Iterator[Slot]:
-        """The partitions' slots; without those of deleted topics.
+        """The partitions' slots; without those of deleted topics, and those beyond what is shown of a topic in which
+        nothing was ever written.
 
         Raises NotHosted for one that has left this container since its coordinator looked: nothing is open of it here,
         and its transaction is, wherever it is.
         """
         for stream_id, number in places:
             stream = self._store.stream_of(stream_id)
-            if stream is None or number >= stream.slot_count:
+            if stream is None:
                 continue
-            slot = stream.slot(number)
+            slot = stream.slot(number) if number < stream.slot_count else stream.known_slot(number)
+            if slot is None:
+                continue
             if slot.container_id != self._container.id:
                 raise NotHosted(self._container.id)
             yield slot
@@ -240,24 +253,45 @@ class Participant:
 
     # --- Offsets of what is deleted -----------------------------------------------------------
 
-    def topic_deleted(self, stream: Stream) -> None:
-        """Drop the topic's pending offsets."""
-        self._drop_offsets(self.pending_offsets.of_topic(stream.name))
+    def topic_ids(self, topic: str) -> Collection[bytes]:
+        """See `Pending`, whose implementation this is."""
+        return self.pending_offsets.topic_ids(topic)
 
-    def group_deleted(self, group_id: str) -> None:
-        """Drop the group's pending offsets: otherwise the end of their transactions would bring it back."""
-        self._drop_offsets(self.pending_offsets.of_group(group_id))
+    def has_group(self, group_id: str) -> bool:
+        """See `Pending`."""
+        return self.pending_offsets.is_of_group(group_id)
 
-    def _drop_offsets(self, dropped: Mapping[int, list[OffsetKey]]) -> None:
-        """Delete pending offsets: a new topic or group with a deleted one's name must not get them."""
-        for producer_id, keys in dropped.items():
-            try:
-                logged = self._container.submit(deletes(producer_id, keys))
-            except StoreError as error:
-                _log.warning("pending offsets of a deleted topic or group stay", extra={"error": str(error)})
-            else:
-                logged.add_done_callback(nobody_waits)
-                self.pending_offsets.drop(producer_id, keys)
+    def drop_some_of_topics(self, topics: Collection[str]) -> asyncio.Future[ErrorCode] | None:
+        """See `Pending`: a new topic of a deleted one's name must not get its offsets."""
+        some = self.pending_offsets.some_of_topics(topics, self._offsets.is_living, OFFSETS_AT_ONCE)
+        return None if some is None else self._drop(*some)
+
+    def drop_some_of_group(self, group_id: str) -> asyncio.Future[ErrorCode] | None:
+        """See `Pending`: the end of their transactions would bring the group back."""
+        some = self.pending_offsets.some_of_group(group_id, OFFSETS_AT_ONCE)
+        return None if some is None else self._drop(*some)
+
+    def _drop(self, producer_id: int, keys: Sequence[OffsetKey]) -> asyncio.Task[ErrorCode]:
+        """Submit the deletion of pending offsets."""
+        try:
+            logged = self._container.submit(deletes(producer_id, keys))
+        except StoreError as error:
+            return asyncio.create_task(_refused(error))
+        self.pending_offsets.drop(producer_id, keys)
+        return asyncio.create_task(_outcome(logged))
+
+
+async def _outcome(logged: asyncio.Future[None]) -> ErrorCode:
+    try:
+        await logged
+    except StoreError as error:
+        return await _refused(error)
+    return ErrorCode.none
+
+
+async def _refused(error: StoreError) -> ErrorCode:
+    _log.warning("pending offsets of a deleted topic or group stay", extra={"error": str(error)})
+    return code_of(error, Asked.COORDINATOR)
 
 
 def is_open(slot: Slot, identity: Identity) -> bool:

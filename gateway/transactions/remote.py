@@ -3,13 +3,14 @@
 A leader, or a group's coordinator, asks the coordinator of a transactional id: AddPartitionsToTxn v5 for partitions,
 AddOffsetsToTxn v4 to add a group. A coordinator ends a transaction in other containers: WriteTxnMarkers v2. As in
 Kafka, a group stands for a partition of `__consumer_offsets`, which here has the number of the group's container.
+Topics have their ids beside their names (`whereabouts.py`).
 
 Keeps: an answer that does not come is a refusal that its client tries again. All that is asked may be repeated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -21,6 +22,7 @@ from gateway.refusals import Refusal
 from gateway.transactions.outcome import Outcome
 from gateway.transactions.places import Place
 from gateway.transactions.transaction import Identity
+from gateway.transactions.whereabouts import topics_of
 from gateway.wire.message import Message
 
 GROUPS_TOPIC: Final = "__consumer_offsets"
@@ -32,6 +34,14 @@ ADD_OFFSETS: Final = (25, 4)
 WRITE_MARKERS: Final = (27, 2)
 BUMPED: Final = 2
 """The version of transactions in which a marker's epoch is above that of its transaction."""
+
+
+def cause(codes: Sequence[ErrorCode]) -> ErrorCode:
+    """The first error among those of partitions that are added or refused together, but for those that were not
+    attempted because of another one."""
+    failed = [code for code in codes if code is not ErrorCode.none]
+    causes = [code for code in failed if code is not ErrorCode.operation_not_attempted]
+    return next(iter([*causes, *failed]), ErrorCode.none)
 
 
 class _Remote:
@@ -51,15 +61,6 @@ class _Remote:
         except PeerAway as error:
             raise Refusal(away, str(error)) from error
 
-    def _topics(self, places: Iterable[Place]) -> dict[str, list[int]]:
-        """Partitions by topic; those of deleted topics are left out."""
-        topics: dict[str, list[int]] = {}
-        for stream_id, number in places:
-            stream = self._store.stream_of(stream_id)
-            if stream is not None:
-                topics.setdefault(stream.name, []).append(number)
-        return topics
-
 
 class RemoteCoordinator(_Remote):
     """See `CoordinatesTransactions`."""
@@ -72,10 +73,10 @@ class RemoteCoordinator(_Remote):
         self, transactional_id: str, identity: Identity, places: Collection[Place], groups: Collection[str] = ()
     ) -> None:
         if places:
-            codes = await self._partitions(transactional_id, identity, self._topics(places), verify_only=False)
-            for code in codes:
-                if code is not ErrorCode.none:
-                    raise Refusal(code)
+            topics = topics_of(self._store, places, "partitions")
+            codes = await self._partitions(transactional_id, identity, topics, verify_only=False)
+            if (code := cause(codes)) is not ErrorCode.none:
+                raise Refusal(code)
         for group_id in groups:
             values = {
                 "transactional_id": transactional_id,
@@ -90,25 +91,26 @@ class RemoteCoordinator(_Remote):
     async def verify_elsewhere(
         self, transactional_id: str, identity: Identity, places: Collection[Place], groups: Collection[str] = ()
     ) -> bool:
-        topics = self._topics(places)
+        topics = topics_of(self._store, places, "partitions")
         if groups:
-            topics[GROUPS_TOPIC] = sorted({self._homes.of(group_id) for group_id in groups})
-        for code in await self._partitions(transactional_id, identity, topics, verify_only=True):
-            if code in (ErrorCode.transaction_abortable, ErrorCode.invalid_txn_state):
-                return False
-            if code is not ErrorCode.none:
-                raise Refusal(code)
+            homes = sorted({self._homes.of(group_id) for group_id in groups})
+            topics.append({"name": GROUPS_TOPIC, "partitions": homes})
+        code = cause(await self._partitions(transactional_id, identity, topics, verify_only=True))
+        if code in (ErrorCode.transaction_abortable, ErrorCode.invalid_txn_state):
+            return False
+        if code is not ErrorCode.none:
+            raise Refusal(code)
         return True
 
     async def _partitions(
-        self, transactional_id: str, identity: Identity, topics: Mapping[str, Sequence[int]], *, verify_only: bool
+        self, transactional_id: str, identity: Identity, topics: Sequence[Mapping[str, Any]], *, verify_only: bool
     ) -> list[ErrorCode]:
         asked = {
             "transactional_id": transactional_id,
             "producer_id": identity.producer_id,
             "producer_epoch": identity.epoch,
             "verify_only": verify_only,
-            "topics": [{"name": name, "partitions": numbers} for name, numbers in topics.items()],
+            "topics": topics,
         }
         answer = await self._ask(ADD_PARTITIONS, {"transactions": [asked]}, ErrorCode.coordinator_not_available)
         if answer.error_code:
@@ -125,14 +127,15 @@ class RemoteParticipant(_Remote):
     """See `EndsTransactions`."""
 
     async def end(self, outcome: Outcome, places: Sequence[Place]) -> None:
-        topics = {**self._topics(places), GROUPS_TOPIC: [self.container_id]}
+        topics = topics_of(self._store, places, "partition_indexes")
+        topics.append({"name": GROUPS_TOPIC, "partition_indexes": [self.container_id]})
         marker = {
             "producer_id": outcome.producer_id,
             "producer_epoch": outcome.marker_epoch,
             "transaction_result": outcome.committed,
             "coordinator_epoch": outcome.coordinator_epoch,
             "transaction_version": BUMPED if outcome.marker_epoch > outcome.epoch else 0,
-            "topics": [{"name": name, "partition_indexes": numbers} for name, numbers in topics.items()],
+            "topics": topics,
         }
         answer = await self._ask(WRITE_MARKERS, {"markers": [marker]}, ErrorCode.not_leader_or_follower)
         for result in answer.markers:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from kio.schema.errors import ErrorCode
 
-from core.errors import SequenceGap, SlotMoves, StoreError
+from core.errors import NotHosted, SequenceGap, SlotMoves, StoreError
 from gateway.records.record_batch import HEADER_BYTES, BatchHeader, read_header
 from gateway.refusals import Refusal
 from gateway.transactions.coordinator import TransactionCoordinator
@@ -41,6 +41,8 @@ _CODES: Final[Mapping[ErrorCode, ErrorCode]] = {
     ErrorCode.not_coordinator: ErrorCode.not_enough_replicas,
     ErrorCode.coordinator_not_available: ErrorCode.not_enough_replicas,
     ErrorCode.coordinator_load_in_progress: ErrorCode.not_enough_replicas,
+    # The coordinator has not heard of the topic yet, which is led here.
+    ErrorCode.unknown_topic_or_partition: ErrorCode.not_enough_replicas,
 }
 """Codes that Produce replaces."""
 _CODES_BEFORE_V2: Final[Mapping[ErrorCode, ErrorCode]] = {
@@ -186,7 +188,8 @@ class TransactionalWrites:
             self._failure = failure
 
     def check(self, slot: Slot, batch: BatchHeader) -> None:
-        """Raises InvalidBatch or SequenceGap for a batch that must not be written, StoreError if adding failed."""
+        """Raises InvalidBatch or SequenceGap for a batch that must not be written, StoreError if adding failed, or if
+        nobody here knows any more whether it may be."""
         if self._failure is not None:
             raise self._failure
         identity = Identity(batch.producer_id, batch.producer_epoch)
@@ -200,17 +203,19 @@ class TransactionalWrites:
         raise InvalidBatch(self._outside, "the partition is not part of a transaction of this producer")
 
     def _is_part(self, slot: Slot, identity: Identity) -> bool:
-        """Raises Refusal."""
+        """Raises Refusal, StoreError."""
         place, coordinator = Place(slot.stream.id, slot.number), self._coordinator
         if isinstance(coordinator, TransactionCoordinator) and slot.container_id == coordinator.container_id:
+            if self._transactions.in_container(coordinator.container_id) is not coordinator:
+                raise NotHosted(slot.container_id)  # it was away: another coordinator knows more
             return coordinator.admit_write(self._transactional_id, identity, place)
         if is_open(slot, identity):
             return True
         if self._refusal is not None:
             raise self._refusal
         guard = self._asked.get(place)
-        if guard is not None and self._asked_in[place] != slot.container_id:
-            raise SlotMoves(slot.stream.name, slot.number, self._asked_in[place])  # it has moved since, unguarded
+        if guard is not None and (guard.has_gone or self._asked_in[place] != slot.container_id):
+            raise SlotMoves(slot.stream.name, slot.number, self._asked_in[place])  # it was elsewhere since, unguarded
         if guard is None and place in self._near and coordinator is not None:
             raise SlotMoves(slot.stream.name, slot.number, coordinator.container_id)  # the same, from the coordinator's
         return guard is not None and not guard.is_broken and identity == self._identity

@@ -88,6 +88,17 @@ class StructSpec:
     smallest_bytes: int
 
 
+OWN_TAG: Final = 10_000
+"""Of fields that nodes of this gateway send one another beside Kafka's, which are numbered from 0. Nobody else sends
+them, and whoever does not know them passes over them."""
+_TOPIC_ID: Final = FieldSpec("topic_id", "uuid", False, True, OWN_TAG, None, None)
+OWN_FIELDS: Final[Mapping[str, FieldSpec]] = {
+    "AddPartitionsToTxnTopic": _TOPIC_ID,
+    "WritableTxnMarkerTopic": _TOPIC_ID,
+}
+"""By the structure's name: in versions that have tags."""
+
+
 def versions_known(key: int) -> range:
     """All versions of an API that kio has a schema for (they have no gaps)."""
     versions = sorted(schema_name_map[api_key_map[key]])
@@ -121,6 +132,8 @@ def field_in_other_versions(key: int, is_request: bool, path: tuple[str, ...], n
 def _describe(entity: Any, path: tuple[str, ...]) -> StructSpec:
     flexible = bool(entity.__flexible__)
     described = tuple(_describe_field(field, path) for field in fields(entity))
+    if flexible and (own := OWN_FIELDS.get(entity.__name__)) is not None:
+        described += (own,)
     smallest = sum(f.smallest_bytes(flexible) for f in described if f.tag is None) + flexible
     return StructSpec(entity.__name__, flexible, path, described, smallest)
 

@@ -47,7 +47,10 @@ SMALL: Final = StoreConfig(
 )
 """Files roll after a few appends, and the background does nothing of its own accord: the test says when."""
 
-DEADLINE_S: Final = 20.0
+DEADLINE_S: Final = 60.0
+"""A wait that takes so long hangs: a busy machine takes some ten times as long as one that has nothing else to do."""
+SCENARIO_S_MAX: Final = 280.0
+"""A little less than a test may take: so it is told where it hangs."""
 
 
 def policy_from(config: Mapping[str, str]) -> StreamPolicy:
@@ -64,7 +67,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """One event loop for one scenario; hangs end it."""
 
     async def bounded() -> T:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(SCENARIO_S_MAX):
             return await main
 
     return asyncio.run(bounded())

@@ -15,6 +15,8 @@ from core.streams.live import Slot
 from core.trusted_time import HOLD_MS
 from tests.core.support import append, make, open_store, retention_of, run
 
+pytestmark = pytest.mark.slow
+
 HOUR_S = 3_600
 DAY_S = 24 * HOUR_S
 DAY_MS = DAY_S * 1_000

@@ -41,6 +41,8 @@ from core.streams.transactions import Aborted, SlotTransactions
 from core.streams.writers import new_batch
 from tests.core.support import container_of, open_store, run
 
+pytestmark = pytest.mark.slow
+
 GOLDEN: Final = Path(__file__).parent / "golden"
 
 HEADER: Final = FileHeader(container=7, first_lsn=41, file_id=0xABCD1234, epoch=3, created_ms=1_700_000_000_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from core.freezing import (
     PASSES_MAX,
     PASSES_OF_ONE_LENGTH,
     SHARE,
+    SHARE_AT_ONCE,
     Freezes,
     Left,
 )
@@ -34,9 +36,10 @@ class Mover:
     frozen: list[float] = field(default_factory=list)  # how long each freeze was
     passed_s: list[float] = field(default_factory=list)  # the pass before each of them
     why_not: str | None = None
+    share: float = SHARE
 
     def move(self) -> bool:
-        freezes = Freezes()
+        freezes = Freezes(self.share)
         while True:
             pass_s = self._next_s()
             self.passes += 1
@@ -56,6 +59,7 @@ class Mover:
 
 
 latencies = st.lists(st.floats(0.0, 5.0), min_size=1, max_size=200)
+SHARES = (SHARE, SHARE_AT_ONCE)
 
 
 @given(latencies)
@@ -68,11 +72,11 @@ def test_freezes_are_bounded_whatever_the_store_does(takes_s: list[float]) -> No
     assert all(frozen_s <= FREEZE_S for frozen_s in early)
 
 
-@given(latencies)
-def test_no_freeze_begins_that_is_not_likely_to_be_in_time(takes_s: list[float]) -> None:
-    mover = Mover(takes_s)
+@given(latencies, st.sampled_from(SHARES))
+def test_no_freeze_begins_that_is_not_likely_to_be_in_time(takes_s: list[float], share: float) -> None:
+    mover = Mover(takes_s, share=share)
     mover.move()
-    assert all(SHARE * pass_s <= LENGTHS_MAX * FREEZE_S for pass_s in mover.passed_s)
+    assert all(share * pass_s <= LENGTHS_MAX * FREEZE_S for pass_s in mover.passed_s)
 
 
 @given(st.lists(st.floats(FREEZE_S, 5.0), max_size=PASSES_OF_ONE_LENGTH - 1), st.floats(0.0, FREEZE_S / SHARE))
@@ -83,10 +87,11 @@ def test_a_store_that_was_slow_for_a_while(slow: list[float], fast_s: float) -> 
     assert mover.frozen == [fast_s]
 
 
-def test_a_store_that_is_slow_for_all() -> None:
+@pytest.mark.parametrize("share", SHARES)
+def test_a_store_that_is_slow_for_all(share: float) -> None:
     """Slots move in it, too: freezes become as long as they have to."""
-    slow_s = LENGTHS_MAX * FREEZE_S / SHARE
-    mover = Mover([slow_s])
+    slow_s = LENGTHS_MAX * FREEZE_S / share
+    mover = Mover([slow_s], share=share)
     assert mover.move()
     assert mover.frozen == [slow_s]
     assert mover.passes > PASSES_OF_ONE_LENGTH

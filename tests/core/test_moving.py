@@ -28,6 +28,8 @@ from tests.core.support import (
     until,
 )
 
+pytestmark = pytest.mark.slow
+
 
 async def opened(directory: Path) -> tuple[Store, Stream, int, int]:
     """A store with a stream of four slots; slot 1 lies in the first container returned, and not in the second."""

@@ -105,7 +105,7 @@ async def check(directory: Path, acknowledged: int) -> None:
 
 
 @pytest.mark.parametrize("home", [True, False])
-@pytest.mark.timeout(300)  # some sixty stores are opened, twice
+@pytest.mark.timeout(600)  # some sixty stores are opened, twice
 def test_kills_while_a_slot_moves(tmp_path: Path, home: bool) -> None:
     """There, back and there again, to the container that decides about the stream or past it, killed before every
     sync."""
@@ -130,7 +130,7 @@ def test_kills_while_a_slot_moves(tmp_path: Path, home: bool) -> None:
             shutil.rmtree(directory)
 
     async def bounded() -> None:
-        async with asyncio.timeout(300):
+        async with asyncio.timeout(580):
             await scenario()
 
     asyncio.run(bounded())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,14 @@ from core.container.container import Container
 from core.errors import CannotMove, NotMovedYet, StorageFailure, StorageFull
 from core.log.records import Delete, Operation
 from core.store import Store
-from core.streams.live import Stream
+from core.streams.live import Slot, Stream
 from core.streams.state import STREAMS_TABLE, StreamState
 from core.streams.writers import Duplicate
 from tests.core.cluster.several import FOUR, check_copies, open_several
-from tests.core.support import append, copy_files, owner_of, read_all, run
+from tests.core.support import Gate, append, copy_files, owner_of, read_all, run, until
 from tests.core.test_moving import again, entries, opened
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("to_third", [False, True])
@@ -57,33 +60,223 @@ def test_asked_again_before_the_target_has_followed(tmp_path: Path, to_third: bo
     run(scenario())
 
 
-def test_asked_again_when_nobody_knows_what_was_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The registry failed at the decision, which may have been made: the arrival stays until a start knows."""
+@pytest.mark.parametrize(("is_written", "is_target"), [(True, False), (False, False), (True, True), (False, True)])
+def test_the_container_that_decides_fails_at_the_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool, is_target: bool
+) -> None:
+    """Its disk may have the record, or not, and tells nobody. The slot stays, takes appends, and what its container
+    knows of that outdoes the record at each start. If it `is_target`, callers have found the slot there meanwhile."""
+    gate = Gate(monkeypatch)
+    gate.open.set()
+    gate.of = "nowhere yet"
 
     async def scenario() -> None:
-        store, stream, source, target = await opened(tmp_path)
+        store, stream, source, _ = await opened(tmp_path)
+        home = store.containers[stream.state.container].container
+        target = home.id if is_target else next(one for one in range(4) if one not in (source, home.id))
+        assert source != home.id
         await append(stream.slot(1), b"x")
+        real = home.change_stream
 
-        async def fail(*_: object) -> None:
-            raise StorageFailure("the registry has failed")
+        async def fail(changed: Stream, state: StreamState) -> None:
+            error = StorageFailure("the disk is gone")
+            if not is_written:
+                home.log.on_failed(error)
+            gate.of = str(home.directory)
+            gate.open.clear()
+            change = asyncio.ensure_future(real(changed, state))
+            if is_written:
+                await until(gate.waiting.is_set)
+                home.log.on_failed(error)
+            gate.open.set()
+            await change
 
-        with monkeypatch.context() as patch:
-            patch.setattr(store, "decide_move", fail)
-            with pytest.raises(StorageFailure):
-                await store.move_slot(stream, 1, target)
-        for to in (target, next(one for one in range(4) if one not in (source, target))):
-            with pytest.raises(NotMovedYet, match="nobody knows"):
-                await store.move_slot(stream, 1, to)
-            arrived = store.containers[target].container.arriving((stream.id, 1))
-            assert arrived is not None
-            assert arrived.durable_end == 1
-        store, stream = await again(store, tmp_path, clean=True)
+        home.change_stream = fail  # type: ignore[method-assign]
+        with pytest.raises(NotMovedYet, match="has not decided it: the disk is gone"):
+            await store.move_slot(stream, 1, target)
         assert stream.slot(1).container_id == source
         assert await append(stream.slot(1), b"y") == 1
-        check_copies(store)
+        assert await entries(store, stream) == [b"x", b"y"]
+        assert is_target or not store.containers[target].container.arrivals
+        with contextlib.suppress(StorageFailure):
+            await store.close(clean=False)
+        for clean in (True, False):
+            store = await open_several(tmp_path)
+            (stream,) = store.streams
+            assert stream.slot(1).container_id == source
+            assert await entries(store, stream) == [b"x", b"y"]
+            check_copies(store)
+            assert all(not one.container.outcomes.beside for one in store.containers.values())
+            await store.close(clean=clean)
+        store = await open_several(tmp_path)
+        (stream,) = store.streams
+        await store.move_slot(stream, 1, target)
+        assert await entries(store, stream) == [b"x", b"y"]
         await store.close()
 
     run(scenario())
+
+
+def fail_at_the_decision(home: Container, *, is_written: bool = False, gate: Gate | None = None) -> None:
+    """The container fails when it logs what is decided: the record is on its disk, or not, and nobody is told."""
+    real = home.change_stream
+
+    async def fail(changed: Stream, state: StreamState) -> None:
+        error = StorageFailure("the disk is gone")
+        if gate is not None and is_written:
+            gate.of = str(home.directory)
+            gate.open.clear()
+            change = asyncio.ensure_future(real(changed, state))
+            await until(gate.waiting.is_set)
+            home.log.on_failed(error)
+            gate.open.set()
+            await change
+        home.log.on_failed(error)
+        raise error
+
+    home.change_stream = fail  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_the_container_that_decides_fails_and_has_the_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
+) -> None:
+    """It takes nothing more for the slot, and the target has all of that: so the slot goes on there without a start,
+    with its writers. What the target's log says outdoes the record, or its absence, at each start."""
+    gate = Gate(monkeypatch)
+    gate.open.set()
+    gate.of = "nowhere yet"
+
+    async def scenario() -> None:
+        store = await open_several(tmp_path)
+        stream = await store.create_stream("s", slots=4)
+        home = store.containers[stream.state.container].container
+        number = next(n for n in range(4) if stream.slot(n).container_id == home.id)
+        target = (home.id + 1) % 4
+        await append(stream.slot(number), b"x", writer=(7, 0, 0))
+        fail_at_the_decision(home, is_written=is_written, gate=gate)
+        before = stream.slot(number)
+        await store.move_slot(stream, number, target)
+        slot = stream.slot(number)
+        assert slot.container_id == target
+        assert before.has_moved
+        assert isinstance(owner_of(slot).check_writer(slot, 7, 0, 0, 1), Duplicate)
+        assert await append(slot, b"y", writer=(7, 0, 1)) == 1
+        assert await read_all(store, slot) == [b"x", b"y"]
+        assert not store.containers[target].container.arrivals
+        with contextlib.suppress(StorageFailure):
+            await store.close(clean=False)
+        for clean in (True, False):
+            store = await open_several(tmp_path)
+            (stream,) = store.streams
+            slot = stream.slot(number)
+            assert slot.container_id == target
+            assert await read_all(store, slot) == [b"x", b"y"]
+            assert isinstance(owner_of(slot).check_writer(slot, 7, 0, 1, 1), Duplicate)
+            check_copies(store)
+            assert all(not one.container.arrivals for one in store.containers.values())
+            assert all(not one.container.outcomes.beside for one in store.containers.values())
+            await store.close(clean=clean)
+        store = await open_several(tmp_path)
+        (stream,) = store.streams
+        await store.move_slot(stream, number, home.id)
+        assert await append(stream.slot(number), b"z", writer=(7, 0, 2)) == 2
+        assert await read_all(store, stream.slot(number)) == [b"x", b"y", b"z"]
+        await store.close()
+
+    run(scenario())
+
+
+def test_whoever_waits_at_a_slot_whose_container_fails_at_the_decision_is_told(tmp_path: Path) -> None:
+    """Its object is another one now: a fetch that waits at the former one would wait for ever."""
+
+    class Watcher:
+        def __init__(self) -> None:
+            self.told = 0
+
+        def slot_appended(self, slot: Slot, size: int) -> None: ...
+
+        def slot_settled(self, slot: Slot, size: int) -> None: ...
+
+        def slot_changed(self, slot: Slot) -> None:
+            self.told += slot.has_moved
+
+    async def scenario() -> None:
+        store = await open_several(tmp_path)
+        stream = await store.create_stream("s", slots=4)
+        home = store.containers[stream.state.container].container
+        number = next(n for n in range(4) if stream.slot(n).container_id == home.id)
+        watcher = Watcher()
+        stream.slot(number).watch(watcher)
+        fail_at_the_decision(home)
+        await store.move_slot(stream, number, (home.id + 1) % 4)
+        assert watcher.told
+        with contextlib.suppress(StorageFailure):
+            await store.close(clean=False)
+
+    run(scenario())
+
+
+def test_the_container_that_decides_fails_and_is_to_have_the_slot(tmp_path: Path) -> None:
+    """The slot stays where it is, and goes on there."""
+
+    async def scenario() -> None:
+        store = await open_several(tmp_path)
+        stream = await store.create_stream("s", slots=4)
+        home = store.containers[stream.state.container].container
+        number = next(n for n in range(4) if stream.slot(n).container_id != home.id)
+        source = stream.slot(number).container_id
+        await append(stream.slot(number), b"x")
+        fail_at_the_decision(home)
+        with pytest.raises(NotMovedYet):
+            await store.move_slot(stream, number, home.id)
+        assert await append(stream.slot(number), b"y") == 1
+        await check_after_a_failure(store, tmp_path, number, source, [b"x", b"y"])
+
+    run(scenario())
+
+
+def test_both_containers_fail_at_the_decision(tmp_path: Path) -> None:
+    """Only the next start tells: until then the slot is moved nowhere, and its arrival stays."""
+
+    async def scenario() -> None:
+        store = await open_several(tmp_path)
+        stream = await store.create_stream("s", slots=4)
+        home = store.containers[stream.state.container].container
+        number = next(n for n in range(4) if stream.slot(n).container_id == home.id)
+        target = (home.id + 1) % 4
+        await append(stream.slot(number), b"x")
+        fail_at_the_decision(home)
+        other = store.containers[target].container
+
+        async def fail_too(*_: object) -> None:
+            other.log.on_failed(StorageFailure("that disk as well"))
+            raise StorageFailure("that disk as well")
+
+        other.change_stream = fail_too  # type: ignore[method-assign]
+        with pytest.raises(StorageFailure):
+            await store.move_slot(stream, number, target)
+        with pytest.raises((NotMovedYet, CannotMove)):
+            await store.move_slot(stream, number, target)
+        arrived = other.arriving((stream.id, number))
+        assert arrived is not None
+        assert arrived.durable_end == 1
+        await check_after_a_failure(store, tmp_path, number, home.id, [b"x"])
+
+    run(scenario())
+
+
+async def check_after_a_failure(store: Store, directory: Path, number: int, place: int, entries: list[bytes]) -> None:
+    """The next start finds the slot in this container, with these entries, and nothing is left of its move."""
+    with contextlib.suppress(StorageFailure):
+        await store.close(clean=False)
+    store = await open_several(directory)
+    (stream,) = store.streams
+    assert stream.slot(number).container_id == place
+    assert await read_all(store, stream.slot(number)) == entries
+    assert all(not one.container.arrivals for one in store.containers.values())
+    check_copies(store)
+    await store.close()
 
 
 async def small_stream(directory: Path) -> tuple[Store, Stream, int]:

@@ -29,6 +29,8 @@ from tests.core.cluster.several import check_copies, open_several
 from tests.core.support import Gate, append, begin_append, copy_files, owner_of, read_all, run, until
 from tests.core.test_moving_machine import PLACE, World
 
+pytestmark = pytest.mark.slow
+
 NUMBER = 1
 WRITERS = (7, 8)
 TICK_S = 0.0001
@@ -312,7 +314,7 @@ def test_an_older_copy_that_is_applied_late() -> None:
     assert arrived is not None
     target.write(arrival_put(PLACE, handed_over(before, arrived, ())))
     stream = arrived.stream
-    grown = world.decided.grown(4, 0, (source.id, target.id))
+    grown = world.decided.grown(8, 0, (source.id, target.id))
     world.decided = grown.moved(PLACE[1], target.id, 0, "it is wanted there")
     stream.go_by(world.decided, target.id)
     target.outcomes.come(stream)

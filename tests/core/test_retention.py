@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from core.clock import ManualClock
 from core.errors import OutOfRange
+from core.log.records import Trim
+from core.retention import Limits
 from core.store import Store
+from core.streams.live import Slot
 from core.trusted_time import HOLD_MS
 from tests.core.support import (
+    DEADLINE_S,
     KIB,
     append,
     container_of,
@@ -24,6 +30,7 @@ from tests.core.support import (
     retention_of,
     roll,
     run,
+    until,
 )
 
 HOUR_MS = 3_600_000
@@ -95,6 +102,37 @@ def test_entries_that_do_not_say_their_age(tmp_path: Path, unusable: int) -> Non
         await append(slot, b"came later", timestamp=unusable)
         await retention.enforce()
         assert slot.start == 3
+        await store.close()
+
+    run(scenario())
+
+
+def test_a_policy_that_is_replaced_during_the_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is told that entries stay for longer keeps those that were about to leave."""
+
+    async def scenario() -> None:
+        clock = ManualClock()
+        store = await open_store(tmp_path, clock=clock)
+        stream = await make(store, retention_ms=HOUR_MS)
+        slot, retention = stream.slot(0), retention_of(store)
+        await append(slot, b"old", timestamp=clock.wall_ms() - 2 * HOUR_MS)
+        looking, go_on = threading.Event(), threading.Event()
+        retained = retention._retained
+
+        def waiting(slots: Sequence[Slot], limits: Sequence[Limits]) -> list[Trim]:
+            found = retained(slots, limits)
+            looking.set()
+            assert go_on.wait(DEADLINE_S)
+            return found
+
+        monkeypatch.setattr(retention, "_retained", waiting)
+        enforcing = asyncio.create_task(retention.enforce())
+        await until(looking.is_set)
+        await store.update_stream(stream, config={"retention_ms": str(4 * HOUR_MS)})
+        go_on.set()
+        assert (await enforcing, slot.start) == (0, 0)
+        await store.update_stream(stream, config={"retention_ms": str(HOUR_MS)})
+        assert (await retention.enforce(), slot.start) == (1, 1)
         await store.close()
 
     run(scenario())

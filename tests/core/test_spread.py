@@ -10,7 +10,7 @@ import pytest
 
 from core.clock import ManualClock
 from core.cluster.coordination import Life, Owner, Stage, Wish
-from core.cluster.levels import NEWEST
+from core.cluster.levels import NEWEST, Feature
 from core.cluster.spreading import HOT_S
 from core.spread import Spread, cold_slots, loads_in
 from core.store import Store
@@ -19,6 +19,8 @@ from core.streams.live import Stream
 from core.streams.policy import ScalingKind, ScalingPolicy, StreamPolicy
 from tests.core.cluster.several import FOUR, placed_policy
 from tests.core.support import append, run
+
+pytestmark = pytest.mark.slow
 
 MINUTES = 60.0
 SCALES = ScalingPolicy(kind=ScalingKind.BYTES, target_rate=1_000.0)
@@ -103,7 +105,7 @@ def test_the_hot_containers_slot_is_wanted_elsewhere(tmp_path: Path) -> None:
         seen = Seen(away=(hot + 1) % 4)
         spread = Spread(seen, seen, store, lambda: weights)
         await spread.step(0.0)
-        seen.level = NEWEST - 1
+        seen.level = Feature.SLOT_MOVES - 1
         await spread.step(HOT_S)
         seen.level, seen.is_at_work = NEWEST, True
         await spread.step(HOT_S)

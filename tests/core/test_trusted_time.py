@@ -19,6 +19,8 @@ from core.trusted_time import (
     time_at_start,
 )
 
+pytestmark = pytest.mark.slow
+
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS

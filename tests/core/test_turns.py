@@ -8,7 +8,7 @@ import time
 import pytest
 
 from core import turns
-from core.turns import in_turns
+from core.turns import in_turns, let_go
 
 ITEMS = 20
 
@@ -43,3 +43,21 @@ def test_a_short_work_is_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work that is done within its turn never gives way."""
     monkeypatch.setattr(turns, "TURN_S", 60.0)
     assert asyncio.run(others_run_during(0.0)) == 0
+
+
+def test_many_entries_go_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With turns of no length, others run after each entry; what is left at the end is an empty dictionary."""
+    monkeypatch.setattr(turns, "TURN_S", 0.0)
+    entries = dict.fromkeys(range(ITEMS))
+    seen: list[int] = []
+
+    async def scenario() -> None:
+        going = asyncio.create_task(let_go(entries))
+        while not going.done():
+            seen.append(len(entries))
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert seen == sorted(seen, reverse=True)
+    assert len(set(seen)) >= ITEMS
+    assert entries == {}

@@ -24,7 +24,7 @@ from tests.tier2.minio_server import MinioServer
 pytestmark = pytest.mark.slow
 
 PARTITIONS: Final = 6
-REST_S: Final = 30.0
+REST_S: Final = 90.0
 
 
 def published(service: Mapping[str, Any]) -> dict[str, str]:

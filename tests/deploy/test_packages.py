@@ -27,7 +27,7 @@ from packaging.requirements import Requirement
 from gateway import __version__
 from tests.gateway.launching import http_get, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 TWINE: Final = (sys.executable, "-m", "twine", "check", "--strict")
@@ -139,7 +139,7 @@ def test_typed(wheel: Path, package: str) -> None:
     names = zipfile.ZipFile(wheel).namelist()
 
     assert f"{package}/py.typed" in names
-    natives = ("records/_native", "network/_draining", "network/_unsealing")
+    natives = ("records/_native", "network/_draining", "network/_sessions")
     assert {f"gateway/{native}.pyi" for native in natives} <= set(names)
 
 

@@ -34,7 +34,7 @@ RECORDS_MAX: Final = 5
 SMALL_BYTES: Final = (40, 1_500)
 BIG_BYTES: Final = (20_000, 60_000)  # beyond what the gateway copies into one buffer
 BIG_SHARE: Final = 0.02
-DRAIN_SECONDS_MAX: Final = 30.0
+DRAIN_SECONDS_MAX: Final = 90.0
 EARLIEST: Final = -2
 CATCH_UP_BYTES: Final = 256 << 10
 READ_AGAIN: Final = {STORAGE_ERROR}  # what a Fetch says of a range whose storage is away
@@ -295,10 +295,10 @@ class Load:
         for client in self._clients:
             client.stopping.set()
 
-    def run_for(self, seconds: float) -> None:
-        """Let them work; comes back early when one has met what must not happen."""
+    def run_for(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        """Let them work, or until that is so; comes back early when one has met what must not happen."""
         deadline = time.monotonic() + seconds
-        while not self.problems() and (left := deadline - time.monotonic()) > 0:
+        while not self.problems() and not until() and (left := deadline - time.monotonic()) > 0:
             self._tick.wait(min(left, TICK_S))
 
     def problems(self) -> list[str]:

@@ -16,7 +16,7 @@ import psutil
 from tests.faults.faultlayer import Faults
 from tests.faults.gateway_process import Gateway
 
-END_SECONDS_MAX: Final = 20.0
+END_SECONDS_MAX: Final = 60.0
 
 
 def start_shadowed(gateway: Gateway, shadow: Path) -> None:

@@ -107,7 +107,7 @@ class Changes:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(170 if KILLS == 6 else 0)
+@pytest.mark.timeout(400 if KILLS == 6 else 0)
 def test_killed_while_acls_change(tmp_path: Path) -> None:
     """After each kill the ACLs are those that were acknowledged; only the change under way may be there or not."""
     changes = Changes(random.Random(SEED))

@@ -20,7 +20,7 @@ TOLERANT: Final = {  # records may look like tomorrow's when the broker's clock 
 }
 WAIT_MS: Final = 300
 TIMER_MS: Final = 5  # the event loop's clock has whole milliseconds
-WAIT_SECONDS_MAX: Final = 20.0
+WAIT_SECONDS_MAX: Final = 60.0
 
 
 def test_wall_clock_jumps(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from compat_tests.histories.workload import Workload
 from tests.faults.cluster.hurt_node import STEPS
-from tests.faults.cluster.nodes import WHOLE_WITHIN_S, Nodes
+from tests.faults.cluster.nodes import REST_S_MAX, WHOLE_WITHIN_S, Nodes
 from tests.faults.cluster.scenarios import IN_CI, SCENARIOS, Hurting
 from tests.faults.cluster.step_kills import StepKill
 from tests.faults.settings import SEED, SOAK
@@ -25,7 +25,7 @@ from tests.faults.settings import SEED, SOAK
 SCENARIO_S_MAX: Final = 300.0
 STEP_IN_CI: Final = "fenced"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(0 if SOAK else 240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(0 if SOAK else 600)]
 in_soak = pytest.mark.skipif(not SOAK, reason="minutes of faults, each with a history of its own: make soak")
 in_ci = pytest.mark.skipif(SOAK, reason="all of these have histories of their own")
 
@@ -62,7 +62,14 @@ class InTurn:
 def check(nodes: Nodes, prefix: str, happenings: Mapping[str, Callable[[], None]], directory: Path) -> None:
     """What clients see while these happen is as it should be."""
     names = "".join(letter if letter.isalnum() else "-" for letter in prefix)
-    workload = Workload(nodes.address, SEED, names, lambda topics: InTurn(happenings), patience_s=WHOLE_WITHIN_S)
+    workload = Workload(
+        nodes.address,
+        SEED,
+        names,
+        lambda topics: InTurn(happenings),
+        patience_s=WHOLE_WITHIN_S,
+        pause_s_max=REST_S_MAX,
+    )
     result = workload.run(SCENARIO_S_MAX, len(happenings))
     print(f"seed {SEED}: {len(result.history.events)} events, {result}", flush=True)
     if not result.is_clean:

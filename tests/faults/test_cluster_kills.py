@@ -15,17 +15,15 @@ from typing import Final
 import pytest
 
 from compat_tests.histories.workload import Workload
-from tests.faults.cluster.nodes import NODES, WHOLE_WITHIN_S, Nodes
+from tests.faults.cluster.nodes import NODES, PATIENT_LEASE_MS, REST_S_MAX, WHOLE_WITHIN_S, Nodes
 from tests.faults.settings import SEED, SOAK, scaled
 
 KILLS: Final = int(os.environ.get("KILLS") or scaled(3, 300))
 IN_A_ROUND: Final = scaled(3, 20)
 """After so many the history is judged, and another one begins on the same cluster."""
-LEASE_MS: Final = 8_000
-"""Longer than elsewhere: the end of a process is noticed without it, and a busy machine may be late to renew it."""
 ROUND_S_MAX: Final = scaled(60, 600)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(0 if SOAK else 300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(0 if SOAK else 600)]
 
 
 class Kills:
@@ -58,13 +56,18 @@ def test_random_kills(tmp_path: Path) -> None:
     print(f"seed {SEED}")
     with Nodes(tmp_path) as nodes:
         for node in nodes.nodes.values():
-            node.settings["cluster.lease.ms"] = LEASE_MS
+            node.settings["cluster.lease.ms"] = PATIENT_LEASE_MS
         nodes.begin()
         kills, turn = Kills(nodes, dice), 0
         while kills.count < KILLS:
             turn += 1
             workload = Workload(
-                nodes.address, f"{SEED}/{turn}", f"kills-{turn}", lambda topics: kills, patience_s=WHOLE_WITHIN_S
+                nodes.address,
+                f"{SEED}/{turn}",
+                f"kills-{turn}",
+                lambda topics: kills,
+                patience_s=WHOLE_WITHIN_S,
+                pause_s_max=REST_S_MAX,
             )
             result = workload.run(ROUND_S_MAX, min(IN_A_ROUND, KILLS - kills.count))
             print(f"{time.monotonic():.0f} round {turn}: {len(result.history.events)} events, {result}", flush=True)

@@ -35,7 +35,7 @@ STALLED_S: Final = 1.5
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(0 if SOAK else 240),
+    pytest.mark.timeout(0 if SOAK else 480),
     pytest.mark.skipif(not SOAK, reason="the models of tests/core find them at every run"),
 ]
 

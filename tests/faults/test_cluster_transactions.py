@@ -35,7 +35,7 @@ STUCK_S: Final = 20.0
 WITHIN_S: Final = 60.0
 PAUSE_S: Final = 0.015
 
-pytestmark = pytest.mark.timeout(0 if SOAK else 240)
+pytestmark = pytest.mark.timeout(0 if SOAK else 480)
 
 
 class Thread:

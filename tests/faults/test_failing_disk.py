@@ -19,10 +19,11 @@ from tests.faults.history import History, Value, Writer, check_history, read_out
 EXIT_STORAGE: Final = 5
 P: Final = ("poisoned", 0)
 ATTEMPTS_MAX: Final = 400
-VALUE_BYTES: Final = 30_000
+VALUE_BYTES: Final = 100_000
+"""Ten fill a log file."""
 RETRIABLE: Final = {7, 19, 56, 89}
 MOUNT_MIB: Final = 48
-ROOM_SECONDS_MAX: Final = 15.0
+ROOM_SECONDS_MAX: Final = 60.0
 
 
 def write_one(connection: Connection, writer: Writer) -> int:

@@ -30,13 +30,14 @@ from tests.tier2.minio_server import MinioServer
 TOPIC: Final = "objects"
 EVERYWHERE: Final[list[Partition]] = [(TOPIC, number) for number in range(3)]
 SLEEPS_S: Final = [1.0, 5.0, 20.0, 60.0] if SOAK else [0.5]
-AWAY_S: Final = scaled(10, 60)
+AWAY_S: Final = scaled(5, 60)
+"""More than twice the time-out of a put."""
 CUT_S: Final = scaled(4, 600)
 REQUEST_TIMED_OUT: Final = 7
 CONFLICT: Final = Refuse(409, b"<Error><Code>ConditionalRequestConflict</Code><Message>At once.</Message></Error>")
 PIPELINED: Final = 20
 
-pytestmark = pytest.mark.timeout(0 if SOAK else 240)
+pytestmark = pytest.mark.timeout(0 if SOAK else 480)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ LOG_MAX: Final = 6 * MIB
 SMALL: Final = {**QUICK, "log.max.bytes": LOG_MAX}
 DEFAULTS: Final[dict[str, object]] = {}
 
-pytestmark = pytest.mark.timeout(0 if scaled(0, 1) else 200)
+pytestmark = pytest.mark.timeout(0 if scaled(0, 1) else 400)
 
 
 def write(connection: Connection, size: int) -> int:

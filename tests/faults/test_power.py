@@ -82,7 +82,7 @@ def test_a_write_with_its_sync_fails_in_both_ways(tmp_path: Path, call: str) -> 
     assert (root / "file").read_text() == ("a" if call == "write" else "ab")
 
 
-@pytest.mark.timeout(120 if CUTS == 8 else 0)
+@pytest.mark.timeout(400 if CUTS == 8 else 0)
 def test_power_cuts_under_load(tmp_path: Path, shadow: Path) -> None:
     """Every acknowledged record had been synced, with everything that leads to it."""
     dice = random.Random(SEED)

@@ -73,7 +73,7 @@ def topic(connection: Connection) -> None:
     connection.create_topic(TOPIC, 1)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(400)
 def test_nothing_is_given_twice(tmp_path: Path, shadow: Path) -> None:
     """Producer ids, epochs of transactional ids, generations of groups and leader epochs after two power cuts."""
     given: list[Identity] = []
@@ -100,7 +100,7 @@ def test_nothing_is_given_twice(tmp_path: Path, shadow: Path) -> None:
     assert epochs == sorted(set(epochs))
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(400)
 def test_new_producer_is_not_taken_for_one_before_the_cut(tmp_path: Path, shadow: Path) -> None:
     """The first batch of a producer that came after the cut is stored, whatever others had sent before."""
     with Gateway(tmp_path, IDLE) as gateway:
@@ -119,7 +119,7 @@ def test_new_producer_is_not_taken_for_one_before_the_cut(tmp_path: Path, shadow
     assert offsets == [0, 1]
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_no_object_is_left_that_nobody_knows(tmp_path: Path, shadow: Path) -> None:
     """Every object put before the power went is a known chunk, or is deleted, because an intent is synced before."""
     with Gateway(tmp_path, {**QUICK, **UNSYNCED, "chunk.bytes": MIB // 8}) as gateway:

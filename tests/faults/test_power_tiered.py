@@ -29,10 +29,10 @@ TRANSFERS: Final[list[Partition]] = [("transfers", 0), ("transfers", 1)]
 COMPACTED: Final[Partition] = ("compacted", 0)
 COMPACT: Final = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"}
 REWRITTEN: Final = "chunks rewritten"
-REWRITTEN_SECONDS_MAX: Final = 30.0
+REWRITTEN_SECONDS_MAX: Final = 90.0
 
 
-@pytest.mark.timeout(240 if CUTS == 5 else 0)
+@pytest.mark.timeout(480 if CUTS == 5 else 0)
 def test_power_cuts_while_it_moves_data(tmp_path: Path, shadow: Path) -> None:
     """Nothing acknowledged is lost, transactions are whole, and no object is missing or left behind."""
     dice = random.Random(SEED)

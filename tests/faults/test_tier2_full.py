@@ -35,7 +35,7 @@ VALUE_BYTES: Final = 50_000
 RETRIABLE: Final = {7, 19, 56, 89}
 FILLED_SECONDS_MAX: Final = 60.0
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture
@@ -66,9 +66,10 @@ def fill(connection: Connection) -> int:
 
     def is_full() -> bool:
         nonlocal taken, refused
-        code = connection.produce(TOPIC, 0, encode_batch([os.urandom(VALUE_BYTES)])).code
-        assert code == 0 or code in RETRIABLE
-        taken, refused = (taken + 1, 0) if code == 0 else (taken, refused + 1)
+        while (code := connection.produce(TOPIC, 0, encode_batch([os.urandom(VALUE_BYTES)])).code) == 0:
+            taken, refused = taken + 1, 0
+        assert code in RETRIABLE
+        refused += 1
         return refused > 20
 
     until(is_full, "the log is full", FILLED_SECONDS_MAX)

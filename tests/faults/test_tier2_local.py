@@ -24,7 +24,7 @@ UNMOVED: Final = MIB // 2
 SHORT_BYTES: Final = 12 * MIB
 KEPT_EVERY: Final = 20
 
-pytestmark = pytest.mark.timeout(0 if scaled(0, 1) else 200)
+pytestmark = pytest.mark.timeout(0 if scaled(0, 1) else 400)
 
 
 def disk_bytes(directory: Path) -> int:

@@ -35,14 +35,20 @@ from tests.tier2.minio_server import MinioServer
 TOPIC: Final = "away"
 EVERYWHERE: Final[list[Partition]] = [(TOPIC, number) for number in range(3)]
 RETRIABLE: Final = {7, 19, 56, 89}
-OUTAGES: Final = scaled(4, 200)
-PAUSE_S: Final = scaled(10, 60)
+OUTAGES: Final = scaled(3, 200)
+PAUSE_S: Final = scaled(6, 60)
+"""Longer than the longest time-out, which is four seconds."""
 STEADY_S: Final = scaled(10, 600)
+FAULTS_MAX: Final = scaled(30, 1 << 30)
+"""So many requests come to harm, each kind of fault several times, unless the time is over."""
+FAULTS_MIN: Final = 5
+REFUSED_S: Final = scaled(2, 300)
+"""Several tries of everything that is due."""
 BEFORE_S: Final = 2.0
 LOG_MAX: Final = 6 * MIB
 VALUE_BYTES: Final = 30_000
 
-pytestmark = pytest.mark.timeout(0 if SOAK else 240)
+pytestmark = pytest.mark.timeout(0 if SOAK else 480)
 
 
 @pytest.fixture
@@ -149,11 +155,20 @@ def test_refuses_and_cuts(tmp_path: Path, minio: MinioServer) -> None:
     ]
 
     with FaultProxy(minio.port) as proxy:
+        met = 0
+
+        def choose(line: str) -> Fault | None:
+            nonlocal met
+            if dice.random() >= 1 / 3:
+                return None
+            met += 1
+            return dice.choice(faults)()
 
         def misbehaves(load: Load) -> None:
-            proxy.chooses = lambda line: dice.choice(faults)() if dice.random() < 1 / 3 else None
-            load.run_for(STEADY_S)
+            proxy.chooses = choose
+            load.run_for(STEADY_S, until=lambda: met >= FAULTS_MAX)
             proxy.chooses = lambda line: None
+            assert met >= FAULTS_MIN, "hardly anything came to harm"
 
         with Gateway(tmp_path / "gateway", settings_for(minio, port=proxy.port)) as gateway:
             under_load(gateway, Bucket(minio), misbehaves)
@@ -165,15 +180,19 @@ def test_credentials_revoked(tmp_path: Path, minio: MinioServer) -> None:
     settings = settings_for(minio) | {"tier2.access.key": user.name, "tier2.secret.key": user.secret}
     with Gateway(tmp_path / "gateway", settings) as gateway:
 
+        def is_told() -> bool:
+            said = gateway.output.read_text()
+            return "the access key is not known there" in said or "the credentials may not do this" in said
+
         def revoked(load: Load) -> None:
             user.revoke()
-            load.run_for(STEADY_S / 2)
+            load.run_for(STEADY_S, until=is_told)
+            load.run_for(REFUSED_S)
             user.restore()
 
         under_load(gateway, Bucket(minio), revoked)
-        said = gateway.output.read_text()
-        assert "the access key is not known there" in said or "the credentials may not do this" in said
-        assert user.secret not in said
+        assert is_told()
+        assert user.secret not in gateway.output.read_text()
 
 
 def test_full_log(tmp_path: Path, minio: MinioServer) -> None:
@@ -226,16 +245,17 @@ def write_again(connection: Connection, history: History, partition: Partition) 
 
     def taken_again() -> bool:
         nonlocal taken
-        number, writer.sent = writer.sent, writer.sent + 1
-        value = Value(writer.name, partition[1], number).encode(VALUE_BYTES)
-        produced = connection.produce(*partition, encode_batch([value]))
-        if produced.code == 0:
+        while taken <= LOG_MAX // VALUE_BYTES:
+            number, writer.sent = writer.sent, writer.sent + 1
+            value = Value(writer.name, partition[1], number).encode(VALUE_BYTES)
+            produced = connection.produce(*partition, encode_batch([value]))
+            if produced.code:
+                assert produced.code in RETRIABLE
+                taken = 0
+                return False
             writer.acknowledged[number] = produced.offset
             taken += 1
-        else:
-            assert produced.code in RETRIABLE
-            taken = 0
-        return taken > LOG_MAX // VALUE_BYTES
+        return True
 
     until(taken_again, "writes go on", 120)
 

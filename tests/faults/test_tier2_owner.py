@@ -20,9 +20,10 @@ from tests.tier2.minio_server import MinioServer
 P: Final[Partition] = ("owned", 0)
 EXIT_CONFIGURATION: Final = 2
 VALUE_BYTES: Final = 20_000
-LOAD_S: Final = 3.0
+LOAD_S: Final = 1.5
+"""Of the owner, behind the refusals: several chunks' time."""
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

@@ -75,8 +75,14 @@ class Producer(Transfers):
 def test_killed_at_every_write(tmp_path: Path) -> None:
     """Wherever it is killed, the next start finds all or nothing of each transaction in every container."""
     hits: list[Point] = []
+    begun = tmp_path / "begun"
+    with Gateway(begun, SETTINGS) as gateway:
+        gateway.start()
+        with gateway.connect() as connection:
+            connection.create_topic(TOPIC, len(PARTITIONS))
+        assert gateway.stop() == 0
     for number in numbers():
-        hit = killed_at(number, tmp_path / str(number))
+        hit = killed_at(number, tmp_path / str(number), begun / "data")
         if hit is None:
             break
         hits.append(hit)
@@ -91,13 +97,10 @@ def numbers() -> Iterator[int]:
     return iter(range(first, WRITES_MAX, STRIDE))
 
 
-def killed_at(number: int, place: Path) -> Point | None:
-    """Live until the write of that number, then start again; the write, None if it was not reached."""
+def killed_at(number: int, place: Path, begun: Path) -> Point | None:
+    """Live on what was begun until that write, then start again; the write, None if it was not reached."""
     with Gateway(place, SETTINGS) as gateway:
-        gateway.start()
-        with gateway.connect() as connection:
-            connection.create_topic(TOPIC, len(PARTITIONS))
-        assert gateway.stop() == 0
+        shutil.copytree(begun, gateway.data)
         producer = Producer(gateway)
         faults = Faults(gateway.data, ("fdatasync",), "*/log/*.log", number, report=place / "points")
         try:

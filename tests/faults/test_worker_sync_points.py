@@ -154,7 +154,7 @@ def lived(life: Life, bulk: Bulk, number: int) -> None:
     bulk.delete(f"passing-{number}")
 
 
-@pytest.mark.timeout(0 if SOAK else 300)
+@pytest.mark.timeout(0 if SOAK else 600)
 @pytest.mark.parametrize("kind", RUNS, ids=RUNS if SOAK else ["any"])
 def test_a_worker_killed_at_every_sync_point(tmp_path: Path, kind: str) -> None:
     """Whatever its worker was about, what was acknowledged is there, and topics are those that were decided."""

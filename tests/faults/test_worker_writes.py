@@ -114,7 +114,7 @@ def patiently(step: Callable[[], object]) -> None:
                 raise
 
 
-@pytest.mark.timeout(0 if SOAK else 300)
+@pytest.mark.timeout(0 if SOAK else 600)
 def test_a_worker_killed_at_every_write(tmp_path: Path) -> None:
     """Whichever step of a transaction meets the end of its worker, it ends everywhere or nowhere; the next goes on."""
     tally = Tally(tmp_path / "tally")

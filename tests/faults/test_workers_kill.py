@@ -201,7 +201,7 @@ def clients(cluster: Cluster, history: History) -> list[Client | RealWriter]:
     return made
 
 
-@pytest.mark.timeout(0 if SOAK else 300)
+@pytest.mark.timeout(0 if SOAK else 600)
 @pytest.mark.parametrize("kinds", RUNS, ids="-".join)
 def test_killed_in_a_row_under_load(tmp_path: Path, kinds: Sequence[str]) -> None:
     """Whatever was acknowledged is there once and in order, and idempotent producers just go on."""

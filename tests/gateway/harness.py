@@ -21,7 +21,7 @@ from gateway.wire.headers import RequestHeader, encode_request_header, response_
 from gateway.wire.message import Message
 
 PRODUCE, FETCH, CREATE_TOPICS = 0, 1, 19
-ANSWER_SECONDS_MAX = 20
+ANSWER_SECONDS_MAX = 60
 # Log files are filled with zeros before use: small ones, so that a start writes little.
 SETTINGS = ("group.initial.rebalance.delay.ms=0", "log.file.bytes=4194304")
 Part = bytes | bytearray | memoryview

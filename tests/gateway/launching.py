@@ -11,16 +11,47 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 PENSTOCK: Final = str(Path(sys.executable).parent / "penstock")
 ROOT: Final = Path(__file__).resolve().parents[2]
 WATCHED: Final = (sys.executable, "-m", "tests.gateway.turns")
 """`penstock`, with its loop's longest turn in its output."""
-READY_WITHIN_S: Final = 30.0
-END_WITHIN_S: Final = 30.0
+READY_WITHIN_S: Final = 90.0
+END_WITHIN_S: Final = 90.0
+
+
+class Process(Protocol):
+    """What tests need of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+Start = Callable[[Sequence[str], int, int, Path, Mapping[str, str]], Process]
+"""Starts a command: descriptors of its output and of its errors, directory, environment."""
+
+
+def started(command: Sequence[str], output: int, errors: int, directory: Path, environ: Mapping[str, str]) -> Process:
+    """A process as users start it."""
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, cwd=directory, env=dict(environ)
+    )
 
 
 def run(*arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -44,6 +75,7 @@ class Running:
         *arguments: str,
         command: Sequence[str] = (PENSTOCK,),
         environ: Mapping[str, str] | None = None,
+        start: Start = started,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.out, self.err = directory / "out", directory / "err"
@@ -53,14 +85,8 @@ class Running:
         whole += ["--data-dir", str(directory / "data"), *arguments]
         self.started_s = time.monotonic()
         with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen(
-                whole,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                cwd=directory,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})},
-            )
+            around = {**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})}
+            self.process = start(whole, out.fileno(), err.fileno(), directory, around)
 
     def ready(self) -> dict[str, Any]:
         """The content of the ready file, once it is there."""
@@ -90,13 +116,15 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, *arguments: str, command: Sequence[str] = (PENSTOCK,)) -> Iterator[Running]:
+def serving(
+    directory: Path, *arguments: str, command: Sequence[str] = (PENSTOCK,), start: Start = started
+) -> Iterator[Running]:
     """A gateway on free ports of 127.0.0.1; killed in the end, if the test has not ended it."""
     if "--listen" not in arguments:
         arguments = ("--listen", "127.0.0.1:0", *arguments)
     if "--http" not in arguments:
         arguments = ("--http", "off", *arguments)
-    running = Running(directory, *arguments, command=command)
+    running = Running(directory, *arguments, command=command, start=start)
     try:
         yield running
     finally:

@@ -14,6 +14,8 @@ from gateway.records.records import Record, build_batch
 from tests.core.test_several_containers import failing
 from tests.gateway.apis.harness import Admin, admin_of
 
+pytestmark = pytest.mark.slow
+
 FOUR = ("containers=4",)
 KAFKA_STORAGE_ERROR, NOT_ENOUGH_REPLICAS, LOG_DIR_NOT_FOUND = 56, 19, 57
 

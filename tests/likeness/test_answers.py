@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.gateway.launching import serving
+from tests.gateway.forking import serving
 from tests.likeness.asking import Server, versions_of
 from tests.likeness.questions import CLASSIC_AND_CONSUMER, GROUPS, Question
 from tests.likeness.ranges import OURS

@@ -9,10 +9,12 @@ from typing import Any, Final
 
 import pytest
 
-from tests.gateway.launching import serving
+from tests.gateway.forking import serving
 from tests.likeness.asking import Server, versions_of
 from tests.likeness.consumer_questions import CONSUMER_GROUPS
 from tests.likeness.questions import Question
+
+pytestmark = pytest.mark.slow
 
 ANSWERS: Final = json.loads(Path(__file__).with_name("consumer_answers.json").read_text())["consumer groups"]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,8 @@ from gateway.kafka_configs.broker_configs import CLUSTER, BrokerConfigs
 from gateway.kafka_configs.resource_keys import KINDS, check
 from gateway.refusals import Refusal
 from tests.likeness.ranges import OURS, shared, told
+
+pytestmark = pytest.mark.slow
 
 RANGES: Final = json.loads(Path(__file__).with_name("ranges.json").read_text())
 KEYS: Final = [(kind, key) for kind in RANGES if kind not in ("values", "names") for key in RANGES[kind]]
@@ -60,14 +63,36 @@ OTHER_DEFAULTS: Final = {
     "num.partitions": "16",  # partitions cost next to nothing
     "max.connections": "10000",  # of what a process can hold
     "queued.max.request.bytes": str(256 * MEBI),  # everything has a bound
-    "group.consumer.max.size": "10000",  # everything has a bound
+    "group.max.size": "5000",  # everything has a bound
+    "group.consumer.max.size": "10000",
     "group.streams.max.size": "10000",
     "group.coordinator.rebalance.protocols": "classic,consumer,streams",  # those that are served
 }
 
 
+@cache
+def refused_alone(its_type: str, value: str) -> Mapping[str, str]:
+    """The reasons of the keys of a type that refuse a value whatever is given beside it. They are asked together: a
+    load takes milliseconds, and tells of all of them."""
+    found: dict[str, str] = {}
+    left = [key for key, row in RANGES["broker"].items() if row["type"] == its_type]
+    while left:
+        try:
+            load(environ={}, assignments=[f"{key}={value}" for key in left], check=lambda *_: ())
+            break
+        except ConfigError as refused:
+            told = {problem.partition(" = ")[0]: problem for problem in refused.problems}
+        if not told.keys() <= set(left):  # not of single keys: each is asked by itself
+            break
+        found |= told
+        left = [key for key in left if key not in told]
+    return found
+
+
 def why_not(kind: str, key: str, value: str) -> str:
     """Penstock's reason to refuse a value; empty when it takes it."""
+    if kind == "broker" and (why := refused_alone(RANGES[kind][key]["type"], value).get(key)):
+        return why
     try:
         match kind:
             case "broker":

@@ -21,7 +21,7 @@ from tests.likeness.questions import Question
 from tests.likeness.rights import ANSWERS, SCENES, answers
 
 RECORDED: Final = json.loads(ANSWERS.read_text())
-START_SECONDS_MAX: Final = 30
+START_SECONDS_MAX: Final = 90
 
 
 class Serving(threading.Thread):

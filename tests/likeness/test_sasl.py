@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.gateway.launching import serving
+from tests.gateway.forking import serving
 from tests.gateway.security.harness import WITH_RIGHTS
 from tests.likeness.asking import CLOSED
 from tests.likeness.sasl import ANSWERS, GOES_ON, PLAIN, SETTINGS, SHA_256, SHA_512, make_users, played

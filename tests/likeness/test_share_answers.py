@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from tests.gateway.launching import serving
+import pytest
+
+from tests.gateway.forking import serving
 from tests.likeness.asking import Server, versions_of
 from tests.likeness.questions import SOME_ID, Question
 from tests.likeness.share_questions import SHARES, prepared, questions
+
+pytestmark = pytest.mark.slow
 
 ANSWERS: Final = json.loads(Path(__file__).with_name("share_answers.json").read_text())[SHARES]
 

@@ -8,9 +8,11 @@ from typing import Any, Final
 
 import pytest
 
-from tests.gateway.launching import serving
+from tests.gateway.forking import serving
 from tests.gateway.security.harness import WITH_RIGHTS
 from tests.likeness.tokens import ANSWERS, PLAIN, SCRAM, SETTINGS, USERS, Script
+
+pytestmark = pytest.mark.slow
 
 RECORDED: Final = json.loads(ANSWERS.read_text())
 DIFFERENT: Final = {

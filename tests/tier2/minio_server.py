@@ -14,11 +14,11 @@ from minio.error import MinioException, S3Error
 from urllib3 import PoolManager
 from urllib3.exceptions import HTTPError
 
-from tier2.minio import S3Settings
+from tier2.s3_settings import S3Settings
 
 ROOT_USER = "penstock"
 ROOT_PASSWORD = "penstock-secret-7f3a"
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 90.0
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

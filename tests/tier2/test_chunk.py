@@ -26,6 +26,8 @@ from tier2.chunk_format import (
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.storage import Corrupt, StorageError
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent / "golden" / "chunk-v1.bin"
 MIB = 1 << 20
 

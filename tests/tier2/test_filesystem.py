@@ -44,6 +44,47 @@ def test_sweeps_what_a_crash_left(tmp_path: Path) -> None:
     os.close(alive)
 
 
+@pytest.mark.parametrize("sweep", ["looks", "removes"])
+def test_a_sweep_that_meets_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sweep: str) -> None:
+    """Another process's sweep has a file locked, or has removed it, before its writer locks it: the put goes on with
+    another one, and leaves nothing behind."""
+    open_direct = filesystem.open_direct
+    met: list[int] = []
+
+    def opened(path: Path, flags: int) -> int:
+        fd = open_direct(path, flags)
+        if not met:
+            met.append(os.open(path, os.O_RDONLY))
+            fcntl.flock(met[0], fcntl.LOCK_EX)
+            if sweep == "removes":
+                path.unlink()
+                fcntl.flock(met[0], fcntl.LOCK_UN)
+        return fd
+
+    async def scenario(storage: FilesystemStorage) -> None:
+        monkeypatch.setattr(filesystem, "open_direct", opened)
+        await storage.put("a", b"value")
+        assert await storage.get_range("a", 0, 5) == b"value"
+        assert list((tmp_path / INCOMING).iterdir()) == []
+
+    run(tmp_path, scenario)
+    os.close(met[0])
+
+
+def test_a_sweep_of_old_files_locks_no_young_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep of a process that runs comes in the way of no put of its own."""
+    locked: list[int] = []
+    monkeypatch.setattr(fcntl, "flock", lambda fd, how: locked.append(how))
+
+    async def scenario(storage: FilesystemStorage) -> None:
+        (tmp_path / INCOMING / "young").write_bytes(b"half")
+        assert await storage.sweep_uploads(60) == 0
+        assert (tmp_path / INCOMING / "young").exists()
+
+    run(tmp_path, scenario)
+    assert locked == []
+
+
 def test_syncs_file_then_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before a put returns: the file is synced, then renamed, and each directory on the way to it is synced."""
     events: list[str] = []

@@ -23,10 +23,10 @@ from minio.versioningconfig import VersioningConfig
 
 from tests.tier2.fault_proxy import CutAnswer, FaultProxy, FlipABit, LoseAnswer, Refuse, Trickle, slow_down
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
-from tier2.minio import S3Settings
 from tier2.retrying import RetryingStorage, RetryPolicy
 from tier2.s3 import S3Storage
 from tier2.s3_checksums import is_checked
+from tier2.s3_settings import S3Settings
 from tier2.storage import (
     AlreadyExists,
     BucketNotFound,
@@ -43,6 +43,7 @@ pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>"
+REFUSED_ONE = b"<DeleteResult><Error><Key>k1</Key><Code>InternalError</Code></Error></DeleteResult>"
 PATIENT = RetryPolicy(attempts_max=2000, first_backoff_s=0.05, backoff_max_s=0.1, deadline_s=90)
 MUCH_LATER_S = 10.0  # than what takes a second; a machine with other work on it needs some
 
@@ -259,6 +260,7 @@ def test_normal_life(minio: MinioServer, bucket: str, fault: Refuse | LoseAnswer
                 for method, call in (
                     ("GET", lambda: storage.get_range("k", 0, 10)),
                     ("PUT", lambda: storage.put("k", b"0123456789")),
+                    ("POST", lambda: storage.delete_many(["l", "m"])),
                 ):
                     before = len(proxy.requests)
                     proxy.fail_next(method, fault)
@@ -266,6 +268,38 @@ def test_normal_life(minio: MinioServer, bucket: str, fault: Refuse | LoseAnswer
                         await call()
                     assert len(proxy.requests) == before + 1
                 assert await storage.get_range("k", 0, 10) == b"0123456789"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Refuse(501, b"<Error><Code>NotImplemented</Code></Error>"),
+        Refuse(405, b"<Error><Code>MethodNotAllowed</Code></Error>"),
+        None,
+    ],
+    ids=["not implemented", "no such method", "one is refused"],
+)
+def test_many_are_deleted_one_by_one_where_not_at_once(minio: MinioServer, bucket: str, fault: Refuse | None) -> None:
+    """By a server that knows no such request, which is asked once; and those that it has refused in it."""
+    fault = fault or Refuse(200, REFUSED_ONE)
+
+    async def scenario() -> None:
+        with FaultProxy(minio.port) as proxy:
+            settings = minio.settings(bucket, endpoint=f"http://127.0.0.1:{proxy.port}", region="us-east-1")
+            async with opened(settings) as storage:
+                for key in ("k1", "k2", "k3"):
+                    await storage.put(key, b"x")
+                proxy.fail_next("POST", fault)
+                await storage.delete_many(["k1", "k2"])
+                await storage.delete_many(["k1", "k2"])
+                left = [info.key async for info in storage.list("k")]
+                many = [line for line in proxy.requests if line.startswith("POST")]
+        if fault.status == 200:
+            assert (left, len(many)) == (["k3"], 2)
+        else:
+            assert (left, len(many)) == (["k3"], 1)
 
     asyncio.run(scenario())
 
@@ -614,17 +648,3 @@ def test_who_may_not_ask(minio: MinioServer, bucket: str) -> None:
     with FaultProxy(minio.port) as proxy:
         proxy.chooses = lambda line: Refuse(403, DENIED) if "versioning" in line or "object-lock" in line else None
         assert remarks(minio, bucket, endpoint=f"http://127.0.0.1:{proxy.port}") == []
-
-
-@pytest.mark.parametrize("prefix", ["a b", "a//b", "../a", ".a", "ä", "x" * 201, "y/" * 300])
-def test_refused_prefixes(prefix: str) -> None:
-    """The refusal of a prefix names the allowed ones."""
-    with pytest.raises(Misconfigured, match=r"letters, digits and \. _ = - in parts between slashes"):
-        S3Settings(endpoint="http://localhost:1", bucket="bucket", prefix=prefix)
-
-
-@pytest.mark.parametrize("name", ["AB", "ab", "a_b", "x" * 64, "-ab"])
-def test_refused_buckets(name: str) -> None:
-    """Likewise for the bucket."""
-    with pytest.raises(Misconfigured, match="Allowed are 3 to 63 lower-case letters"):
-        S3Settings(endpoint="http://localhost:1", bucket=name)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.tier2.conftest import OpenStorage
-from tier2.storage import AlreadyExists, Buffer, Corrupt, ErrorKind, ObjectNotFound, Storage
+from tier2.storage import DELETES_MAX, AlreadyExists, Buffer, Corrupt, ErrorKind, ObjectNotFound, Storage
 
 pytestmark = pytest.mark.slow
 
@@ -164,6 +164,35 @@ def test_deletes(open_storage: OpenStorage) -> None:
             assert await storage.stat("d/1") is None
             await storage.put_new("d/1", b"again")
             assert await storage.get_range("d/1", 0, 5) == b"again"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("count", [1, DELETES_MAX])
+def test_deletes_many(open_storage: OpenStorage, count: int) -> None:
+    """All of them go and no others, whether or not they are there."""
+
+    async def scenario() -> None:
+        async with open_storage() as storage:
+            await storage.put("d/kept", b"x")
+            gone = [f"d/{number:03}" for number in range(count)]
+            for key in gone[::5]:
+                await storage.put(key, b"x")
+            await storage.delete_many(gone)
+            await storage.delete_many(gone)
+            assert await keys(storage, "") == ["d/kept"]
+
+    asyncio.run(scenario())
+
+
+def test_refuses_to_delete_none_too_many_or_what_is_no_key(open_storage: OpenStorage) -> None:
+    async def scenario() -> None:
+        async with open_storage() as storage:
+            await storage.put("x", b"x")
+            for wrong in ([], ["x"] * (DELETES_MAX + 1), ["x", "../x"]):
+                with pytest.raises(ValueError, match=r"deleted at once|not a storage key"):
+                    await storage.delete_many(wrong)
+            assert await keys(storage, "") == ["x"]
 
     asyncio.run(scenario())
 

@@ -297,8 +297,8 @@ def _tls_of(settings: EtcdSettings) -> ssl.SSLContext | None:
         except OSError as error:
             why = f"{error.strerror}; put it there, or name it rightly"
             raise CoordinatorRefuses(f"{name}, for etcd, cannot be read: {why}") from error
+    context = _vouched_for(settings.ca_file)
     try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
         if settings.cert_file is not None:
             # Without a password OpenSSL would ask a person for it, on the terminal.
             context.load_cert_chain(settings.cert_file, settings.key_file, lambda: settings.key_password)
@@ -306,3 +306,15 @@ def _tls_of(settings: EtcdSettings) -> ssl.SSLContext | None:
         why = f"{error}. Each must be PEM, the key must be that of the certificate, and its password right"
         raise CoordinatorRefuses(f"the certificates for etcd cannot be used ({', '.join(named)}): {why}") from error
     return context
+
+
+def _vouched_for(ca_file: str | None) -> ssl.SSLContext:
+    """A context that trusts the authorities in this file, or those of the system."""
+    why = "it has no certificate (-----BEGIN CERTIFICATE-----)"
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+        if ca_file is None or context.cert_store_stats()["x509"]:  # else lists of revoked ones alone
+            return context
+    except OSError as error:  # an SSLError is one, too
+        raise CoordinatorRefuses(f"{ca_file}, for etcd, cannot be used: {why} that can be read") from error
+    raise CoordinatorRefuses(f"{ca_file}, for etcd, cannot be used: {why}")

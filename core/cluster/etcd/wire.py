@@ -19,7 +19,7 @@ REASON_CHARS_MAX: Final = 300
 """Longest part of an error's text that is kept: it comes from outside."""
 OPERATIONS_MAX: Final = 60
 """The most operations that one level of a transaction has. etcd takes 128, those of the levels above counted; more are
-sent as transactions within the transaction."""
+sent as transactions within the transaction. Of compares it takes as many."""
 
 UNAUTHENTICATED: Final = 16
 DUPLICATE: Final = 9

@@ -38,13 +38,12 @@ from core.log.objects.state_files import Uploads, download
 from core.log.objects.writer import PAUSE_MAX_S, PAUSE_S, IsOurs, ObjectLog, ObjectWriter
 from core.log.writer import FileWriter
 from core.stations import Stations
-from tier2.storage import AlreadyExists, ObjectNotFound, Storage, StorageError
+from tier2.storage import DELETES_MAX, AlreadyExists, ObjectNotFound, Storage, StorageError
 
 logger = logging.getLogger(__name__)
 
 TRIES_MAX: Final = 10
 """Attempts of a start: the former owner may remove what one is reading."""
-DELETES_AT_ONCE: Final = 8
 CHECKPOINT_BYTES: Final = 64 << 20
 CHECKPOINT_OBJECTS: Final = 32
 """So much is put into the log before another checkpoint is stored that only saves a taker some
@@ -129,6 +128,7 @@ class LogObjects:
         self._stored_lsn = min(files, default=0)  # where the log of the newest checkpoint begins
         self._checkpointed = _Reached(0, 0, 0)  # by our last checkpoint
         self._pending: _Pending | None = None
+        self._begins: Place | None = None  # the log, by the last checkpoint that was stored
         self._cut_before: Place | None = None  # nothing of the log is left before this place
 
     def __repr__(self) -> str:
@@ -318,19 +318,32 @@ class LogObjects:
         manifest, first_lsn, reached = self._pending
         await self._storage.put(manifest_key(self._container, manifest), manifest.encode())
         self._pending, self._stored_lsn, self._checkpointed = None, first_lsn, reached
-        is_cut = manifest.start == self._cut_before  # most checkpoints leave the log as it is, and it has many objects
-        await remove_before(self._storage, self._container, manifest, log=not is_cut)
-        self._cut_before = manifest.start
+        self._begins = manifest.start
         self._places = {lsn: place for lsn, place in self._places.items() if lsn >= manifest.start.lsn}
         for lsn in [lsn for lsn in self._objects if lsn < manifest.start.lsn]:
             del self._objects[lsn]
+        await remove_states_before(self._storage, self._container, manifest)
+
+    async def cut(self) -> None:
+        """Remove the log's objects before the last stored checkpoint: there may be thousands. Checkpoints may be stored
+        meanwhile, but one cut at a time. Raises StorageError.
+        """
+        begins = self._begins
+        if begins is not None and begins != self._cut_before:  # most checkpoints leave the log as it is
+            await remove_log_before(self._storage, self._container, begins.lsn)
+            self._cut_before = begins
 
 
-async def remove_before(storage: Storage, container: int, manifest: Manifest, *, log: bool = True) -> None:
-    """Remove what no start reads any more behind a stored manifest: older ones and their files, and, if the log begins
-    later than before (`log`), its groups and packs.
+async def remove_before(storage: Storage, container: int, manifest: Manifest) -> None:
+    """Remove what no start reads any more behind a stored manifest. Raises StorageError."""
+    await remove_states_before(storage, container, manifest)
+    await remove_log_before(storage, container, manifest.start.lsn)
 
-    Fences stay, and so do files of former owners that may still store a manifest newer than ours. Raises StorageError.
+
+async def remove_states_before(storage: Storage, container: int, manifest: Manifest) -> None:
+    """Remove older manifests than a stored one, and their files: while none are being stored.
+
+    Files of former owners that may still store a manifest newer than ours stay. Raises StorageError.
     """
     gone: list[str] = []
     key = manifest_key(container, manifest)
@@ -343,14 +356,16 @@ async def remove_before(storage: Storage, container: int, manifest: Manifest, *,
         epoch = int(info.key[below:].partition("/")[0])
         if (epoch < manifest.start.epoch or epoch == manifest.epoch) and info.key not in named:
             gone.append(info.key)
-    if log:
-        gone += await _log_before(storage, container, manifest.start.lsn)
-    for begin in range(0, len(gone), DELETES_AT_ONCE):
-        await asyncio.gather(*(storage.delete(one) for one in gone[begin : begin + DELETES_AT_ONCE]))
+    await _remove(storage, gone)
+
+
+async def remove_log_before(storage: Storage, container: int, lsn: int) -> None:
+    """Remove the groups and packs before this LSN, at which a group begins; fences stay. Raises StorageError."""
+    await _remove(storage, await _log_before(storage, container, lsn))
 
 
 async def _log_before(storage: Storage, container: int, lsn: int) -> list[str]:
-    """The keys of all groups and packs that end before this LSN, at which a group begins."""
+    """The keys of all groups and packs that end before this LSN."""
     found: list[str] = []
     async for info in storage.list(log_prefix(container)):
         if int(info.key.rpartition("/")[2]) < lsn and info.size > HEADER_SIZE:
@@ -359,6 +374,11 @@ async def _log_before(storage: Storage, container: int, lsn: int) -> list[str]:
         if ends_of(info.key)[1] < lsn:
             found.append(info.key)
     return found
+
+
+async def _remove(storage: Storage, keys: Sequence[str]) -> None:
+    for begin in range(0, len(keys), DELETES_MAX):
+        await storage.delete_many(keys[begin : begin + DELETES_MAX])
 
 
 async def _ended_in_thread(work: Callable[[Path], None], path: Path) -> None:

@@ -317,6 +317,9 @@ class Prefetched(Storage):
     async def delete(self, key: str) -> None:
         await self._storage.delete(key)
 
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        await self._storage.delete_many(keys)
+
     async def stat(self, key: str) -> ObjectStat | None:
         return await self._storage.stat(key)
 

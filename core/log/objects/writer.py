@@ -205,8 +205,10 @@ class ObjectWriter:
     async def _put(self, group: Group, data: bytes, size: int) -> None:
         try:
             await self._settle(group, data)
-        except Exception as error:  # any end without an outcome leaves waiters behind
+        except BaseException as error:  # any end without an outcome leaves waiters behind
             self._failed(StorageFailure(f"the log's objects of container {self._settings.container}: {error!r}"))
+            if not isinstance(error, Exception):
+                raise
         self._gathered_bytes -= size
         self._begin_puts()
         if not self._waiting and self._window.is_idle:
@@ -276,6 +278,8 @@ class ObjectWriter:
     def cached(self, lsn: int) -> None:
         """The cache has written all up to here."""
         self._cached_lsn = lsn
+        if not self._has_failed:
+            self._reports.on_filled(lsn)
         self._report()
 
     def cache_rolled(self, old: LogFile) -> None:
@@ -311,6 +315,9 @@ class _CacheReports:
 
     def __init__(self, writer: ObjectWriter) -> None:
         self._writer = writer
+
+    def on_filled(self, lsn: int) -> None:
+        """The cache has it in its file at `on_written`."""
 
     def on_written(self, end: LogPosition) -> None:
         self._writer.cached(end.lsn)

@@ -9,6 +9,7 @@ doubles each time it comes back, up to its share of `bytes_max` among the recent
 - A reader that was silent for `RESTING_S`, or has more than its share, gives way to others: the pages loaded for it are
   ordinary pages from then on. After `IDLE_S` it is forgotten.
 - Entries that the log holds are not loaded ahead.
+- The runs of a reader follow one another: what is read on from them passes over nothing.
 """
 
 from __future__ import annotations
@@ -231,7 +232,10 @@ class ReadAhead:
             row: RunRow | None = last
             run: OpenRun | None = None
             while run is None and row is not None and row.end < follower.limit:
-                row = await self._lookups.run_at(row.stream_id, row.slot, row.end)
+                end = row.end
+                row = await self._lookups.run_at(row.stream_id, row.slot, end)
+                if row is not None and row.first > end:
+                    row = None  # entries between them are lost: the reader hears of it when it reads on
                 run = None if row is None else await self._indices.open(row)
             if row is not None and run is not None and follower.runs:
                 follower.runs.append((row, run))

@@ -5,7 +5,8 @@ look-ups load missing pages. A read that is given up goes on by itself: the next
 
 **Invariants**
 
-- An answer has entries as they were appended, in order. It goes on behind the gaps that compaction left.
+- An answer has entries as they were appended, in order. It goes on behind what compaction left out, and never behind
+  entries that no run covers: these are lost, and readers are told.
 - Bytes whose block fails its check are never returned: the error names the object, the position and the offset.
 - A part of an answer keeps at most `WASTE_MAX` times its bytes alive.
 - Pages, indices and bytes on their way fit into `tier2_cache_bytes` of memory; read-ahead is a part of it.
@@ -217,6 +218,10 @@ class TieredReader:
                 if at == offset:
                     raise self._unknown(slot, offset)
                 break
+            if row.first > max(at, slot.start):  # the runs of a slot have no gap: this one is a loss
+                if at == offset:
+                    raise self._unknown(slot, offset, f". Read on from offset {row.first}")
+                break
             run = await self._indices.open(row)
             if run is not None:
                 view, first = View(run, self._pages.find, self._head_of), max(at, row.first)
@@ -226,10 +231,11 @@ class TieredReader:
             at = row.end
         return at
 
-    def _unknown(self, slot: Slot, offset: int) -> StoreError:
+    def _unknown(self, slot: Slot, offset: int, advice: str = "") -> StoreError:
         if offset < slot.start or slot.stream.deleted:
             return OutOfRange(offset, slot.start, slot.durable_end)
-        return CorruptState(f"neither the log nor a chunk holds offset {offset} of {slot.stream.name}-{slot.number}")
+        place = f"{slot.stream.name}-{slot.number}"
+        return CorruptState(f"neither the log nor a chunk holds offset {offset} of {place}{advice}")
 
     async def _filled(self, view: View, compute: Callable[[], _T]) -> _T:
         """The result of a computation, after loading the pages that it needs."""

@@ -33,6 +33,10 @@ class Cleaned(NamedTuple):
         return _VALUE.pack(_VERSION, *self)
 
 
+def key_of(slot: Slot) -> SlotKey:
+    return SlotKey(slot.stream.id, slot.number)
+
+
 def cleaned_key(slot: SlotKey) -> bytes:
     return _KEY.pack(*slot)
 

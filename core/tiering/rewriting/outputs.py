@@ -10,7 +10,8 @@
 **Invariants**
 
 - An output replaces exactly the rows that it was made of. They are looked at again under `TierContext.changing`, which
-  is held until they are changed. A slot is left out if its rows have changed, or if it starts behind them by now.
+  is held until they are changed. A slot is left out if its rows have changed, if it starts behind them by now, or if it
+  is not to be compacted any more.
 - Outputs are committed in the order in which they were made; those of a compaction front to back.
 - A round counts (table ``compactions``) with its last output. So no tombstone leaves before all entries older than it
   have been through a round that knew its key.
@@ -38,8 +39,8 @@ from core.tiering.rewriting.cleaned import (
     slot_in,
 )
 from core.tiering.rewriting.planners import Busy
-from core.tiering.rewriting.requests import SlotKey
-from core.tiering.rewriting.rules import slot_of
+from core.tiering.rewriting.requests import Rewrite, Rewritten, SlotKey
+from core.tiering.rewriting.rules import output_rows, slot_of
 from core.tiering.rows import (
     CHUNKS_TABLE,
     PENDING_TABLE,
@@ -156,18 +157,38 @@ class Outputs:
             await asyncio.sleep(max(0.01, self._made[0].due_s - self._clock.monotonic_s()))
             await self.commit_due()
 
-    def add(
-        self,
-        chunk: ChunkRow,
-        inputs: Sequence[RunRow],
-        rows: Sequence[tuple[RunRow, Sequence[RunRow]]],
-        round_: Round,
-        *,
-        is_last: bool,
+    def take(
+        self, request: Rewrite, done: Rewritten, runs: Sequence[RunRow], round_: Round, *, is_last: bool, are_ours: bool
     ) -> None:
-        """Note that an output was put. It is committed after its second look."""
+        """Note that an output was put. It is committed after its second look. `are_ours`: it takes the place of the
+        runs that it was made of. Raises ValueError when it is not what was asked for."""
+        consumed = runs[: done.consumed]
+        rows = [(row, taken if are_ours else ()) for row, taken in output_rows(request.id, consumed, done.runs)]
+        for slot_key, cleaned in round_.cleaned.items():
+            round_.cleaned[slot_key] = cleaned._replace(
+                size=cleaned.size + done.clean_bytes.get(slot_key, 0),
+                due_ms=_sooner(cleaned.due_ms, done.due_ms.get(slot_key, -1)),
+            )
+        chunk = ChunkRow(
+            id=request.id,
+            state=ChunkState.VERIFIED,
+            created_ms=request.created_ms,
+            changed_ms=self._container.trusted.stamp_ms(),
+            size=done.size,
+            etag=done.etag,
+        )
+        self._counters.chunks_in += len(request.inputs)
+        self._counters.bytes_in += sum(run.length for run in consumed)
+        self._counters.bytes_out += done.size
         due_s = self._clock.monotonic_s() + self._verify_delay_s
-        self._made.append(_Made(chunk, inputs, rows, round_, is_last, due_s))
+        self._made.append(_Made(chunk, consumed, rows, round_, is_last, due_s))
+
+    async def give_up(self) -> None:
+        """Abandon what was put and is not committed. Raises StoreError, except StorageFull."""
+        while self._made:
+            made = self._made.popleft()
+            await self.abandon(made.chunk.id)
+            self._busy.release(made.inputs)
 
     # Commit
 
@@ -197,9 +218,11 @@ class Outputs:
     async def _commit(self, made: _Made) -> None:
         """Commit one output. Raises StoreError."""
         async with self._context.changing:
-            unchanged, operations = await self._catalog.in_thread(self._replacing, made)
+            now_ms = self._container.trusted.stamp_ms()  # for how long the inputs stay, for those who read them
+            wanted = [pair for pair in made.rows if self._is_wanted(*pair, made.round)]
+            unchanged, operations = await self._catalog.in_thread(self._replacing, wanted, now_ms)
             # No await from here to the record. A slot that has gone on needs neither its old rows nor a new one.
-            rows = [row for row, _ in made.rows if row.key in unchanged and self._is_live(row)]
+            rows = [row for row, _ in wanted if row.key in unchanged and self._is_live(row)]
             if not rows:
                 made.round.failed = True
                 await self.abandon(made.chunk.id)
@@ -215,12 +238,14 @@ class Outputs:
             extra={"chunk": chunk_key(made.chunk.id), "runs": f"{len(made.inputs)} to {len(rows)}"},
         )
 
-    def _replacing(self, made: _Made) -> tuple[set[bytes], list[Operation]]:
+    def _replacing(
+        self, wanted: Sequence[tuple[RunRow, Sequence[RunRow]]], now_ms: int
+    ) -> tuple[set[bytes], list[Operation]]:
         """The keys of rows whose inputs are unchanged, and the operations that remove these inputs. In a thread."""
         same: set[bytes] = set()
         replaced: dict[ChunkId, set[tuple[int, int, int]]] = {}
         operations: list[Operation] = []
-        for row, inputs in made.rows:
+        for row, inputs in wanted:
             if not self._is_unchanged(row, inputs):
                 continue
             same.add(row.key)
@@ -230,7 +255,7 @@ class Outputs:
         for chunk_id, gone in replaced.items():
             chunk = self._catalog.find_chunk(chunk_id)
             if chunk is not None and chunk.runs:
-                operations += without_runs(chunk, gone, made.chunk.changed_ms)
+                operations += without_runs(chunk, gone, now_ms)
         return same, operations
 
     def _is_unchanged(self, row: RunRow, inputs: Sequence[RunRow]) -> bool:
@@ -244,6 +269,11 @@ class Outputs:
                 break
             found.append((run.first, run.end, run.chunk))
         return found == [(run.first, run.end, run.chunk) for run in inputs if run.end > start]
+
+    def _is_wanted(self, row: RunRow, inputs: Sequence[RunRow], round_: Round) -> bool:
+        """Whether a slot is still to be compacted. A copy of what was compacted elsewhere takes nobody's place."""
+        slot = slot_in(self._container, slot_of(row))
+        return not (round_.is_compaction and inputs) or (slot is not None and slot.stream.policy.compact)
 
     def _is_live(self, row: RunRow) -> bool:
         slot = slot_in(self._container, slot_of(row))
@@ -270,3 +300,8 @@ class Outputs:
         for key in dict.fromkeys(cleaned_key(slot_of(row)) for row in rows if row.removed):
             if table.get(key) is None:
                 yield Put(CLEANED_TABLE, key, Cleaned().encode())
+
+
+def _sooner(one: int, other: int) -> int:
+    """The earlier of two times, of which -1 is none."""
+    return max(one, other) if one < 0 or other < 0 else min(one, other)

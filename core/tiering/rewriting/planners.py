@@ -38,12 +38,17 @@ AVOID_S: Final = 3600.0
 """The time for which unreadable chunks, and slots in them, are left alone."""
 
 
+class SlotLeaves(Exception):
+    """A slot of what was planned is about to leave the container: a rewrite without it has to be planned."""
+
+
 class Busy:
-    """The runs that take part in rewrites not committed yet."""
+    """The runs that take part in rewrites not committed yet, and the slots of which none may take part."""
 
     def __init__(self) -> None:
         self._slots: Counter[SlotKey] = Counter()
         self._chunks: Counter[ChunkId] = Counter()
+        self._leaving: set[SlotKey] = set()
 
     def hold(self, runs: Iterable[RunRow]) -> None:
         for run in runs:
@@ -56,7 +61,24 @@ class Busy:
             _less(self._chunks, run.chunk)
 
     def has_slot(self, key: SlotKey) -> bool:
+        """Whether no plan may have this slot."""
+        return key in self._slots or key in self._leaving
+
+    def is_at(self, key: SlotKey) -> bool:
+        """Whether a rewrite that is not committed yet has runs of this slot."""
         return key in self._slots
+
+    def leaves(self, key: SlotKey) -> None:
+        """Let no rewrite begin that has this slot, until `stays` is called."""
+        self._leaving.add(key)
+
+    def stays(self, key: SlotKey) -> None:
+        self._leaving.discard(key)
+
+    def check(self, runs: Iterable[RunRow]) -> None:
+        """Raises SlotLeaves if one of these runs is of a slot that was planned before it was to leave."""
+        if self._leaving and any(slot_of(run) in self._leaving for run in runs):
+            raise SlotLeaves
 
     def has_chunk(self, chunk: ChunkId) -> bool:
         return chunk in self._chunks

@@ -7,28 +7,33 @@ process of its own (`core.tiering.rewriting.worker`); what becomes of its output
 **Invariants**
 
 - Inputs are runs of verified chunks, and no run is in two rewrites at a time (`_busy`).
+- A slot that leaves is in no rewrite that begins from then on; those that are under way end (`leaving`, `is_at`).
 - A worker that fails, or a store that stops amid anything, leaves intents, which the next start abandons.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from core.background import Background
 from core.log.records import Delete
 from core.tiering.context import TierContext
 from core.tiering.filters import WorkerSetup
-from core.tiering.rewriting.cleaned import CLEANED_TABLE, Cleaned, decode_cleaned_key
+from core.tiering.rewriting.cleaned import CLEANED_TABLE, Cleaned, decode_cleaned_key, key_of
 from core.tiering.rewriting.outputs import Counters, Outputs, Round
-from core.tiering.rewriting.planners import Busy, CompactionPlanner, MergePlanner
-from core.tiering.rewriting.requests import Learn, Rewrite, Rewritten
-from core.tiering.rewriting.rules import Dirt, Portion, compaction_portion, dirty_runs, inputs_of, output_rows
+from core.tiering.rewriting.planners import Busy, CompactionPlanner, MergePlanner, SlotLeaves
+from core.tiering.rewriting.requests import Learn, Rewrite
+from core.tiering.rewriting.rules import Dirt, Portion, compaction_portion, dirty_runs, inputs_of
 from core.tiering.rewriting.worker import Worker, WorkerFailed
-from core.tiering.rows import ChunkRow, ChunkState, RunRow, chunk_key, parse_chunk_key
+from core.tiering.rows import ChunkState, RunRow, chunk_key, parse_chunk_key
 from tier2.chunk_format import ChunkId, StreamRef
+
+if TYPE_CHECKING:
+    from core.streams.live import Slot
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +108,29 @@ class Rewriter:
         if self._context.is_pressed or self._context.snapshots.lacks_room:
             return False  # storage and processors are needed elsewhere
         now = self._clock.monotonic_s()
-        if await self._compact() or await self._merge():
+        try:
+            has_worked = await self._compact() or await self._merge()
+        except SlotLeaves:
+            return True  # the next plan leaves it out
+        if has_worked:
             self._worked_s = self._clock.monotonic_s()
             return True
         if self._worker.pid is not None and now - self._worked_s >= IDLE_S:
             await self._worker.end()
         return False
+
+    @contextlib.contextmanager
+    def leaving(self, slot: Slot) -> Iterator[None]:
+        """A slot is to leave the container: nothing of it is rewritten any more, but for what is under way."""
+        self._busy.leaves(key_of(slot))
+        try:
+            yield
+        finally:
+            self._busy.stays(key_of(slot))
+
+    def is_at(self, slot: Slot) -> bool:
+        """Whether a rewrite of a slot's runs is under way."""
+        return self._busy.is_at(key_of(slot))
 
     # What is due
 
@@ -190,6 +212,12 @@ class Rewriter:
             return 0
         chunks, inputs = inputs_of(runs, sizes)
         chunk_id = await self._outputs.intend()
+        try:
+            self._busy.check(runs)
+        except SlotLeaves:
+            round_.failed = True
+            await self._outputs.abandon(chunk_id)
+            raise
         self._busy.hold(runs)
         request = Rewrite(
             id=chunk_id,
@@ -204,7 +232,8 @@ class Rewriter:
         )
         try:
             done = await self._worker.rewrite(request)
-            self._take(request, done, runs, round_, is_last=is_last or done.consumed == len(runs))
+            is_last = is_last or done.consumed == len(runs)
+            self._outputs.take(request, done, runs, round_, is_last=is_last, are_ours=True)
         except (WorkerFailed, ValueError) as error:
             round_.failed = True
             self._busy.release(runs)
@@ -214,29 +243,6 @@ class Rewriter:
             raise
         self._busy.release(runs[done.consumed :])
         return done.consumed
-
-    def _take(self, request: Rewrite, done: Rewritten, runs: Sequence[RunRow], round_: Round, *, is_last: bool) -> None:
-        """An output is there. Raises ValueError when it is not what was asked for."""
-        consumed = runs[: done.consumed]
-        rows = list(output_rows(request.id, consumed, done.runs))
-        for slot_key, cleaned in round_.cleaned.items():
-            round_.cleaned[slot_key] = cleaned._replace(
-                size=cleaned.size + done.clean_bytes.get(slot_key, 0),
-                due_ms=_sooner(cleaned.due_ms, done.due_ms.get(slot_key, -1)),
-            )
-        now_ms = self._container.trusted.stamp_ms()
-        chunk = ChunkRow(
-            id=request.id,
-            state=ChunkState.VERIFIED,
-            created_ms=request.created_ms,
-            changed_ms=now_ms,
-            size=done.size,
-            etag=done.etag,
-        )
-        self.counters.chunks_in += len(request.inputs)
-        self.counters.bytes_in += sum(run.length for run in consumed)
-        self.counters.bytes_out += done.size
-        self._outputs.add(chunk, consumed, rows, round_, is_last=is_last)
 
     async def _sizes(self, runs: Sequence[RunRow]) -> dict[ChunkId, int]:
         """The rows of verified chunks."""
@@ -255,8 +261,3 @@ class Rewriter:
         streams = self._container.streams
         ids = {run.stream_id for run in portion.runs}
         return {s.id: StreamRef(id=s.id, uuid=s.uuid, name=s.name) for s in streams.values() if s.id in ids}
-
-
-def _sooner(one: int, other: int) -> int:
-    """The earlier of two times, of which -1 is none."""
-    return max(one, other) if one < 0 or other < 0 else min(one, other)

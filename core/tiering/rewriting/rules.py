@@ -254,7 +254,7 @@ def compaction_portion(learned: Iterable[tuple[Dirt, int]], chunk_bytes: int) ->
 # Requests and their outcome
 
 
-def inputs_of(runs: Sequence[RunRow], sizes: dict[ChunkId, int]) -> tuple[list[InputChunk], list[InputRun]]:
+def inputs_of(runs: Sequence[RunRow], sizes: Mapping[ChunkId, int]) -> tuple[list[InputChunk], list[InputRun]]:
     """The runs as the worker gets them."""
     numbers = {chunk: number for number, chunk in enumerate(dict.fromkeys(run.chunk for run in runs))}
     chunks = [InputChunk(chunk_key(chunk), sizes[chunk]) for chunk in numbers]

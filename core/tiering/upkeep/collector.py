@@ -11,17 +11,22 @@ none of its runs is alive.
   If there is no room for that snapshot, the object goes first. A recovery would then miss only a deleted stretch.
 - Only keys that this store's own log has recorded are ever deleted, never keys from a listing.
 - An abandoned upload may arrive late: its key is deleted at once, and once more after `tier2_abandoned_ms`.
+- What dies while it is looked at is looked at again.
 - Parts of an unfinished upload are removed once no put can still use them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from core.background import Background
 from core.log.records import Delete, Operation
+from core.tiering.rewriting.cleaned import CLEANED_TABLE, cleaned_key
+from core.tiering.rewriting.requests import SlotKey
 from core.tiering.rows import (
     PENDING_TABLE,
     RUNS_TABLE,
@@ -40,6 +45,8 @@ if TYPE_CHECKING:
     from tier2.chunk_format import ChunkId
 
 logger = logging.getLogger(__name__)
+
+_K = TypeVar("_K")
 
 TICK_S: Final = 1.0
 SLOTS_PER_STEP: Final = 200
@@ -86,7 +93,7 @@ class Collector:
     def _look_again(self) -> None:
         """Look at everything once."""
         container = self._container
-        container.trimmed.update((slot, None) for s in container.streams.values() for slot in s.slots_in(container.id))
+        container.trimmed.update(dict.fromkeys(container.all_slots()))
         self._deletions_seen = -1
         for stream_id, copy in container.outcomes.copies.items():
             if copy.revision:  # else its slots were always here
@@ -113,13 +120,11 @@ class Collector:
     # Runs
 
     async def _collect_slots(self) -> None:
-        container = self._container
-        while container.trimmed:
-            slots = list(container.trimmed)[:SLOTS_PER_STEP]
-            async with self._context.changing:
-                await self._remove(await self._catalog.in_thread(self._dead_runs, slots))
-            for slot in slots:
-                container.trimmed.pop(slot, None)
+        trimmed = self._container.trimmed
+        while trimmed:
+            with _taken(trimmed) as slots:
+                async with self._context.changing:
+                    await self._remove(await self._catalog.in_thread(self._dead_runs, slots))
 
     def _dead_runs(self, slots: Sequence[Slot]) -> list[RunRow]:
         dead: list[RunRow] = []
@@ -132,17 +137,21 @@ class Collector:
         return dead
 
     async def _collect_departed(self) -> None:
-        """All runs of slots that have left. One that has come back since was free of runs when it came."""
+        """All runs of slots that have left, and how far they were compacted. One that has come back since was free of
+        runs when it came."""
         container, catalog = self._container, self._catalog
+        cleaned = container.table(CLEANED_TABLE)
         while container.departed:
-            places = list(container.departed)[:SLOTS_PER_STEP]
-            async with self._context.changing:
-                gone = [place for place in places if container.slot_at(*place) is None]
-                await self._remove(
-                    await catalog.in_thread(lambda: [run for place in gone for run in catalog.iter_runs(*place, -1)])  # noqa: B023
-                )
-            for place in places:
-                container.departed.pop(place, None)
+            with _taken(container.departed) as places:
+                async with self._context.changing:
+                    gone = [place for place in places if container.slot_at(*place) is None]
+                    if clean := [key for place in gone if (key := cleaned_key(SlotKey(*place))) in cleaned.entries]:
+                        await container.update(*(Delete(CLEANED_TABLE, key) for key in clean))
+                    await self._remove(
+                        await catalog.in_thread(
+                            lambda: [run for place in gone for run in catalog.iter_runs(*place, -1)]  # noqa: B023
+                        )
+                    )
 
     async def _collect_streams(self) -> None:
         catalog, deletions = self._catalog, self._container.outcomes.streams_deleted
@@ -150,8 +159,10 @@ class Collector:
             return
         self._deletions_seen = deletions
         for stream_id in await catalog.in_thread(lambda: list(catalog.iter_streams())):
-            if stream_id not in self._container.streams:
-                async with self._context.changing:
+            if stream_id in self._container.streams:
+                continue
+            async with self._context.changing:
+                if stream_id not in self._container.streams:  # it may have come back, with runs, before its turn
                     await self._remove(await catalog.in_thread(lambda: list(catalog.iter_stream_runs(stream_id))))  # noqa: B023
 
     async def _remove(self, dead: Sequence[RunRow]) -> None:
@@ -225,3 +236,16 @@ class Collector:
         self._deletions.done(row.id)
         self._forget(row.id)
         self.deleted_objects += 1
+
+
+@contextlib.contextmanager
+def _taken(waiting: dict[_K, None]) -> Iterator[list[_K]]:
+    """The next ones to look at. A key that comes during the look waits once more; after a failure all do."""
+    some = list(itertools.islice(waiting, SLOTS_PER_STEP))
+    for one in some:
+        del waiting[one]
+    try:
+        yield some
+    except BaseException:
+        waiting.update(dict.fromkeys(some))
+        raise

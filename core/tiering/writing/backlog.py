@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from core.errors import Corrupt, ErrorKind, StoreError
+from core.errors import Corrupt, CorruptState, ErrorKind, StoreError
 from core.index.rows import held_entry
 from core.log.files import KEPT
 from core.log.format import Buffer
@@ -154,6 +154,21 @@ def pack(slots: Iterable[Backlog], chunk_bytes: int) -> list[list[Piece]]:
     return chunks
 
 
+def adjoining(pieces: Sequence[Piece], reached: Callable[[Slot], int]) -> list[Piece]:
+    """The pieces that go on where their slot's chunks end, which is before `reached` if its start has moved since.
+
+    Behind a gap, entries in between would leave the log. With an overlap, a run would take another one's place.
+    """
+    ends: dict[Slot, int] = {}
+    found: list[int] = []
+    for number, piece in sorted(enumerate(pieces), key=lambda numbered: numbered[1].first):
+        slot, end = piece.slot, ends.get(piece.slot)
+        if piece.first == end if end is not None else slot.tiered_end <= piece.first <= reached(slot):
+            ends[slot] = piece.end
+            found.append(number)
+    return [pieces[number] for number in sorted(found)]
+
+
 def entries(reader: Reader, piece: Piece) -> Iterator[Entry]:
     """The entries of a piece, from memory or the log. Blocks.
 
@@ -174,6 +189,30 @@ def entries(reader: Reader, piece: Piece) -> Iterator[Entry]:
         reached = next((one.end for one in reversed(damage.of(slot)) if one.first == reached), reached)
         before = piece.bytes_before + size + damage.bytes_in(slot, piece.first, reached)
         raise UnreadableEntry(slot, reached, before, error) from error
+
+
+def all_entries(reader: Reader, piece: Piece) -> Iterator[Entry]:
+    """As `entries`. Raises CorruptState, too, when the index of the log lacks one of them."""
+    reached = piece.first
+    for one in entries(reader, piece):
+        if one.first > reached:
+            _check_lost(reader.damage, piece, reached, one.first)
+        yield one
+        reached = one.first + one.count
+    if reached < piece.end:
+        _check_lost(reader.damage, piece, reached, piece.end)
+
+
+def _check_lost(damage: Damage, piece: Piece, first: int, end: int) -> None:
+    """Raises CorruptState unless all of the entries in between are known to be lost, or gone since."""
+    slot = piece.slot
+    reached = max(first, slot.start)
+    for one in damage.of(slot):
+        if one.first <= reached:
+            reached = max(reached, one.end)
+    if reached < end and not (slot.stream.deleted or slot.has_moved):
+        what = f"the index of the log lacks offset {reached} of {slot.stream.name}-{slot.number}"
+        raise CorruptState(f"{what}: what is behind it in the log cannot go to long-term storage")
 
 
 def _payloads(reader: Reader, piece: Piece, file_lsn: int, rows: Rows | SlotColumns) -> Iterator[tuple[Buffer, int]]:

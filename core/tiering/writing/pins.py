@@ -8,6 +8,7 @@ and such slots hold more than `HELD_SHARE` of it, those that hold most are refus
 **Invariants**
 
 - The part of a slot that may be tiered ends at or before its stable end, and before entries known to be damaged.
+- No entry is given up because its log file went while it was looked for.
 - A slot is refused only for its own entries, and only while the log is pressed. The end of a transaction is never
   refused, because it lets go of entries.
 """
@@ -159,12 +160,14 @@ class Pins:
 
     async def _give_up(self, slot: Slot, first: int) -> None:
         """Tier the slot past its damage: reading was tried more than once, and the log has no room for waiting."""
-        container = self._container
+        container, moved = self._container, self._container.moved
         try:
             lost = await self._reader.in_thread(
                 set_aside, self._reader, container.directory, slot, first, slot.stable_end
             )
-            if lost is None:
+            if lost is None or not container.is_here(slot):
+                return
+            if moved != container.moved:  # what could not be read any more may be kept elsewhere, as good as before
                 return
             await container.update(lost.put())
         except (StoreError, OSError) as error:
@@ -230,11 +233,19 @@ class Pins:
                     pin for slot in stream.slots_in(self._container.id) if (pin := self._pin_of(slot)) is not None
                 )
             await asyncio.sleep(0)
+        seen = {pin.slot for pin in found}
+        found += (pin for slot in self._come() if slot not in seen and (pin := self._pin_of(slot)) is not None)
         found.sort(key=lambda pin: -pin.bytes)
         found[:NAMED_MAX] = self.named = self._with_names(found[:NAMED_MAX])
         self.slots, self.bytes = len(found), sum(pin.bytes for pin in found)
         self._refuse(found)
         self._complain()
+
+    def _come(self) -> list[Slot]:
+        """Slots that have come by a decision of which this log is still to hear: it may lack room because of them."""
+        own, beside = self._container.id, self._container.outcomes.beside.values()
+        there = [slot for slot in beside if not slot.has_moved and slot.number < slot.stream.logged.slots]
+        return [slot for slot in there if slot.stream.logged.container_of_slot(slot.number) == own]
 
     def _with_names(self, found: Sequence[Pin]) -> list[Pin]:
         names = self._container.name_writers({pin.writer_id for pin in found if pin.writer_id >= 0})

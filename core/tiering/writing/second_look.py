@@ -145,7 +145,8 @@ class SecondLook:
             first = max(found.first, slot.start)
             if first < found.end:
                 before = found.bytes_before if first == found.first else slot.start_bytes
-                pieces.append(Piece(slot, found.segment_id, first, found.end, before, found.appended))
+                size = found.bytes_before + found.appended - before
+                pieces.append(Piece(slot, found.segment_id, first, found.end, before, size))
         if pieces:  # else the collector has it
             pieces.sort(key=lambda piece: piece.place)
             uploads.counters.put_again += 1

@@ -10,7 +10,8 @@ when whoever takes the container over would have too many objects of the log to 
 **Invariants**
 
 - The age of an entry goes on over starts and hand-overs: an owner of a short time moves what many before it have left.
-- Chunks of a slot are committed in the order of its sequence numbers, though several are uploaded at a time.
+- Chunks of a slot are committed in the order of its sequence numbers, though several are uploaded at a time. What is
+  begun goes on where the chunks on their way end at that moment: some may have been given up since it was cut.
 - Nothing is put that the log has not synced.
 """
 
@@ -22,13 +23,23 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from core.background import Background
 from core.errors import Deposed, NotHosted
 from core.tiering.rows import ChunkState
-from core.tiering.writing.backlog import Backlog, Piece, UnreadableEntry, backlogs_of, cut_segment, is_lost, pack
+from core.tiering.writing.backlog import (
+    Backlog,
+    Piece,
+    UnreadableEntry,
+    adjoining,
+    backlogs_of,
+    cut_segment,
+    is_lost,
+    pack,
+)
 from core.tiering.writing.second_look import SecondLook
 from core.tiering.writing.uploads import Counters, Upload, Uploads
 from tier2.storage import StorageError
@@ -62,6 +73,14 @@ class _Ages(NamedTuple):
         return min(self.log, self.chunks.get((stream_id, slot), self.log))
 
 
+class _Planned(NamedTuple):
+    """A part of a slot that is on its way: its end, the slot's bytes before that, the upload of its chunk."""
+
+    end: int
+    bytes_before: int
+    task: asyncio.Task[bool]
+
+
 class StorageWriter:
     """The storage writer of one container."""
 
@@ -78,7 +97,7 @@ class StorageWriter:
         self._wake = asyncio.Event()
         self._hurried: set[Slot] = set()
         self._held: set[Slot] = set()
-        self._planned: dict[Slot, tuple[int, int, asyncio.Task[bool]]] = {}  # end, bytes before it, the newest chunk
+        self._planned: dict[Slot, list[_Planned]] = {}  # the chunks on their way, in order
         self._tasks: set[asyncio.Task[bool]] = set()
         self._pressed_at = 0.0
         self._is_log_long = False  # all that waits is due, because of the objects of the log
@@ -125,10 +144,9 @@ class StorageWriter:
         self._pins.name_lost()
         await self._uploads.abandon_left()
         container, ages = self._container, self._ages_s()
-        for stream in container.streams.values():
-            for slot in stream.slots_in(container.id):
-                if slot.durable_end > slot.untiered_from[0] and not slot.untiered and not slot.has_moved:
-                    container.mark_untiered(slot, ages.of(stream.id, slot.number))
+        for slot in container.all_slots():
+            if slot.durable_end > slot.untiered_from[0] and not slot.untiered and not slot.has_moved:
+                container.mark_untiered(slot, ages.of(slot.stream.id, slot.number))
         self._background.start()
 
     async def stop(self) -> None:
@@ -255,7 +273,7 @@ class StorageWriter:
         """The first offset that is neither in a chunk nor being uploaded."""
         first, before = slot.untiered_from
         planned = self._planned.get(slot)
-        return (first, before) if planned is None or planned[0] <= first else planned[:2]
+        return (first, before) if planned is None or planned[-1].end <= first else planned[-1][:2]
 
     def _ages_s(self) -> _Ages:
         """How long what a start finds has waited: the log keeps it since its oldest file was begun, and what a chunk
@@ -316,23 +334,36 @@ class StorageWriter:
         container = self._container
         now = self._clock.monotonic_s()
         for cut in chunks[: 2 * self._config.tier2_uploads]:
-            pieces = [piece for piece in cut if not self._is_held(piece.slot)]  # perhaps only since it was cut
+            # Since it was cut, a slot may have become held, and the chunk before it may have been given up.
+            pieces = adjoining(
+                [one for one in cut if not self._is_held(one.slot)], lambda slot: self._place_of(slot)[0]
+            )
             if not pieces:
                 continue
-            before = dict.fromkeys(self._planned[p.slot][2] for p in pieces if p.slot in self._planned)
+            before = dict.fromkeys(self._planned[p.slot][-1].task for p in pieces if p.slot in self._planned)
             task = asyncio.create_task(self._uploads.upload(Upload(pieces, tuple(before))), name="chunk upload")
             self._tasks.add(task)
-            for piece in pieces:
-                self._planned[piece.slot] = piece.end, piece.bytes_before + piece.size, task
+            for piece in sorted(pieces, key=lambda piece: piece.first):
+                planned = _Planned(piece.end, piece.bytes_before + piece.size, task)
+                self._planned.setdefault(piece.slot, []).append(planned)
                 if piece.slot in container.untiered:
                     container.untiered[piece.slot] = now  # the rest came later
-            task.add_done_callback(self._upload_done)
+            task.add_done_callback(partial(self._upload_done, pieces))
 
-    def _upload_done(self, task: asyncio.Task[bool]) -> None:
+    def _upload_done(self, pieces: Sequence[Piece], task: asyncio.Task[bool]) -> None:
         self._tasks.discard(task)
-        for slot in [slot for slot, planned in self._planned.items() if planned[2] is task]:
-            del self._planned[slot]
         error = None if task.cancelled() else task.exception()
+        is_committed = not task.cancelled() and error is None and task.result()
+        for slot in {piece.slot for piece in pieces}:
+            self._forget_planned(slot, task, with_later=not is_committed)
         if error is not None and not isinstance(error, (Deposed, NotHosted)):  # then its next owner makes it
             logger.error("a chunk was given up and will be made again", exc_info=error)
         self._wake.set()
+
+    def _forget_planned(self, slot: Slot, task: asyncio.Task[bool], *, with_later: bool) -> None:
+        """A chunk has ended: without it those behind it are given up too; those before it are still on their way."""
+        planned = self._planned.get(slot, [])
+        own = next((number for number, one in enumerate(planned) if one.task is task), len(planned))
+        planned[own:] = [] if with_later else [one for one in planned[own:] if one.task is not task]
+        if not planned:
+            self._planned.pop(slot, None)

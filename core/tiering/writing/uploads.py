@@ -5,6 +5,8 @@
 - The order is: intent logged, object put, object looked at, commit logged. A crash in between leaves an intent, which
   the next start abandons.
 - A chunk is committed only after the chunks that precede it. If one of those is given up, so is this one.
+- A run begins where its slot's chunks end when it is committed: it leaves no gap, and takes no other run's place. One
+  that is put again takes the place of what its lost chunk lists then: a slot may have come back with other chunks.
 - A chunk lists every aborted transaction that overlaps one of its runs. The slot forgets a transaction only after the
   log has let go of the entries that it overlaps.
 - If long-term storage fails, a put is tried without limit, under another key if only this one is refused. If the
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 from core.errors import OutOfRange, StorageFull, StoreError, TierUnavailable
 from core.log.records import Delete, Operation, Put
 from core.tiering.rows import PENDING_TABLE, RUNS_TABLE, ChunkRow, ChunkState, RunRow, chunk_key, run_key
-from core.tiering.writing.backlog import Piece, UnreadableEntry, entries
+from core.tiering.writing.backlog import Piece, UnreadableEntry, adjoining, all_entries
 from core.tiering.writing.pacing import TokenBucket
 from tier2.chunk import ChunkWriter, Entry, RunSource
 from tier2.chunk_format import AbortedTransaction, ChunkId, ChunkIndex, SegmentRef, StreamRef
@@ -178,31 +180,50 @@ class Uploads:
             lambda: [(row, _put_run(row)) for row in _run_rows(chunk_id, upload.pieces, index, self._container.damage)]
         )
         while True:
-            now_ms = self._container.trusted.stamp_ms()
-            here = {(piece.slot.stream.id, piece.slot.number) for piece in upload.pieces if self._is_here(piece)}
-            live = [one for one in made if (one[0].stream_id, one[0].slot) in here and self._is_live(one[0])]
-            rows = [row for row, _ in live]
-            if not rows:
-                await self._abandon(chunk_id)
-                return True
-            chunk = ChunkRow(
-                id=chunk_id,
-                state=ChunkState.COMMITTED,
-                created_ms=index.created_ms,
-                changed_ms=now_ms,
-                size=writer.size,
-                etag=stat.etag,
-                live_bytes=sum(row.length for row in rows),
-                runs=tuple(row.listed for row in rows),
-            )
-            operations = [*_replaced(upload.replaces, now_ms), _put(chunk)]
-            operations += (put for _, put in live)
             try:
                 async with self._context.changing:
-                    await self._container.update(*operations)
-                break
+                    return await self._commit_now(chunk_id, upload, made, writer, stat)
             except StorageFull:
                 await asyncio.sleep(FULL_PAUSE_S)
+
+    async def _commit_now(
+        self,
+        chunk_id: ChunkId,
+        upload: Upload,
+        made: Sequence[tuple[RunRow, Put]],
+        writer: ChunkWriter,
+        stat: ObjectStat,
+    ) -> bool:
+        """Log what of it is wanted by now, without an await from the look to the record. Raises StorageFull."""
+        lost = None if upload.replaces is None else self._catalog.pending_chunk(upload.replaces.id)
+        if upload.replaces is not None and (lost is None or lost.state is not ChunkState.COMMITTED):
+            await self._abandon(chunk_id)  # all that it held has died meanwhile
+            return False
+        if lost is None and not self._goes_on(upload):
+            logger.error(
+                "a chunk was given up: it does not go on where chunks end", extra={"chunk": chunk_key(chunk_id)}
+            )
+            await self._abandon(chunk_id)
+            return False
+        now_ms = self._container.trusted.stamp_ms()
+        here = {(piece.slot.stream.id, piece.slot.number) for piece in upload.pieces if self._is_here(piece)}
+        live = [one for one in made if (one[0].stream_id, one[0].slot) in here and self._is_live(one[0])]
+        rows = [row for row, _ in live]
+        if not rows:
+            await self._abandon(chunk_id)
+            return True
+        assert writer.index is not None, "it was put"
+        chunk = ChunkRow(
+            id=chunk_id,
+            state=ChunkState.COMMITTED,
+            created_ms=writer.index.created_ms,
+            changed_ms=now_ms,
+            size=writer.size,
+            etag=stat.etag,
+            live_bytes=sum(row.length for row in rows),
+            runs=tuple(row.listed for row in rows),
+        )
+        await self._container.update(*_replaced(lost, now_ms), _put(chunk), *(put for _, put in live))
         if not all(map(self._is_live, rows)):  # died since: no other look would find it
             self._context.look_again()
         self.counters.chunks += 1
@@ -210,6 +231,11 @@ class Uploads:
         self.counters.bytes += writer.size
         self._committed(chunk_id)
         return True
+
+    def _goes_on(self, upload: Upload) -> bool:
+        """Whether each run begins where its slot's chunks end by now."""
+        here = [piece for piece in upload.pieces if self._is_here(piece)]
+        return len(adjoining(here, lambda slot: slot.untiered_from[0])) == len(here)
 
     def _is_live(self, row: RunRow) -> bool:
         slot = self._container.slot_at(row.stream_id, row.slot)
@@ -248,7 +274,7 @@ class _Entries:
     def __call__(self) -> Iterator[Entry]:
         try:
             made = 0
-            for entry in entries(self._reader, self._piece):
+            for entry in all_entries(self._reader, self._piece):
                 made += len(entry.payload)
                 if made >= PACED_BYTES:
                     self._pace.take(made)
@@ -300,11 +326,13 @@ def _aborted(piece: Piece) -> Sequence[AbortedTransaction]:
 
 
 def _run_rows(chunk_id: ChunkId, pieces: Sequence[Piece], index: ChunkIndex, damage: Damage) -> Iterator[RunRow]:
+    """Since it was cut the log may have let go of the beginning of a piece, before the start of its slot."""
     for piece, run in zip(pieces, index.runs, strict=True):
+        appended = run.length + damage.bytes_in(piece.slot, piece.first, piece.end)
         yield RunRow(
             stream_id=run.segment.stream.id,
             slot=run.slot,
-            first=piece.first,
+            first=max(piece.first, run.first),
             end=piece.end,
             chunk=chunk_id,
             segment_id=run.segment.id,
@@ -315,8 +343,8 @@ def _run_rows(chunk_id: ChunkId, pieces: Sequence[Piece], index: ChunkIndex, dam
             length=run.length,
             entries=run.entries,
             leader_epoch=run.leader_epoch,
-            bytes_before=piece.bytes_before,
-            appended=run.length + damage.bytes_in(piece.slot, piece.first, piece.end),
+            bytes_before=piece.bytes_before + max(0, piece.size - appended),
+            appended=appended,
         )
 
 

@@ -32,6 +32,8 @@ class Resource:
     name: str
 
 
+CONFIGS_MAX: Final = 2_000
+"""Configs of one resource in a request: more than any resource can have, each once."""
 NAMES_TOLD_MAX: Final = 100
 """Configs that a line of the audit log names; a resource has fewer."""
 
@@ -54,6 +56,8 @@ async def alter(
         try:
             if resource in twice:
                 raise invalid_request("Each resource must appear at most once.")
+            if (count := len(message.configs)) > CONFIGS_MAX:
+                raise invalid_request(f"{count} configs of one resource, at most {CONFIGS_MAX} are read.")
             if repeated(config.name for config in message.configs):
                 raise invalid_request("Error due to duplicate config keys")
             check(message)

@@ -1,8 +1,8 @@
 """Each batch of a Produce request: checked, brought into its topic's form, appended or refused.
 
 Keeps: a batch's bytes stay the client's own, except base offset and leader epoch, which its CRC does not cover, and the
-changes that `gateway.records.adaptation` lists. Topic, writer and transaction may change while a batch is opened off
-the loop: they are looked up again before it is appended.
+changes that `gateway.records.adaptation` lists. Topic, container, writer and transaction may change while a batch is
+opened off the loop: they are looked up again before it is appended.
 """
 
 from __future__ import annotations
@@ -226,8 +226,10 @@ async def _opened(request: ProduceRequest, services: Services, one: UnopenedBatc
     except Exception:
         logger.exception("a batch could not be opened", extra={"topic": one.topic, "partition": index})
         return index, UNKNOWN_SERVER_ERROR, -1, -1, -1
-    if stream_of(services, one.topic) is not slot.stream:
+    stream = stream_of(services, one.topic)
+    if stream is None or stream is not slot.stream:
         return unknown_topic(services, one.topic, index)
+    slot = stream.slot(index)  # what the container has that it is in now: the one before knows no outcomes any more
     try:
         container = services.store.hosted(slot).container
     except NotHosted as elsewhere:

@@ -19,6 +19,8 @@ from gateway.refusals import Refusal, invalid_request
 USER, CLIENT_ID, IP = "user", "client-id", "ip"
 KINDS: Final = (CLIENT_ID, USER, IP)
 """Kinds of an entity's parts, in Kafka's order."""
+PARTS_MAX: Final = 100
+"""Parts of one entity, components of a filter, changes of one entity's quotas that are read; there are few kinds."""
 
 
 class Match(enum.IntEnum):

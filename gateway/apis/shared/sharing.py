@@ -1,6 +1,7 @@
 """What ShareFetch and ShareAcknowledge have in common: a session, partitions by topic id, acknowledgements.
 
-Keeps: an acknowledgement is answered without an error only when it is durable.
+Keeps: an acknowledgement is answered without an error only when it is durable. What a member says of a partition is
+checked in steps and carried out in one, in which there is nothing more of it than records that it may hold.
 """
 
 from __future__ import annotations
@@ -16,8 +17,14 @@ from core.streams.live import Slot
 from gateway.apis.shared.administration import slot_of
 from gateway.dispatch.context import RequestContext
 from gateway.groups.share.format import PlaceKey
-from gateway.groups.share.partition import Judgement, Verdict, judged
-from gateway.groups.share.partitions import ROWS_TOGETHER_MAX, Landing, LivePartition, hand_on
+from gateway.groups.share.live_partition import (
+    ROWS_TOGETHER_MAX,
+    RUNS_TOGETHER_MAX,
+    Landing,
+    LivePartition,
+    hand_on,
+)
+from gateway.groups.share.partition import NOT_ACQUIRED, Judgement, Verdict, in_order, judged
 from gateway.refusals import Asked, Refusal, code_of, invalid_request
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
@@ -77,13 +84,15 @@ class Settled:
     def __init__(self) -> None:
         self.outcome: dict[PlaceKey, Refusal | None] = {}
         self._fresh: dict[PlaceKey, LivePartition] = {}
+        self._fresh_runs = 0
         self._landing: dict[PlaceKey, tuple[LivePartition, Landing | None]] = {}
 
     def add(self, key: PlaceKey, live: LivePartition) -> None:
         """A partition's acknowledgements were carried out."""
         self.outcome[key] = None
         self._fresh[key] = live
-        if len(self._fresh) >= ROWS_TOGETHER_MAX:
+        self._fresh_runs += len(live.state.runs)
+        if len(self._fresh) >= ROWS_TOGETHER_MAX or self._fresh_runs > RUNS_TOGETHER_MAX:
             self.hand_on()
 
     def hand_on(self) -> None:
@@ -91,6 +100,7 @@ class Settled:
         lives = list(self._fresh.values())
         self._landing |= zip(self._fresh, zip(lives, hand_on(lives), strict=True), strict=True)
         self._fresh.clear()
+        self._fresh_runs = 0
 
     async def stored(self) -> dict[PlaceKey, Refusal | None]:
         """The outcome, when it will survive."""
@@ -115,14 +125,15 @@ class Settled:
 async def settle(ctx: RequestContext, group_id: str, member_id: str, topics: Iterable[Message]) -> Settled:
     """Carry out the acknowledgements of a request, and begin to store them."""
     settled = Settled()
-    for topic in topics:
+    async for topic in ctx.paced(topics):
         async for partition in ctx.paced(topic.partitions):
             if not partition.acknowledgement_batches:
                 continue
             key = PlaceKey(group_id, topic.topic_id, partition.partition_index)
             try:
                 live, _ = await place(ctx, key)
-                live.acknowledge(member_id, _judgements(ctx, live, partition.acknowledgement_batches))
+                judgements = await _judgements(ctx, live, partition.acknowledgement_batches)
+                live.acknowledge(member_id, judgements)
                 settled.add(key, live)
             except Refusal as refused:
                 settled.outcome[key] = refused
@@ -130,18 +141,28 @@ async def settle(ctx: RequestContext, group_id: str, member_id: str, topics: Ite
     return settled
 
 
-def _judgements(ctx: RequestContext, live: LivePartition, batches: Sequence[Message]) -> list[Judgement]:
-    judgements = [judged(one.first_offset, one.last_offset, one.acknowledge_types) for one in batches]
-    renews = any(Verdict.RENEW in one.verdicts for one in judgements)
+async def _judgements(ctx: RequestContext, live: LivePartition, batches: Sequence[Message]) -> list[Judgement]:
+    """What a member says of a partition, but for what it says of records below its start. Raises Refusal, also for more
+    than it can hold."""
+    said = (judged(one.first_offset, one.last_offset, one.acknowledge_types) for one in batches)
+    start, most = live.state.start, live.state.in_flight
+    judgements: list[Judgement] = []
+    renews = False
+    async for judgement in ctx.paced(in_order(said)):
+        renews |= Verdict.RENEW in judgement.verdicts
+        if judgement.last >= start and len(judgements) <= most:
+            judgements.append(judgement)
     if renews and (ctx.version < RENEW_SINCE or not live.settings().may_renew):
         raise invalid_request("Renewing acquisition locks is not possible here.")
+    if len(judgements) > most:
+        raise Refusal(ErrorCode.invalid_record_state, NOT_ACQUIRED)
     return judgements
 
 
-def by_topic(answers: Mapping[PlaceKey, Mapping[str, Any]]) -> list[dict[str, Any]]:
+async def by_topic(ctx: RequestContext, answers: Mapping[PlaceKey, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Answers about partitions, in a response's form."""
     topics: dict[Any, list[Mapping[str, Any]]] = {}
-    for key, answer in answers.items():
+    async for key, answer in ctx.paced(answers.items()):
         topics.setdefault(key.topic, []).append(
             {"partition_index": key.partition, "current_leader": NO_LEADER, **answer}
         )

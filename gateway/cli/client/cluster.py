@@ -104,12 +104,13 @@ class SharePosition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A broker with the address that clients get."""
+    """A broker with the address that clients get, or got: a fenced one is known to the cluster and serves nothing."""
 
     id: int
     host: str
     port: int
     rack: str | None
+    fenced: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,10 @@ class Cluster(Protocol):
 
     def topics(self, names: Sequence[str] | None = None) -> list[Topic]: ...
 
+    def find_topics(self, names: Sequence[str]) -> tuple[list[Topic], dict[str, str]]:
+        """Those that are there, and why others are not shown, by their names."""
+        ...
+
     def sizes(self) -> dict[PartitionId, int]: ...
 
     def offsets(self, partitions: Sequence[PartitionId], at: Edge | int) -> dict[PartitionId, int]:
@@ -215,7 +220,9 @@ class Cluster(Protocol):
         self, name: str, partitions: int, replication: int, configs: Mapping[str, str], *, dry_run: bool
     ) -> None: ...
 
-    def delete_topics(self, names: Sequence[str]) -> None: ...
+    def delete_topics(self, names: Sequence[str]) -> dict[str, str]:
+        """Returns why some were refused, by their names."""
+        ...
 
     def grow_topic(self, name: str, partitions: int) -> None: ...
 
@@ -237,15 +244,21 @@ class Cluster(Protocol):
 
     def share_positions(self, group: str) -> dict[PartitionId, SharePosition]: ...
 
-    def set_group_offsets(self, group: str, offsets: Mapping[PartitionId, int]) -> None: ...
+    def set_group_offsets(self, group: str, offsets: Mapping[PartitionId, int]) -> dict[PartitionId, str]:
+        """Returns why some were refused, by their partitions."""
+        ...
 
-    def delete_groups(self, names: Sequence[str]) -> None: ...
+    def delete_groups(self, names: Sequence[str]) -> dict[str, str]:
+        """Returns why some were refused, by their names."""
+        ...
 
     def acls(self, matching: Acl) -> list[Acl]: ...
 
     def add_acl(self, acl: Acl) -> None: ...
 
-    def delete_acls(self, matching: Acl) -> list[Acl]: ...
+    def delete_acls(self, matching: Acl) -> tuple[list[Acl], dict[Acl, str]]:
+        """Returns those that are gone, and why others are not."""
+        ...
 
     def users(self) -> list[ScramUser]: ...
 

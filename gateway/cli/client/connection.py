@@ -106,6 +106,20 @@ def _check(flag: str, value: str, allowed: tuple[str, ...]) -> None:
         raise Refused(f"{flag} {value[:100]}: allowed: {', '.join(allowed)}", ExitCode.CONFIGURATION)
 
 
+def check_authorities(file: str) -> None:
+    """Raises Refused for a file that vouches for nobody: on contact, no broker would be the reason to look at it."""
+    import ssl
+
+    why = "it has no certificate (-----BEGIN CERTIFICATE-----)"
+    try:
+        if ssl.create_default_context(cafile=file).cert_store_stats()["x509"]:
+            return
+    except OSError as error:
+        if not isinstance(error, ssl.SSLError):
+            why = f"cannot be read: {error.strerror}"
+    raise Refused(f"--ca {file}: {why}", ExitCode.CONFIGURATION)
+
+
 def reach(connection: Connection) -> None:
     """Refuse at once, and with the system's reason, what the library would try again for long."""
     reasons = []

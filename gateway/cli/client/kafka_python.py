@@ -1,6 +1,6 @@
 """A cluster through kafka-python.
 
-Keeps: with the two beside it, for records and for errors, the only module that knows kafka-python. Its errors become
+Keeps: with those beside it, for records, rights and errors, the only module that knows kafka-python. Its errors become
 `Refused` with Kafka's own words; its log lines stay away from the terminal.
 """
 
@@ -13,19 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import (
-    ACLOperation,
-    ACLPermissionType,
-    ACLResourcePatternType,
-    ConfigResource,
-    ConfigResourceType,
-    KafkaAdminClient,
-    ResourceType,
-)
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from kafka.admin._configs import ConfigSourceType
 from kafka.admin._users import UserScramCredentialDeletion, UserScramCredentialUpsertion
 from kafka.errors import KafkaTimeoutError, NoError, for_code
-from kafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest, DescribeConfigsRequest
+from kafka.protocol.admin import DescribeConfigsRequest
 from kafka.protocol.admin.client_quotas import AlterClientQuotasRequest, DescribeClientQuotasRequest
 from kafka.structs import OffsetAndMetadata
 
@@ -45,9 +37,10 @@ from gateway.cli.client.cluster import (
     SharePosition,
     Topic,
 )
-from gateway.cli.client.connection import Connection, reach
+from gateway.cli.client.connection import Connection, check_authorities, reach
 from gateway.cli.client.kafka_python_errors import check, refusals, refusing, words_of
 from gateway.cli.client.kafka_python_records import KafkaPythonReader, KafkaPythonWriter
+from gateway.cli.client.kafka_python_rights import addition, deleted_in, deletion, found_in, question
 from gateway.cli.client.newer_groups import DESCRIBES, SHARE_OFFSETS, members_of, positions_in, question_of
 from gateway.cli.refused import Refused
 
@@ -69,10 +62,6 @@ _RESOURCES: Final = {
     "group": ConfigResourceType.GROUP,
     "client-metrics": ConfigResourceType.CLIENT_METRICS,
 }
-_OPERATIONS: Final = {one.name.lower(): int(one) for one in ACLOperation} | {"two_phase_commit": 15}
-_PERMISSIONS: Final = {one.name.lower(): int(one) for one in ACLPermissionType}
-_KINDS: Final = {one.name.lower(): int(one) for one in ResourceType}
-_PATTERNS: Final = {one.name.lower(): int(one) for one in ACLResourcePatternType}
 _SENTINEL: Final = {"start": -2, "end": -1}
 
 
@@ -83,6 +72,8 @@ class KafkaPythonCluster:
         _quiet()
         self._connection = connection
         self._settings = _settings(connection)
+        if connection.ca is not None:
+            check_authorities(connection.ca)
         reach(connection)
         with refusals(), _saying_why(connection):
             self._admin = KafkaAdminClient(
@@ -97,25 +88,38 @@ class KafkaPythonCluster:
     @refusing
     def info(self) -> ClusterInfo:
         told = self._admin.describe_cluster()
-        brokers = [Broker(one["broker_id"], one["host"], one["port"], one.get("rack")) for one in told["brokers"]]
+        brokers = [
+            Broker(one["broker_id"], one["host"], one["port"], one.get("rack"), bool(one.get("is_fenced")))
+            for one in told["brokers"]
+        ]
         return ClusterInfo(told.get("cluster_id") or "", told["controller_id"], tuple(sorted(brokers, key=_by_id)))
 
-    @refusing
     def topics(self, names: Sequence[str] | None = None) -> list[Topic]:
-        topics = []
+        topics, refused = self.find_topics(names)
+        for why in refused.values():
+            raise Refused(why)
+        return topics
+
+    @refusing
+    def find_topics(self, names: Sequence[str] | None) -> tuple[list[Topic], dict[str, str]]:
+        topics: list[Topic] = []
+        refused: dict[str, str] = {}
         for told in self._admin.describe_topics(None if names is None else list(names)):
-            if told["error_code"] == UNKNOWN_TOPIC:
-                raise Refused(f"there is no topic {told['name']!r}; `penstock topics list` names those that are")
-            if told["error_code"]:
-                raise Refused(f"topic {told['name']!r}: {words_of(for_code(told['error_code']))}")
+            name, code = told["name"], told["error_code"]
+            if code == UNKNOWN_TOPIC:
+                refused[name] = f"there is no topic {name!r}; `penstock topics list` names those that are"
+            elif code:
+                refused[name] = f"topic {name!r}: {words_of(for_code(code))}"
+            if code:
+                continue
             partitions = [
                 Partition(
                     one["partition_index"], one["leader_id"], tuple(one["replica_nodes"]), tuple(one["isr_nodes"])
                 )
                 for one in told["partitions"]
             ]
-            topics.append(Topic(told["name"], bool(told["is_internal"]), tuple(sorted(partitions, key=_by_id))))
-        return sorted(topics, key=lambda topic: topic.name)
+            topics.append(Topic(name, bool(told["is_internal"]), tuple(sorted(partitions, key=_by_id))))
+        return sorted(topics, key=lambda topic: topic.name), refused
 
     @refusing
     def sizes(self) -> dict[PartitionId, int]:
@@ -148,10 +152,13 @@ class KafkaPythonCluster:
             check(topic["error_code"], topic.get("error_message"), f"topic {name!r}")
 
     @refusing
-    def delete_topics(self, names: Sequence[str]) -> None:
+    def delete_topics(self, names: Sequence[str]) -> dict[str, str]:
         told = self._admin.delete_topics(list(names), raise_errors=False)
-        for topic in told["topics"]:
-            check(topic["error_code"], topic.get("error_message"), f"topic {topic['name']!r}")
+        return {
+            one["name"]: f"topic {one['name']!r}: {words_of(for_code(one['error_code']), one.get('error_message'))}"
+            for one in told["topics"]
+            if one["error_code"]
+        }
 
     @refusing
     def grow_topic(self, name: str, partitions: int) -> None:
@@ -233,69 +240,43 @@ class KafkaPythonCluster:
         return told
 
     @refusing
-    def set_group_offsets(self, group: str, offsets: Mapping[PartitionId, int]) -> None:
+    def set_group_offsets(self, group: str, offsets: Mapping[PartitionId, int]) -> dict[PartitionId, str]:
         wanted = {TopicPartition(*one): OffsetAndMetadata(offset, "", -1) for one, offset in offsets.items()}
-        for partition, error in self._admin.alter_group_offsets(group, wanted).items():
+        refused: dict[PartitionId, str] = {}
+        for at, error in self._admin.alter_group_offsets(group, wanted).items():
             if error is not NoError:
                 running = " (its members must stop first)" if "MEMBER" in words_of(error).upper() else ""
-                raise Refused(f"group {group!r}, {partition.topic}-{partition.partition}: {words_of(error)}{running}")
+                why = f"group {group!r}, {at.topic}-{at.partition}: {words_of(error)}{running}"
+                refused[PartitionId(at.topic, at.partition)] = why
+        return refused
 
     @refusing
-    def delete_groups(self, names: Sequence[str]) -> None:
-        for name, told in self._admin.delete_groups(list(names)).items():
-            if told != "OK":
-                raise Refused(f"group {name!r}: {told}")
+    def delete_groups(self, names: Sequence[str]) -> dict[str, str]:
+        refused: dict[str, str] = {}
+        for name in names:  # one by one: what is wrong with one, or with its coordinator, is not told of all
+            try:
+                with refusals():
+                    why = self._admin.delete_groups([name])[name]
+            except Refused as error:
+                why = str(error)
+            if why != "OK":
+                refused[name] = f"group {name!r}: {why}"
+        return refused
 
     # Rights and users: kafka-python's own methods leave out the broker's words, and what it could not delete
 
     @refusing
     def acls(self, matching: Acl) -> list[Acl]:
-        request = DescribeAclsRequest(
-            resource_type_filter=_KINDS[matching.resource],
-            resource_name_filter=matching.name,
-            pattern_type_filter=_PATTERNS[matching.pattern],
-            principal_filter=matching.principal,
-            host_filter=matching.host,
-            operation=_OPERATIONS[matching.operation],
-            permission_type=_PERMISSIONS[matching.permission],
-            min_version=1,
-        )
-        told = self._send(request)
-        check(told["error_code"], told["error_message"], "rights")
-        return [_acl(one, place) for place in told["resources"] for one in place["acls"]]
+        return found_in(self._send(question(matching)))
 
     @refusing
     def add_acl(self, acl: Acl) -> None:
-        wanted = CreateAclsRequest.AclCreation(
-            resource_type=_KINDS[acl.resource],
-            resource_name=acl.name,
-            resource_pattern_type=_PATTERNS[acl.pattern],
-            principal=acl.principal,
-            host=acl.host,
-            operation=_OPERATIONS[acl.operation],
-            permission_type=_PERMISSIONS[acl.permission],
-        )
-        for told in self._send(CreateAclsRequest(creations=[wanted], min_version=1))["results"]:
+        for told in self._send(addition(acl))["results"]:
             check(told["error_code"], told["error_message"], "rights")
 
     @refusing
-    def delete_acls(self, matching: Acl) -> list[Acl]:
-        wanted = DeleteAclsRequest.DeleteAclsFilter(
-            resource_type_filter=_KINDS[matching.resource],
-            resource_name_filter=matching.name,
-            pattern_type_filter=_PATTERNS[matching.pattern],
-            principal_filter=matching.principal,
-            host_filter=matching.host,
-            operation=_OPERATIONS[matching.operation],
-            permission_type=_PERMISSIONS[matching.permission],
-        )
-        deleted = []
-        for told in self._send(DeleteAclsRequest(filters=[wanted], min_version=1))["filter_results"]:
-            check(told["error_code"], told["error_message"], "rights")
-            for one in told["matching_acls"]:
-                check(one["error_code"], one["error_message"], f"a right of {one['principal']}")
-                deleted.append(_acl(one, one))
-        return deleted
+    def delete_acls(self, matching: Acl) -> tuple[list[Acl], dict[Acl, str]]:
+        return deleted_in(self._send(deletion(matching)))
 
     @refusing
     def users(self) -> list[ScramUser]:
@@ -467,21 +448,3 @@ def _source(number: int) -> str:
 
 def _by_id(one: Broker | Partition) -> int:
     return one.id
-
-
-def _word(names: Mapping[str, int], number: int) -> str:
-    """Kafka's word of a number, in small letters; a newer broker may have more of them."""
-    return next((name for name, known in names.items() if known == number), f"number {number}")
-
-
-def _acl(told: Mapping[str, Any], place: Mapping[str, Any]) -> Acl:
-    """A right; `place` has the resource."""
-    return Acl(
-        told["principal"],
-        told["host"],
-        _word(_OPERATIONS, told["operation"]),
-        _word(_PERMISSIONS, told["permission_type"]),
-        _word(_KINDS, place["resource_type"]),
-        place["resource_name"],
-        _word(_PATTERNS, place["pattern_type"]),
-    )

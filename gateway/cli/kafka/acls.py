@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import typer
 
 from gateway.cli.client.cluster import Acl, counted
 from gateway.cli.client.session import Session, connected
+from gateway.cli.kafka.several import reasons
 from gateway.cli.options import Yes
+from gateway.cli.output import Output
 from gateway.cli.refused import Refused
 from gateway.exits import ExitCode
 
@@ -96,11 +99,18 @@ def delete(
     if not session.output.as_json:
         _show(session, found)
     session.output.confirm(f"{counted(len(found), 'right')} are deleted", yes=yes)
-    deleted = session.cluster.delete_acls(matching)
-    if session.output.as_json:
-        _show(session, deleted)
-    else:
-        session.output.line(f"{counted(len(deleted), 'right')} deleted")
+    tell_deleted(session.output, *session.cluster.delete_acls(matching))
+
+
+def tell_deleted(output: Output, deleted: Sequence[Acl], refused: Mapping[Acl, str]) -> None:
+    """Say which rights are deleted; `refused` has the reasons of the others. Raises Refused if there are any."""
+    if output.as_json and (deleted or len(refused) != 1):
+        gone = [_told(one) for one in deleted]
+        output.result(gone + [_told(one) | {"refused": why} for one, why in refused.items()])
+    elif deleted or not refused:
+        output.line(f"{counted(len(deleted), 'right')} deleted")
+    if refused:
+        raise Refused(reasons(refused.values()))
 
 
 def _show(session: Session, acls: list[Acl]) -> None:

@@ -41,21 +41,29 @@ def info(session: Session) -> None:
         "groups": len(groups),
     }
     if session.output.as_json:
-        brokers = [{"id": one.id, "host": one.host, "port": one.port, "rack": one.rack} for one in told.brokers]
+        brokers = [
+            {"id": one.id, "host": one.host, "port": one.port, "rack": one.rack, "fenced": one.fenced}
+            for one in told.brokers
+        ]
         session.output.result({"id": told.id, "controller": told.controller, "brokers": brokers, **counts})
         return
     session.output.fields({"cluster": told.id, "controller": f"broker {told.controller}", **counts})
     session.output.line("")
-    rows = [(one.id, one.host, one.port, one.rack) for one in told.brokers]
-    session.output.table(("broker", "host", "port", "rack"), rows)
+    rows = [(one.id, one.host, one.port, one.rack, "fenced" if one.fenced else "serves") for one in told.brokers]
+    session.output.table(("broker", "host", "port", "rack", "state"), rows)
 
 
 @app.command()
 @connected
 def health(session: Session) -> ExitCode:
-    """Look for brokers that do not answer and partitions without leader or replicas; exit code 1 if there are any."""
+    """Look for brokers that do not answer and partitions without leader or replicas; exit code 1 if there are any.
+
+    Fenced brokers are named and fail nothing: most were stopped on purpose, and the others miss a leader or replicas.
+    """
     told = session.cluster.info()
-    silent = [one for one in told.brokers if not _answers(one)]
+    serving = [one for one in told.brokers if not one.fenced]
+    silent = [one for one in serving if not _answers(one)]
+    fenced = [one.id for one in told.brokers if one.fenced]
     topics = session.cluster.topics()
     leaderless = _named(topics, lambda partition: partition.leader < 0)
     behind = _named(topics, lambda partition: len(partition.in_sync) < len(partition.replicas))
@@ -64,8 +72,9 @@ def health(session: Session) -> ExitCode:
         session.output.result(
             {
                 "healthy": healthy,
-                "brokers": len(told.brokers),
+                "brokers": len(serving),
                 "silent_brokers": [one.id for one in silent],
+                "fenced_brokers": fenced,
                 "leaderless": leaderless,
                 "under_replicated": behind,
             }
@@ -74,10 +83,12 @@ def health(session: Session) -> ExitCode:
     for broker in silent:
         where = f"{broker.host}:{broker.port}"
         session.output.line(f"broker {broker.id} does not answer at {where}, which is the address that clients get")
+    for broker_id in fenced[:NAMED_MAX]:
+        session.output.line(f"broker {broker_id} is fenced: it was stopped or has died, and serves nothing")
     _say(session, leaderless, "without a leader")
     _say(session, behind, "with fewer replicas in sync than it has")
     if healthy:
-        session.output.line(f"healthy: {counted(len(told.brokers), 'broker')}, {counted(len(topics), 'topic')}")
+        session.output.line(f"healthy: {counted(len(serving), 'broker')}, {counted(len(topics), 'topic')}")
     return _code(healthy)
 
 

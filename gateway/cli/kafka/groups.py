@@ -10,6 +10,7 @@ import typer
 
 from gateway.cli.client.cluster import GroupSummary, Member, PartitionId, counted
 from gateway.cli.client.session import DryRun, Session, connected
+from gateway.cli.kafka.several import reasons, tell_deleted
 from gateway.cli.options import Yes
 from gateway.cli.refused import Refused
 from gateway.exits import ExitCode
@@ -133,13 +134,20 @@ def reset(
     ]
     if not session.output.as_json:
         session.output.table(("topic", "partition", "now", "then", "end"), [list(row.values()) for row in plan])
+    refused: Mapping[PartitionId, str] = {}
     if not dry_run:
         session.output.confirm(f"{name}: {counted(len(plan), 'offset')} are set", yes=yes)
-        session.cluster.set_group_offsets(name, wanted)
-    if session.output.as_json:
-        session.output.result({"group": name, "changed": not dry_run, "partitions": plan})
-    elif not dry_run:
-        session.output.line(f"{name}: {counted(len(plan), 'offset')} set")
+        refused = session.cluster.set_group_offsets(name, wanted)
+    for one, row in zip(partitions, plan, strict=True):
+        if one in refused:
+            row["refused"] = refused[one]
+    changed = 0 if dry_run else len(plan) - len(refused)
+    if session.output.as_json and (not refused or len(plan) > 1):
+        session.output.result({"group": name, "changed": changed > 0, "partitions": plan})
+    elif changed:
+        session.output.line(f"{name}: {counted(changed, 'offset')} set")
+    if refused:
+        raise Refused(reasons(refused.values()))
 
 
 @app.command()
@@ -150,12 +158,9 @@ def delete(
     yes: Yes = False,
 ) -> None:
     """Delete groups with their offsets."""
+    names = list(dict.fromkeys(names))
     session.output.confirm(f"{', '.join(names)}: deleted with all committed offsets", yes=yes)
-    session.cluster.delete_groups(names)
-    if session.output.as_json:
-        session.output.result({"deleted": names})
-    else:
-        session.output.line(f"{', '.join(names)}: deleted")
+    tell_deleted(session.output, names, session.cluster.delete_groups(names))
 
 
 def _summary(session: Session, name: str) -> GroupSummary:

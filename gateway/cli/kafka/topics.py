@@ -10,6 +10,7 @@ import typer
 
 from gateway.cli.client.cluster import PartitionId, Topic, counted
 from gateway.cli.client.session import DryRun, Session, connected
+from gateway.cli.kafka.several import tell_deleted, tell_left_alone
 from gateway.cli.options import Yes
 from gateway.cli.output import Size
 from gateway.cli.refused import Refused
@@ -105,12 +106,19 @@ def create(
         wanted += topics_in(file)
     if not wanted:
         raise Refused("name a topic, or a file of them with --file", ExitCode.CONFIGURATION)
-    for one in wanted:
-        session.cluster.create_topic(one.name, one.partitions, one.replication, one.configs, dry_run=dry_run)
-        if not session.output.as_json:
-            session.output.line(f"{one.name}: {'would be created' if dry_run else 'created'}")
+    done: list[str] = []
+    try:
+        for one in wanted:
+            session.cluster.create_topic(one.name, one.partitions, one.replication, one.configs, dry_run=dry_run)
+            done.append(one.name)
+            if not session.output.as_json:
+                session.output.line(f"{one.name}: {'would be created' if dry_run else 'created'}")
+    except Refused as refused:
+        names = [one.name for one in wanted]
+        _tell_refused(session, done, names[len(done)], names[len(done) + 1 :], str(refused), dry_run=dry_run)
+        raise
     if session.output.as_json:
-        session.output.result({"topics": [one.name for one in wanted], "created": not dry_run})
+        session.output.result({"topics": done, "created": not dry_run})
 
 
 @app.command()
@@ -139,12 +147,14 @@ def delete(
     yes: Yes = False,
 ) -> None:
     """Delete topics with all of their records."""
-    topics = session.cluster.topics(names)
+    names = list(dict.fromkeys(names))
+    topics, missing = session.cluster.find_topics(names)
+    if missing:
+        tell_left_alone(session.output, "deleted", names, missing)
     partitions = sum(len(one.partitions) for one in topics)
     what = f"{', '.join(names)}: {counted(partitions, 'partition')} and every record in them are deleted for good"
     session.output.confirm(what, yes=yes)
-    session.cluster.delete_topics(names)
-    _say(session, {"deleted": names}, f"{', '.join(names)}: deleted")
+    tell_deleted(session.output, names, session.cluster.delete_topics(names))
 
 
 @app.command()
@@ -163,6 +173,17 @@ def grow(
     session.output.confirm(f"{name} grows from {now} to {partitions} partitions: {why}", yes=yes)
     session.cluster.grow_topic(name, partitions)
     _say(session, {"topic": name, "partitions": partitions}, f"{name}: {partitions} partitions")
+
+
+def _tell_refused(session: Session, done: list[str], refused: str, left: list[str], why: str, *, dry_run: bool) -> None:
+    """Of several topics: which ones were created before one was refused, and which nobody has asked for since."""
+    if session.output.as_json:
+        if done or left:
+            told = {"topics": done, "created": bool(done) and not dry_run, "refused": {refused: why}, "not_tried": left}
+            session.output.result(told)
+        return
+    for name in left:
+        session.output.line(f"{name}: not tried")
 
 
 def _partitions(session: Session, topic: Topic) -> list[dict[str, Any]]:

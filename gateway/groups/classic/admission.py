@@ -13,19 +13,6 @@ from gateway.groups.classic.roster import Roster
 from gateway.groups.classic.states import GroupState
 
 
-def has_room_for(group: GroupFacts, member_id: str, max_size: int) -> bool:
-    """May this member join without exceeding group.max.size?"""
-    roster = group.roster
-    if group.state in (GroupState.EMPTY, GroupState.DEAD):
-        return True
-    if group.state is GroupState.PREPARING_REBALANCE:
-        # In a group that is too large, the last to join must leave.
-        member = roster.get(member_id)
-        has_joined = member is not None and member.awaits_join
-        return has_joined or roster.joined_count < max_size
-    return member_id in roster or len(roster) < max_size
-
-
 def supports(group: GroupFacts, request: JoinRequest) -> bool:
     """Does the member share a protocol of the group's type with all others?"""
     names = {protocol.name for protocol in request.protocols}

@@ -10,24 +10,16 @@ Each input returns the effects that the caller must carry out, in order. Behavio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Mapping
 from functools import partial
 from typing import Final
 
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.classic import views
-from gateway.groups.classic.admission import (
-    check_member,
-    check_member_now,
-    check_sync,
-    has_room_for,
-    supports,
-)
-from gateway.groups.classic.allowance import Allowance
-from gateway.groups.classic.facts import GroupFacts
+from gateway.groups.classic.admission import check_member, check_member_now, check_sync, supports
 from gateway.groups.classic.initial_delay import InitialDelay
+from gateway.groups.classic.membership import Membership
 from gateway.groups.classic.messages import (
     NO_ASSIGNMENT,
     NO_LEADER,
@@ -39,17 +31,20 @@ from gateway.groups.classic.messages import (
     Instant,
     JoinRequest,
     LeavingMember,
-    MemberRecord,
+    Read,
     Store,
     SyncRequest,
     SyncResult,
     Transitioned,
     Waiter,
 )
+from gateway.groups.classic.room import absent, check_room, has_room_for
 from gateway.groups.classic.roster import Member
+from gateway.groups.classic.rules import GroupRules
 from gateway.groups.classic.states import CAN_REBALANCE, TRANSITIONS, GroupState
-from gateway.groups.classic.waiting import answer_join, answer_syncs, begin_sync, dismiss, refuse_join
-from gateway.groups.deadlines import Deadline, Deadlines
+from gateway.groups.classic.subscription import subscribed_topics
+from gateway.groups.classic.waiting import answer_joins, answer_syncs, begin_sync, dismiss, refuse_join
+from gateway.groups.deadlines import Deadlines
 
 #: A new member has no id yet and cannot send heartbeats; its first join waits no longer than this.
 NEW_MEMBER_JOIN_TIMEOUT_MS: Final = 300_000
@@ -58,27 +53,13 @@ EMPTY_JOIN_RETRY_MS_MIN: Final = 1_000
 GENERATION_MAX: Final = 2**31 - 1
 #: A member's reason is cut here, to fit one line of a log.
 REASON_CHARS_MAX: Final = 200
-#: A member id begins with the client id, which may be longer than a member id may be.
-ID_PREFIX_CHARS_MAX: Final = 200
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupRules:
-    """The operator's settings of groups, and the source of new ids."""
-
-    initial_rebalance_delay_ms: int
-    max_size: int
-    new_id: Callable[[], str]
-    allowance: Allowance
-
-
-class Group(GroupFacts):
+class Group(Membership):
     """One group, with the invariants of the module's docstring."""
 
     def __init__(self, group_id: str, rules: GroupRules, deadlines: Deadlines[Alarm[Group]], now: Instant) -> None:
-        super().__init__(group_id, rules.allowance, now.wall_ms)
-        self._rules = rules
-        self._deadlines = deadlines
+        super().__init__(group_id, rules, deadlines, now)
         self._join_deadline = self._alarm(self._join_expired)
         self._sync_deadline = self._alarm(self._sync_expired)
         #: Members of this generation that have not asked for their assignment.
@@ -97,8 +78,8 @@ class Group(GroupFacts):
 
     # Load and unload
 
-    def restore(self, record: GroupRecord, now: Instant) -> list[Effect]:
-        """Take over the stored state. Members go on as if the server had never been away."""
+    def restore(self, record: GroupRecord, now: Instant) -> Generator[None, None, list[Effect]]:
+        """Take over the stored state, in steps of a member. Members go on as if the server had never been away."""
         assert not self.roster, "only a new group is restored"
         self.generation = record.generation
         self.state_since_ms = record.state_since_ms
@@ -107,30 +88,25 @@ class Group(GroupFacts):
         # Not a transition: this is the stored state.
         self.state = GroupState.STABLE if record.members else GroupState.EMPTY
         for stored in record.members:
+            yield
             member = self._new_member(stored.member_id, stored)
             self.roster.add(member)
             self.extend_session(member, now)
         if record.leader is not None and record.leader in self.roster:
-            self.roster.leader_id = record.leader
-        self.subscribed_topics = views.subscriptions(self)
+            self.roster.make_leader(record.leader)
+        if self.uses_consumer_protocol:
+            self.subscribed_topics = yield from subscribed_topics(views.subscriptions(self))
         if len(self.roster) > self._rules.max_size:
             return self._prepare_rebalance(now, "larger than group.max.size when loaded")
         return []
 
-    def adopt(self, record: GroupRecord, now: Instant, reason: str) -> list[Effect]:
-        """Take over the members of a consumer group that becomes a classic one; they must all join again."""
-        return self.restore(record, now) + self._prepare_rebalance(now, reason)
+    def ask_to_join(self, now: Instant, reason: str) -> list[Effect]:
+        """The members must all join again: their group was of another kind until now."""
+        return self._prepare_rebalance(now, reason) if self.state is GroupState.STABLE else []
 
     def die(self, error: ErrorCode, now: Instant) -> list[Effect]:
         """Be deleted, or unloaded: every waiter gets `error`, no deadline is left."""
-        effects: list[Effect] = []
-        for member in self.roster:
-            effects += dismiss(self.roster, member, error, member.member_id)
-            self._deadlines.cancel(member.session)
-        for expiry in self.roster.pending.values():
-            self._deadlines.cancel(expiry)
-        self.roster.pending.clear()
-        self.roster.disband()
+        effects = self._dismiss_all(error)
         self._deadlines.cancel(self._join_deadline)
         self._deadlines.cancel(self._sync_deadline)
         return [*effects, self._transition(GroupState.DEAD, now)]
@@ -139,12 +115,15 @@ class Group(GroupFacts):
 
     def join(self, request: JoinRequest, waiter: Waiter, now: Instant) -> list[Effect]:
         """A member joins or rejoins. The waiter is answered now or when all have joined."""
-        if not has_room_for(self, request.member_id, self._rules.max_size):
+        if not has_room_for(self, request, self._rules.max_size):
             return self._refuse_for_size(request.member_id, waiter, now)
         if self.state is GroupState.DEAD:
             return refuse_join(waiter, ErrorCode.coordinator_not_available, request.member_id)
         if not supports(self, request):
             return refuse_join(waiter, ErrorCode.inconsistent_group_protocol, request.member_id)
+        error = check_room(self, request)
+        if error is not ErrorCode.none:
+            return refuse_join(waiter, error, request.member_id)
         held = self.roster.get(request.member_id)
         if not self._rules.allowance.admits(request.protocols, held.protocols if held is not None else ()):
             return refuse_join(waiter, ErrorCode.group_max_size_reached, request.member_id)
@@ -155,20 +134,14 @@ class Group(GroupFacts):
         return self._join_known(request, waiter, now)
 
     def _join_unknown(self, request: JoinRequest, waiter: Waiter, now: Instant) -> list[Effect]:
-        prefix = request.client_id if request.instance_id is None else request.instance_id
-        prefix = prefix[:ID_PREFIX_CHARS_MAX]
-        new_id = f"{prefix}-{self._rules.new_id()}"
+        new_id = self._new_id(request)
         if request.instance_id is not None:
             current_id = self.roster.static_id(request.instance_id)
             if current_id is None:
                 return self._add_member(request, new_id, waiter, now)
             return self._replace_static(request, current_id, new_id, waiter, now)
         if request.requires_known_member_id:
-            expiry = self._alarm(partial(self._pending_expired, new_id))
-            self._deadlines.set(expiry, now.after(request.session_timeout_ms))
-            if (displaced := self.roster.expect(new_id, expiry)) is not None:
-                self._forget_pending(displaced)
-            return refuse_join(waiter, ErrorCode.member_id_required, new_id)
+            return self._hand_out(new_id, request, waiter, now)
         return self._add_member(request, new_id, waiter, now)
 
     def _join_known(self, request: JoinRequest, waiter: Waiter, now: Instant) -> list[Effect]:
@@ -316,9 +289,11 @@ class Group(GroupFacts):
     def _complete_join(self, now: Instant) -> list[Effect]:
         """Go on with the members that joined; static members may be away until their session expires."""
         self._deadlines.cancel(self._join_deadline)
-        effects: list[Effect] = []
-        for member in [m for m in self.roster if not m.awaits_join and not m.is_static]:
-            effects += self._remove_member(member)
+        away, are_all = absent(self.roster)
+        effects = self._remove_members(away)
+        if not are_all:  # the join phase goes on for as long
+            self._deadlines.set(self._join_deadline, now.monotonic_s)
+            return effects
         if self.roster and not self.roster.elect_joined_leader():
             retry_ms = max(self.roster.rebalance_timeout_ms, EMPTY_JOIN_RETRY_MS_MIN)
             self._deadlines.set(self._join_deadline, now.after(retry_ms))
@@ -327,19 +302,28 @@ class Group(GroupFacts):
         if not self.roster:
             return effects + self._become_empty(now)
         self.protocol_name = self.roster.select_protocol()
-        self.subscribed_topics = views.subscriptions(self)
         effects.append(self._transition(GroupState.COMPLETING_REBALANCE, now))
         self._pending_sync = {member.member_id for member in self.roster}
         self._deadlines.set(self._sync_deadline, now.after(self.roster.rebalance_timeout_ms))
         for member in self.roster:
             self.extend_session(member, now)
             member.is_new = False
-            effects += answer_join(self, member)
-        return effects
+        return effects + answer_joins(self) + self._read_subscriptions()
+
+    def _read_subscriptions(self) -> list[Effect]:
+        """Until they are read, the members count as subscribed to every topic."""
+        self.subscribed_topics = None
+        if not self.uses_consumer_protocol:
+            return []
+        return [Read(tuple(views.subscriptions(self)), partial(self._subscriptions_read, self.generation))]
+
+    def _subscriptions_read(self, generation: int, topics: frozenset[str] | None) -> None:
+        if self.generation == generation:
+            self.subscribed_topics = topics
 
     def _become_empty(self, now: Instant) -> list[Effect]:
         self.protocol_name = None
-        self.subscribed_topics = views.subscriptions(self)
+        self.subscribed_topics = frozenset() if self.uses_consumer_protocol else None
         transition = self._transition(GroupState.EMPTY, now)
         # Nobody waits for this record. If it is lost, the members stored before expire again.
         return [transition, Store(views.stored(self, None), _nothing_follows)]
@@ -393,9 +377,7 @@ class Group(GroupFacts):
 
     def _sync_expired(self, now: Instant) -> list[Effect]:
         """Remove the members that did not ask for their assignment within the rebalance time-out."""
-        effects: list[Effect] = []
-        for member_id in sorted(self._pending_sync):
-            effects += self._remove_member(self.roster[member_id])
+        effects = self._remove_members([self.roster[member_id] for member_id in sorted(self._pending_sync)])
         return effects + self._prepare_rebalance(now, "members did not sync in time")
 
     def _stop_waiting_for_syncs(self) -> None:
@@ -436,14 +418,6 @@ class Group(GroupFacts):
 
     # Members that come and go
 
-    def _new_member(self, member_id: str, joined: JoinRequest | MemberRecord) -> Member:
-        member = Member(member_id, joined)
-        member.session = self._alarm(partial(self._session_expired, member))
-        return member
-
-    def extend_session(self, member: Member, now: Instant) -> None:
-        self._deadlines.set(member.session, now.after(member.session_timeout_ms))
-
     def _session_expired(self, member: Member, now: Instant) -> list[Effect]:
         if member.satisfies_heartbeat:
             return []  # it waits for our answer, which starts a new session
@@ -462,25 +436,6 @@ class Group(GroupFacts):
         if self.state is GroupState.PREPARING_REBALANCE and self.roster.all_joined:
             return self._complete_join(now)
         return []
-
-    def _forget_pending(self, member_id: str) -> bool:
-        expiry = self.roster.pending.pop(member_id, None)
-        if expiry is not None:
-            self._deadlines.cancel(expiry)
-        return expiry is not None
-
-    def _remove_member(self, member: Member) -> list[Effect]:
-        """Remove a member; its unanswered requests fail with `unknown_member_id`, so that it joins as a new one.
-
-        In a group that is stable or syncing, the caller must then begin a rebalance.
-        """
-        effects = dismiss(self.roster, member, ErrorCode.unknown_member_id, NO_MEMBER_ID)
-        self._deadlines.cancel(member.session)
-        self.roster.remove(member)
-        return effects
-
-    def _alarm(self, fire: Callable[[Instant], list[Effect]]) -> Deadline[Alarm[Group]]:
-        return Deadline(Alarm(self, fire))
 
     def _transition(self, after: GroupState, now: Instant) -> Transitioned:
         before = self.state

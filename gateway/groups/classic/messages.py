@@ -84,8 +84,9 @@ class JoinedMember(NamedTuple):
     metadata: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JoinResult:
+class JoinResult(NamedTuple):
+    """The answer to a join. A tuple, as all that is made for each member of a group in one turn of the loop."""
+
     error: ErrorCode = ErrorCode.none
     member_id: str = NO_MEMBER_ID
     generation: int = NO_GENERATION
@@ -96,16 +97,14 @@ class JoinResult:
     members: tuple[JoinedMember, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SyncResult:
+class SyncResult(NamedTuple):
     error: ErrorCode = ErrorCode.none
     protocol_type: str | None = None
     protocol_name: str | None = None
     assignment: bytes = NO_ASSIGNMENT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemberRecord:
+class MemberRecord(NamedTuple):
     """A member as it is stored."""
 
     member_id: str
@@ -130,8 +129,7 @@ class GroupRecord:
     members: tuple[MemberRecord, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """Effect: give `result` to the waiter."""
 
     waiter: Waiter
@@ -147,6 +145,14 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """Effect: read the topics of these subscriptions, in turns if they are long, and tell the group what they are."""
+
+    subscriptions: tuple[bytes, ...]
+    told: Callable[[frozenset[str] | None], None]  # None: they cannot be read
+
+
+@dataclass(frozen=True, slots=True)
 class Transitioned:
     """Effect, for logs and metrics: the group changed its state."""
 
@@ -157,7 +163,7 @@ class Transitioned:
     reason: str
 
 
-Effect: TypeAlias = "Answer | Store | Transitioned"
+Effect: TypeAlias = "Answer | Store | Read | Transitioned"
 
 
 class Alarm(NamedTuple, Generic[OwnerT]):

@@ -1,8 +1,9 @@
 """The members of a group: their leader, their votes, static and pending ids.
 
-Keeps: each instance id belongs to one member at most; a leader, if there is one, is a member;
+Keeps: each instance id belongs to one member at most; as long as there are members, one of them leads;
 `protocol_votes` counts, per protocol, the members that support it; `joined_count` counts those that
 wait for the answer to their join. The roster decides nothing and answers nobody: `group.py` does.
+A member comes, changes or goes at a cost that does not depend on how many others there are.
 """
 
 from __future__ import annotations
@@ -98,14 +99,14 @@ class Member:
 
     def record(self, assignment: bytes) -> MemberRecord:
         return MemberRecord(
-            member_id=self.member_id,
-            instance_id=self.instance_id,
-            client_id=self.client_id,
-            client_host=self.client_host,
-            session_timeout_ms=self.session_timeout_ms,
-            rebalance_timeout_ms=self.rebalance_timeout_ms,
-            protocols=self.protocols,
-            assignment=assignment,
+            self.member_id,
+            self.instance_id,
+            self.client_id,
+            self.client_host,
+            self.session_timeout_ms,
+            self.rebalance_timeout_ms,
+            self.protocols,
+            assignment,
         )
 
 
@@ -114,8 +115,11 @@ class Roster:
 
     def __init__(self, allowance: Allowance) -> None:
         self._allowance = allowance
-        self.leader_id: str | None = None
+        self._bytes_held = 0
+        self._leader_id: str | None = None  # None as long as nobody has asked who leads now
         self.joined_count = 0
+        self.protocol_count = 0
+        """Protocols of all members, each counted for each member that supports it."""
         self.protocol_votes: Counter[str] = Counter()
         #: Ids that were handed out (KIP-394) and have not been used to join yet, with their expiry.
         self.pending: dict[str, Expiry] = {}
@@ -137,6 +141,17 @@ class Roster:
     def get(self, member_id: str) -> Member | None:
         return self._members.get(member_id)
 
+    @property
+    def leader_id(self) -> str | None:
+        """Who leads: if nobody was made the leader, or that one has gone, the oldest member."""
+        if self._leader_id is None:
+            self._leader_id = next(iter(self._members), None)
+        return self._leader_id
+
+    def make_leader(self, member_id: str) -> None:
+        assert member_id in self._members, "a leader is a member"
+        self._leader_id = member_id
+
     def expect(self, member_id: str, expiry: Expiry) -> str | None:
         """Note an id that is handed out; the oldest, if it must give place. (Honest members come back at once.)"""
         self.pending[member_id] = expiry
@@ -155,51 +170,50 @@ class Roster:
         return max((member.rebalance_timeout_ms for member in self), default=0)
 
     def add(self, member: Member) -> None:
-        """Add a member; the first becomes the leader."""
+        """Add a member; the first leads."""
         assert member.member_id not in self._members, "a member joins once"
         if member.instance_id is not None:
             assert member.instance_id not in self._static_ids, "an instance is one member"
             self._static_ids[member.instance_id] = member.member_id
         self._members[member.member_id] = member
-        self._allowance.used += member.size_bytes
-        self.protocol_votes.update(member.protocol_names())
+        self._hold(member.size_bytes)
+        self._add_votes(member)
         self.joined_count += member.awaits_join
-        if self.leader_id is None:
-            self.leader_id = member.member_id
 
     def remove(self, member: Member) -> None:
         """Remove a member; if it led, the oldest of the others leads."""
         assert member.join_waiter is None, "a member that waits is answered before it is removed"
         del self._members[member.member_id]
-        self._allowance.used -= member.size_bytes
+        self._hold(-member.size_bytes)
         if member.instance_id is not None:
             del self._static_ids[member.instance_id]
         self._withdraw_votes(member)
-        if self.leader_id == member.member_id:
-            self.leader_id = next(iter(self._members), None)
+        if self._leader_id == member.member_id:
+            self._leader_id = None
 
     def disband(self) -> None:
         """The group is gone; its members hold no memory any more."""
-        self._allowance.used -= sum(member.size_bytes for member in self)
+        self._hold(-self._bytes_held)
 
     def rename_static(self, member: Member, new_id: str) -> None:
         """Give a static member another id (KIP-345); it keeps its votes and its lead."""
         assert member.instance_id is not None, "only static members are replaced"
         old_id = member.member_id
+        leads = self.leader_id == old_id
         self._members[new_id] = self._members.pop(old_id)
         self._static_ids[member.instance_id] = new_id
         member.member_id = new_id
-        if self.leader_id == old_id:
-            self.leader_id = new_id
+        if leads:
+            self.make_leader(new_id)
 
     def set_protocols(self, member: Member, protocols: tuple[Protocol, ...]) -> None:
         self._withdraw_votes(member)
-        self._allowance.used += size_of(protocols) - size_of(member.protocols)
+        self._hold(size_of(protocols) - size_of(member.protocols))
         member.protocols = protocols
-        self.protocol_votes.update(member.protocol_names())
+        self._add_votes(member)
 
     def set_assignment(self, member: Member, assignment: bytes) -> None:
-        self._allowance.used += len(assignment) - len(member.assignment)
+        self._hold(len(assignment) - len(member.assignment))
         member.assignment = assignment
 
     def set_join_waiter(self, member: Member, waiter: Waiter | None) -> None:
@@ -208,14 +222,15 @@ class Roster:
 
     def elect_joined_leader(self) -> bool:
         """Make sure that the leader has joined; False when nobody has."""
-        if self.leader_id is None:
+        leader_id = self.leader_id
+        if leader_id is None:
             return False
-        if self._members[self.leader_id].awaits_join:
+        if self._members[leader_id].awaits_join:
             return True
         joined = next((member for member in self if member.awaits_join), None)
         if joined is None:
             return False
-        self.leader_id = joined.member_id
+        self.make_leader(joined.member_id)
         return True
 
     def supports_any(self, names: Collection[str]) -> bool:
@@ -224,22 +239,30 @@ class Roster:
 
     def select_protocol(self) -> str:
         """Each member votes for the first of its protocols that all support; the most votes win."""
-        votes: Counter[str] = Counter()
-        for member in self:
-            for name, _ in member.protocols:
-                if self.protocol_votes[name] == len(self._members):
-                    votes[name] += 1
-                    break
-        assert votes, "members that share no protocol with the others are refused"
-        return votes.most_common(1)[0][0]
+        shared = {name for name, votes in self.protocol_votes.items() if votes == len(self._members)}
+        assert shared, "members that share no protocol with the others are refused"
+        if len(shared) == 1:
+            return shared.pop()
+        firsts = (next(name for name, _ in member.protocols if name in shared) for member in self)
+        return Counter(firsts).most_common(1)[0][0]
 
     def joined_members(self, protocol_name: str | None) -> tuple[JoinedMember, ...]:
         """All members as the leader sees them, for its assignment."""
         return tuple(
-            JoinedMember(member.member_id, member.instance_id, member.metadata(protocol_name)) for member in self
+            [JoinedMember(member.member_id, member.instance_id, member.metadata(protocol_name)) for member in self]
         )
 
+    def _hold(self, size: int) -> None:
+        """The members hold as many bytes more."""
+        self._bytes_held += size
+        self._allowance.used += size
+
+    def _add_votes(self, member: Member) -> None:
+        self.protocol_count += len(member.protocols)
+        self.protocol_votes.update(member.protocol_names())
+
     def _withdraw_votes(self, member: Member) -> None:
+        self.protocol_count -= len(member.protocols)
         for name in member.protocol_names():
             self.protocol_votes[name] -= 1
             if not self.protocol_votes[name]:

@@ -2,7 +2,7 @@
 opaque.
 
 Keeps: bytes that are no subscription give None, never an exception; a declared count allocates
-nothing. Every version of ConsumerProtocolSubscription begins as version 0 does:
+nothing; long ones are read in steps. Every version of ConsumerProtocolSubscription begins as version 0 does:
 
     i16 version   i32 topic count   per topic: i16 length, UTF-8 name   (big-endian, then more)
 
@@ -12,28 +12,37 @@ and every version of ConsumerProtocolAssignment so, with partitions after each n
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import Final
 
 CONSUMER_PROTOCOL_TYPE: Final = "consumer"
+#: Topics of a subscription that are read in one step, in half a millisecond.
+TOPICS_AT_ONCE: Final = 1_000
+#: Topics of a group's subscriptions that are remembered: as many as a cluster has (`topics.max`).
+TOPICS_MAX: Final = 100_000
 
 _HEAD: Final = struct.Struct(">hi")
 _LENGTH: Final = struct.Struct(">h")
 _COUNT: Final = struct.Struct(">i")
 
 
-def subscribed_topics(subscriptions: Iterable[bytes]) -> frozenset[str] | None:
-    """All topics of these subscriptions; None when one of them cannot be read."""
+def subscribed_topics(subscriptions: Iterable[bytes]) -> Generator[None, None, frozenset[str] | None]:
+    """All topics of these subscriptions, in steps of TOPICS_AT_ONCE; None when one of them cannot be read, or they have
+    more than TOPICS_MAX."""
     topics: set[str] = set()
     for subscription in subscriptions:
-        read = _read_topics(subscription)
-        if read is None:
-            return None
-        topics.update(read)
+        for some in _topics_read(subscription):
+            yield
+            if some is None:
+                return None
+            topics.update(some)
+            if len(topics) > TOPICS_MAX:
+                return None
     return frozenset(topics)
 
 
-def _read_topics(subscription: bytes) -> list[str] | None:
+def _topics_read(subscription: bytes) -> Iterator[list[str] | None]:
+    """The topics of a subscription, some at a time; None when it cannot be read on."""
     topics: list[str] = []
     try:
         _, count = _HEAD.unpack_from(subscription)
@@ -43,12 +52,17 @@ def _read_topics(subscription: bytes) -> list[str] | None:
             position += _LENGTH.size
             name = subscription[position : position + length]
             if length < 0 or len(name) != length:
-                return None
+                yield None
+                return
             topics.append(name.decode())
             position += length
+            if len(topics) >= TOPICS_AT_ONCE:
+                yield topics
+                topics = []
     except (struct.error, UnicodeDecodeError):
-        return None
-    return topics
+        yield None
+        return
+    yield topics
 
 
 def assigned_partitions(assignment: bytes) -> dict[str, list[int]] | None:

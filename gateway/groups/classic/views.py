@@ -5,12 +5,11 @@ Keeps: views read the group and change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from gateway.groups.classic.facts import GroupFacts
 from gateway.groups.classic.messages import NO_ASSIGNMENT, NO_LEADER, GroupRecord, JoinResult, SyncResult
 from gateway.groups.classic.roster import Member
-from gateway.groups.classic.subscription import subscribed_topics
 
 
 def joined(group: GroupFacts, member: Member) -> JoinResult:
@@ -57,16 +56,16 @@ def stored(group: GroupFacts, assignments: Mapping[str, bytes] | None) -> GroupR
         protocol_name=group.protocol_name,
         leader=group.roster.leader_id,
         members=tuple(
-            member.record(
-                member.assignment if assignments is None else assignments.get(member.member_id, NO_ASSIGNMENT)
-            )
-            for member in group.roster
+            [
+                member.record(
+                    member.assignment if assignments is None else assignments.get(member.member_id, NO_ASSIGNMENT)
+                )
+                for member in group.roster
+            ]
         ),
     )
 
 
-def subscriptions(group: GroupFacts) -> frozenset[str] | None:
-    """The topics that the members subscribe to; None if a subscription cannot be read."""
-    if not group.uses_consumer_protocol:
-        return None
-    return subscribed_topics(member.metadata(group.protocol_name) for member in group.roster)
+def subscriptions(group: GroupFacts) -> Iterator[bytes]:
+    """The subscriptions of a group of consumers."""
+    return (member.metadata(group.protocol_name) for member in group.roster)

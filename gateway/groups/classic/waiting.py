@@ -19,13 +19,14 @@ def refuse_join(waiter: Waiter, error: ErrorCode, member_id: str) -> list[Effect
     return [Answer(waiter, JoinResult(error=error, member_id=member_id))]
 
 
-def answer_join(group: GroupFacts, member: Member) -> list[Effect]:
-    """A member that waits for the others to join goes on."""
-    if member.join_waiter is None:
-        return []
-    answer = Answer(member.join_waiter, views.joined(group, member))
-    group.roster.set_join_waiter(member, None)
-    return [answer]
+def answer_joins(group: GroupFacts) -> list[Effect]:
+    """All that wait for the others to join go on."""
+    effects: list[Effect] = []
+    for member in group.roster:
+        if member.join_waiter is not None:
+            effects.append(Answer(member.join_waiter, views.joined(group, member)))
+            group.roster.set_join_waiter(member, None)
+    return effects
 
 
 def begin_sync(member: Member, waiter: Waiter) -> list[Effect]:
@@ -47,9 +48,11 @@ def end_sync(member: Member, result: SyncResult) -> list[Effect]:
 def answer_syncs(group: GroupFacts, error: ErrorCode, answered: Callable[[Member], None]) -> list[Effect]:
     """All that wait for their assignment get it, or the error; `answered` hears of each."""
     effects: list[Effect] = []
+    refusal = SyncResult(error=error)
     for member in group.roster:
         if member.sync_waiter is not None:
-            effects += end_sync(member, SyncResult(error=error) if error else views.synced(group, member))
+            effects.append(Answer(member.sync_waiter, refusal if error else views.synced(group, member)))
+            member.sync_waiter = None
             answered(member)
     return effects
 

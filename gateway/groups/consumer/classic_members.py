@@ -170,12 +170,8 @@ def _check_protocols(group: ConsumerGroup, request: JoinRequest) -> Subscription
     names = {protocol.name for protocol in request.protocols}
     if request.protocol_type != CONSUMER_PROTOCOL_TYPE or not names:
         raise Refusal(ErrorCode.inconsistent_group_protocol)
-    others = [
-        {name for name, _ in member.classic.protocols}
-        for member in group.members.values()
-        if member.classic is not None and member.member_id != request.member_id
-    ]
-    if others and not names.intersection(*others):
+    known = group.members.get(request.member_id)
+    if not group.agreement.is_shared(names, known.classic if known is not None else None):
         raise Refusal(ErrorCode.inconsistent_group_protocol)
     try:
         return read_subscription(request.protocols[0].metadata)

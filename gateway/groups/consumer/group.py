@@ -18,6 +18,7 @@ from typing import Final
 from uuid import UUID
 
 from gateway.groups.classic.messages import Instant
+from gateway.groups.consumer.agreement import Agreement
 from gateway.groups.consumer.checks import check_epoch, check_holds_instance, check_released
 from gateway.groups.consumer.member import Member, size_of, updated
 from gateway.groups.consumer.messages import (
@@ -64,6 +65,7 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
         #: The only members left are of the classic protocol, since one of the other has gone.
         self.may_be_classic = False
         self.rules = rules
+        self.agreement = Agreement()
         self._static: dict[str, str] = {}
         self._owners = Owners()
         self._signature = 0
@@ -86,6 +88,10 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
         if self.epoch > self.target_epoch:
             return ConsumerState.ASSIGNING
         return ConsumerState.STABLE if self._all_are_reconciled() else ConsumerState.RECONCILING
+
+    @property
+    def has_only_classic_members(self) -> bool:
+        return self.agreement.members == len(self.members)
 
     def is_subscribed_to(self, topic: str) -> bool:
         return self.subscriptions.wants(topic)
@@ -206,7 +212,9 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
                 if self.subscriptions.remove(names, regex):
                     self.note(RowKey(RowKind.REGEX, regex))
             self.rules.allowance.used -= member.size_bytes
+            self.agreement.leave(member.classic)
             member.update(record)
+            self.agreement.join(member.classic)
             self.rules.allowance.used += member.size_bytes
         must_bump = names != record.names
         if regex != record.regex:
@@ -269,6 +277,7 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
         member.joins = self.alarm(partial(self._expired, member))
         member.syncs = self.alarm(partial(self._expired, member))
         self.subscriptions.add(member.names, member.regex)
+        self.agreement.join(member.classic)
         self.rules.allowance.used += member.size_bytes
         self.note(RowKey(RowKind.MEMBER, member.member_id))
         self.note(RowKey(RowKind.CURRENT, member.member_id))
@@ -286,22 +295,20 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
         if not self.members:
             self.state_since_ms = now.wall_ms
         if member.classic is None and self.members:
-            self.may_be_classic = all(other.classic is not None for other in self.members.values())
+            self.may_be_classic = self.has_only_classic_members
 
     def _forget(self, member: Member) -> None:
         self._owners.leave(member.member_id, member.assigned, member.revoking)
         del self.members[member.member_id]
         if member.instance_id is not None:
             del self._static[member.instance_id]
+        self.agreement.leave(member.classic)
         self.rules.allowance.used -= member.size_bytes
         self._unwatch(member)
         self.deadlines.cancel(member.joins)
         self.deadlines.cancel(member.syncs)
 
-    def die(self) -> None:
-        """The group is deleted, unloaded or of another kind now: no deadline and no memory is left of it."""
-        for member in list(self.members.values()):
-            self._forget(member)
+    def _forget_all(self) -> None:
         self.deadlines.cancel(self._assignment_due)
         self._charge(0)
         self.changed.clear()
@@ -410,7 +417,7 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
             target,
             self.subscriptions.is_wanted(member.names, member.regex),
             owned,
-            partial(self._owners.is_taken, member.member_id),
+            partial(self._owners.free_for, member.member_id),
         )
         step = next_step(member, bearings, subscription_changed=changed)
         carried_out(member, step)
@@ -423,8 +430,8 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
         target = self.target_of(member.member_id)
         for topic in lacking_now(member):
             has = member.assigned.get(topic, {})
-            wanted = target.get(topic, ())
-            if any(p not in has and not self._owners.is_taken(member.member_id, topic, p) for p in wanted):
+            wanted = (partition for partition in target.get(topic, ()) if partition not in has)
+            if self._owners.free_for(member.member_id, topic, wanted):
                 return True
         return False
 
@@ -486,6 +493,7 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
             if step == current[member_id]:
                 self.changed.pop(RowKey(RowKind.CURRENT, member_id), None)
         for member in self.members.values():
+            yield
             self.extend_session(member, now)
         self._charge(sum(len(partitions) for target in self.targets.values() for partitions in target.values()))
 

@@ -114,7 +114,8 @@ def _chosen_first(protocols: tuple[Protocol, ...], name: str) -> tuple[Protocol,
 def downgraded(group: ConsumerGroup, now_ms: int) -> Generator[None, None, GroupRecord]:
     """A consumer group whose members are all of the classic protocol, as a classic group, in steps of a member."""
     members = list(group.members.values())
-    shared = set.intersection(*({name for name, _ in _facts(m).protocols} for m in members))
+    first = [name for name, _ in _facts(members[0]).protocols]
+    shared = [name for name in first if group.agreement.is_shared([name], None)]
     if not shared:
         raise CannotMigrate("its members share no protocol")
     records = []
@@ -125,7 +126,7 @@ def downgraded(group: ConsumerGroup, now_ms: int) -> Generator[None, None, Group
         generation=group.epoch,
         state_since_ms=now_ms,
         protocol_type=group.protocol_type,
-        protocol_name=next(name for name, _ in _facts(members[0]).protocols if name in shared),
+        protocol_name=shared[0],
         leader=members[0].member_id,
         members=tuple(records),
     )

@@ -7,14 +7,15 @@ by little, whatever their number.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Final
 from uuid import UUID
 
 from gateway.groups.consumer.messages import Holdings
 
-ENTRIES_PER_CALL: Final = 2_000
-"""Topics of members that are gone which one call throws away: some 1 ms."""
+ENTRIES_PER_CALL: Final = 10_000
+"""Partitions of members that are gone which one call throws away: some 4 ms. A step takes fewer, so they do not pile
+up."""
 
 
 class _Holder:
@@ -33,7 +34,7 @@ class Owners:
     def __init__(self) -> None:
         self._by_topic: dict[UUID, dict[int, _Holder]] = {}
         self._holders: dict[str, _Holder] = {}
-        self._gone: deque[tuple[_Holder, Iterator[tuple[UUID, Mapping[int, int]]]]] = deque()
+        self._gone: deque[tuple[_Holder, Iterator[tuple[UUID, int]]]] = deque()
 
     def __repr__(self) -> str:
         return f"<Owners of {len(self._by_topic)} topics>"
@@ -42,11 +43,14 @@ class Owners:
         holder = self._by_topic.get(topic, {}).get(partition)
         return None if holder is None or holder.is_gone else holder.member_id
 
-    def is_taken(self, member_id: str, topic: UUID, partition: int) -> bool:
-        """Does another member have it?"""
-        holders = self._by_topic.get(topic)
-        holder = None if holders is None else holders.get(partition)
-        return holder is not None and not holder.is_gone and holder.member_id != member_id
+    def free_for(self, member_id: str, topic: UUID, partitions: Iterable[int]) -> list[int]:
+        """Those of some partitions that no other member has: of 100,000 in some 10 ms."""
+        holder_of = self._by_topic.get(topic, {}).get
+        return [
+            partition
+            for partition in partitions
+            if (holder := holder_of(partition)) is None or holder.is_gone or holder.member_id == member_id
+        ]
 
     def take(self, member_id: str, holdings: Holdings) -> None:
         """The partitions are free, and the member's from now on."""
@@ -81,7 +85,7 @@ class Owners:
         holder = self._holders.pop(member_id, None)
         if holder is not None:
             holder.is_gone = True
-            self._gone.extend((holder, iter(some.items())) for some in holdings if some)
+            self._gone.extend((holder, _places(some)) for some in holdings if some)
         self._throw_away()
 
     def _throw_away(self) -> None:
@@ -89,15 +93,18 @@ class Owners:
         for _ in range(ENTRIES_PER_CALL):
             if not self._gone:
                 return
-            holder, entries = self._gone[0]
-            entry = next(entries, None)
-            if entry is None:
+            holder, places = self._gone[0]
+            place = next(places, None)
+            if place is None:
                 self._gone.popleft()
                 continue
-            topic, held = entry
+            topic, partition = place
             holders = self._by_topic.get(topic, {})
-            for partition in held:
-                if holders.get(partition) is holder:
-                    del holders[partition]
-            if not holders:
-                self._by_topic.pop(topic, None)
+            if holders.get(partition) is holder:
+                del holders[partition]
+                if not holders:
+                    del self._by_topic[topic]
+
+
+def _places(holdings: Holdings) -> Iterator[tuple[UUID, int]]:
+    return ((topic, partition) for topic, held in holdings.items() for partition in held)

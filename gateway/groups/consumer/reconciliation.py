@@ -2,13 +2,13 @@
 
 Keeps: a member gives up before it gets; it moves to the target's epoch only when it holds nothing that the target
 takes from it; it gets a partition only when nobody else has it. (Kafka: CurrentAssignmentBuilder.) A step goes through
-`PLACES_AT_ONCE` topics and partitions, whatever the size of the assignment: those in which a member differs from its
-target are known, and what a step leaves, the next one does.
+`PLACES_AT_ONCE` topics and partitions, whatever the size of the assignment: the topics in which a member differs from
+its target are known, and what a step leaves, the next one does. Of one topic, however large, no more changes hands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
@@ -18,7 +18,8 @@ from gateway.groups.consumer.member import Member
 from gateway.groups.consumer.messages import NO_HOLDINGS, CurrentRecord, Holdings, MemberState, Partitions
 
 PLACES_AT_ONCE: Final = 5_000
-"""Topics and partitions that one step goes through, give or take one topic: some 10 ms."""
+"""Topics and partitions that one step goes through, and looks at one topic more: some 10 ms, and 15 if that has 100,000
+partitions."""
 
 _Change: TypeAlias = dict[UUID, dict[int, int]]
 _NONE: Final[frozenset[int]] = frozenset()
@@ -29,14 +30,14 @@ class Bearings:
     """What a member's step depends on beside the member itself.
 
     `is_wanted` tells whether a topic is one that the member wants now; `owned` are the partitions that the member says
-    it has, None if it does not say; `is_taken` tells whether another member has a partition.
+    it has, None if it does not say; `free` are those of a topic's partitions that no other member has.
     """
 
     target_epoch: int
     target: Partitions
     is_wanted: Callable[[UUID], bool]
     owned: Partitions | None
-    is_taken: Callable[[UUID, int], bool]
+    free: Callable[[UUID, Iterable[int]], Sequence[int]]
 
     def targeted(self, topic: UUID) -> Collection[int]:
         """The partitions of a topic that the member is to have."""
@@ -120,7 +121,8 @@ def _towards_target(member: Member, bearings: Bearings) -> Step:
 
 
 def _split(member: Member, wanted: Callable[[UUID], Collection[int]]) -> tuple[Holdings, _Change, list[UUID]]:
-    """What stays with a member and what goes, of the topics of which it may have too much; and these topics."""
+    """What stays with a member and what goes, of the topics of which it may have too much; and those of these topics of
+    which no more will have to go."""
     stays: dict[UUID, Mapping[int, int]] = {}
     goes: _Change = {}
     compared: list[UUID] = []
@@ -128,13 +130,16 @@ def _split(member: Member, wanted: Callable[[UUID], Collection[int]]) -> tuple[H
     for topic in member.surplus:
         if size >= PLACES_AT_ONCE:
             break
-        compared.append(topic)
         held = member.assigned.get(topic, {})
-        size += 1 + len(held)
         keeps = wanted(topic) if held else _NONE
-        if gone := {partition: epoch for partition, epoch in held.items() if partition not in keeps}:
-            goes[topic] = gone
-            stays[topic] = {partition: epoch for partition, epoch in held.items() if partition in keeps}
+        surplus = [partition for partition in held if partition not in keeps]
+        some = surplus[: _room(size)]
+        size += 1 + len(held)
+        if some:
+            gone = goes[topic] = {partition: held[partition] for partition in some}
+            stays[topic] = {partition: epoch for partition, epoch in held.items() if partition not in gone}
+        if len(some) == len(surplus):
+            compared.append(topic)
     if not goes:
         return member.assigned, goes, compared
     kept = {**member.assigned, **stays}
@@ -142,6 +147,11 @@ def _split(member: Member, wanted: Callable[[UUID], Collection[int]]) -> tuple[H
         if not left:
             del kept[topic]
     return kept, goes, compared
+
+
+def _room(size: int) -> int:
+    """How many partitions of its next topic a step may take that has gone through so many places: at least one."""
+    return max(1, PLACES_AT_ONCE - size - 1)
 
 
 class _Free(NamedTuple):
@@ -160,17 +170,19 @@ def _free(member: Member, kept: Holdings, bearings: Bearings) -> _Free:
     for topic in member.lacking:
         if size >= PLACES_AT_ONCE:
             break
-        size += 1
         if topic in bearings.target and not bearings.is_wanted(topic):
+            size += 1
             found.unwanted.append(topic)
             continue
         has = kept.get(topic, {})
         new = [partition for partition in sorted(bearings.targeted(topic)) if partition not in has]
-        size += len(new)
-        free = [partition for partition in new if not bearings.is_taken(topic, partition)]
-        if free:
-            found.gained[topic] = dict.fromkeys(free, bearings.target_epoch)
-        (found.done if len(free) == len(new) else found.waits_for).append(topic)
+        free = bearings.free(topic, new)
+        some = free[: _room(size)]
+        size += 1 + len(new)
+        if some:
+            found.gained[topic] = dict.fromkeys(some, bearings.target_epoch)
+        if len(some) == len(free):  # else the next step goes on with it
+            (found.done if len(free) == len(new) else found.waits_for).append(topic)
     return found
 
 

@@ -5,15 +5,17 @@ Keeps: what a row says follows from the group alone, so that a row may be encode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping, Sized
 from dataclasses import replace
 from functools import partial
+from typing import Any
+from uuid import UUID
 
 from gateway.groups.classic.messages import Instant
 from gateway.groups.consumer import format as stored
 from gateway.groups.consumer.group import ConsumerGroup, rows_of_member
 from gateway.groups.consumer.messages import RowKey, RowKind
-from gateway.groups.modern.rows import STORING_TARGETS, Row
+from gateway.groups.modern.rows import STORING_TARGETS, Row, every_key
 
 
 def row(group: ConsumerGroup, key: RowKey) -> Row | None:
@@ -29,10 +31,15 @@ def row(group: ConsumerGroup, key: RowKey) -> Row | None:
     if key.kind is RowKind.MEMBER:
         return Row(len(member.names), partial(stored.encode_member, member.record()))
     if key.kind is RowKind.CURRENT:
-        size = len(member.assigned) + len(member.revoking)
+        size = _size_of(member.assigned) + _size_of(member.revoking)
         return Row(size, partial(stored.encode_current, member.current()))
     target = group.target_of(key.name)
-    return Row(len(target), partial(stored.encode_target, target))
+    return Row(_size_of(target), partial(stored.encode_target, target))
+
+
+def _size_of(partitions: Mapping[UUID, Sized]) -> int:
+    """Topics and partitions."""
+    return len(partitions) + sum(map(len, partitions.values()))
 
 
 def unfinished_head(group: ConsumerGroup) -> bytes:
@@ -40,28 +47,38 @@ def unfinished_head(group: ConsumerGroup) -> bytes:
     return stored.encode_head(replace(group.head(), target_epoch=STORING_TARGETS))
 
 
-def all_keys(group: ConsumerGroup) -> list[RowKey]:
-    """The keys of every row that the group has or may have."""
-    keys = dict.fromkeys([RowKey(RowKind.HEAD), *group.changed])
-    for member_id in group.members:
-        keys |= dict.fromkeys(rows_of_member(member_id))
-    for regex in group.subscriptions.resolved:
-        keys[RowKey(RowKind.REGEX, regex)] = None
-    return list(keys)
+def all_keys(group: ConsumerGroup) -> Iterable[RowKey]:
+    """The keys of every row that the group has now, or may have."""
+    regexes = [RowKey(RowKind.REGEX, regex) for regex in group.subscriptions.resolved]
+    return every_key([RowKey(RowKind.HEAD), *regexes, *group.changed], list(group.members), rows_of_member)
 
 
-def restored(group: ConsumerGroup, rows: Mapping[RowKey, bytes], now: Instant) -> None:
-    """Give a new group its stored state. Raises UnreadableRecord."""
-    by_kind: dict[RowKind, dict[str, bytes]] = {kind: {} for kind in RowKind}
-    for key, value in rows.items():
-        by_kind[key.kind][key.name] = value
-    steps = group.restore(
-        stored.decode_head(by_kind[RowKind.HEAD][""]),
-        [stored.decode_member(member_id, value) for member_id, value in by_kind[RowKind.MEMBER].items()],
-        {member_id: stored.decode_current(value) for member_id, value in by_kind[RowKind.CURRENT].items()},
-        {member_id: stored.decode_target(value) for member_id, value in by_kind[RowKind.TARGET].items()},
-        {regex: stored.decode_regex(value) for regex, value in by_kind[RowKind.REGEX].items()},
+def decoded(key: RowKey, value: bytes) -> Any:
+    """What a row says. Raises UnreadableRecord."""
+    match key.kind:
+        case RowKind.HEAD:
+            return stored.decode_head(value)
+        case RowKind.MEMBER:
+            return stored.decode_member(key.name, value)
+        case RowKind.CURRENT:
+            return stored.decode_current(value)
+        case RowKind.TARGET:
+            return stored.decode_target(value)
+        case RowKind.REGEX:
+            return stored.decode_regex(value)
+
+
+def restored(group: ConsumerGroup, rows: Mapping[RowKey, Any], now: Instant) -> Generator[None, None, None]:
+    """Give a new group its stored state, from what its rows say, in steps."""
+    by_kind: dict[RowKind, dict[str, Any]] = {kind: {} for kind in RowKind}
+    for key, said in rows.items():
+        yield
+        by_kind[key.kind][key.name] = said
+    yield from group.restore(
+        by_kind[RowKind.HEAD][""],
+        by_kind[RowKind.MEMBER].values(),
+        by_kind[RowKind.CURRENT],
+        by_kind[RowKind.TARGET],
+        by_kind[RowKind.REGEX],
         now,
     )
-    for _ in steps:
-        pass

@@ -11,10 +11,11 @@ member that is silent, or does not give up in time, is removed.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from core.turns import at_once
 from gateway.groups.classic.messages import Instant
 from gateway.groups.deadlines import Deadline, Deadlines
 from gateway.groups.modern.epochs import FIRST_EPOCH, next_epoch, unknown_member, waiting_interval_ms
@@ -142,9 +143,25 @@ class ModernGroup(abc.ABC, Generic[MemberT, TargetT, KeyT, WantedT]):
     def remove(self, member: MemberT, now: Instant) -> None:
         """The member is gone; what it had is free at once."""
 
-    @abc.abstractmethod
     def die(self) -> None:
         """The group is deleted, unloaded or of another kind now: no deadline and no memory is left of it."""
+        at_once(self.dying())
+
+    def dying(self) -> Generator[None, None, None]:
+        """The same, in steps of a member. Nobody may know the group any more."""
+        for member in list(self.members.values()):
+            yield
+            if self.members.get(member.member_id) is member:  # its session may have ended meanwhile
+                self._forget(member)
+        self._forget_all()
+
+    @abc.abstractmethod
+    def _forget(self, member: MemberT) -> None:
+        """No deadline and no memory is left of a member."""
+
+    @abc.abstractmethod
+    def _forget_all(self) -> None:
+        """The members are gone: no deadline and no memory is left of what the group has beside them."""
 
     def _watch(self, member: MemberT) -> None:
         """Give a new member its deadlines, which are not set yet."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from gateway.groups.persistence import UnreadableRecord
@@ -35,6 +35,18 @@ class RowKey(NamedTuple, Generic[KindT]):
 
     kind: KindT
     name: str = ""
+
+
+def every_key(
+    own: Iterable[RowKey[KindT]], member_ids: Iterable[str], rows_of_member: Callable[[str], Iterable[RowKey[KindT]]]
+) -> Iterator[RowKey[KindT]]:
+    """The keys of a group's own rows and those of its members, each once."""
+    told = dict.fromkeys(own)
+    yield from told
+    for member_id in member_ids:
+        for key in rows_of_member(member_id):
+            if key not in told:
+                yield key
 
 
 def encode_key(group_id: str, key: RowKey[KindT]) -> bytes:

@@ -1,14 +1,15 @@
 """The share groups of this process: for each container a coordinator, a thin shell around their state machines.
 
 Keeps: an answer with a new epoch leaves when that epoch is stored. Groups of all containers share one budget of groups
-with those of the other protocols; a group id belongs to one protocol.
+with those of the other protocols; a group id belongs to one protocol. A group that is being deleted takes no member.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 FIRST_EPOCH: Final = 1
 """Of a group that is made without a member; 0 is one that is not stored yet."""
+GROUPS_AT_ONCE: Final = 200
+"""Groups that are made in one step of a load, in some 3 ms."""
 LOOK_S: Final = 0.5
 """Time between two looks for members that are silent for too long."""
 
@@ -64,6 +67,7 @@ class ShareCoordinator:
         self._allowance = allowance
         self._table = container.table(GROUPS_TABLE)
         self._groups: dict[str, ShareGroup] = {}
+        self._closed: set[str] = set()  # groups that are being deleted, or a part of what they have settled
         self._writes: dict[str, asyncio.Task[None]] = {}
         self._works: dict[ShareGroup, asyncio.Task[None]] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -82,10 +86,11 @@ class ShareCoordinator:
 
     # Life
 
-    def load(self) -> None:
-        """Make the stored groups, without members. Raises UnreadableRecord."""
-        for key, value in self._table.items():
-            self._create(key.decode(), decode_epoch(value))
+    async def load(self) -> None:
+        """Make the stored groups, without members, in steps. Raises UnreadableRecord."""
+        async for rows in self._table.in_steps(most=GROUPS_AT_ONCE):
+            for key, value in rows:
+                self._create(key.decode(), decode_epoch(value))
 
     async def start(self) -> None:
         self._looking = asyncio.create_task(self._look_for_ever())
@@ -102,10 +107,14 @@ class ShareCoordinator:
             group.die()
         self._groups.clear()
 
+    async def let_go(self) -> None:
+        """Nothing is left of it."""
+
     # Requests
 
     async def heartbeat(self, group_id: str, request: Heartbeat) -> Answer:
         """One heartbeat; its answer when the epoch in it is stored. Raises Refusal."""
+        self._check_not_closed(group_id)
         group = self._groups.get(group_id)
         if group is None:
             group = self._new_group(group_id, request)
@@ -170,27 +179,48 @@ class ShareCoordinator:
 
     async def ensure(self, group_id: str) -> None:
         """Make a group without members, durably, if there is none of this id. Raises Refusal."""
+        self._check_not_closed(group_id)
         if group_id not in self._groups:
             self._check_new(group_id)
             await self._stored(self._create(group_id, FIRST_EPOCH))
 
-    async def delete(self, group_id: str) -> ErrorCode:
-        """Delete a group without members; its partitions are others' to delete."""
+    @contextlib.contextmanager
+    def closing(self, group_id: str) -> Iterator[ErrorCode]:
+        """Have no member join a group without members as long as this lasts, in which it, or a part of what it has
+        settled, is deleted; or why not."""
         group = self._groups.get(group_id)
-        if group is None:
-            return ErrorCode.group_id_not_found
-        if not group.is_empty:
-            return ErrorCode.non_empty_group
-        del self._groups[group_id]
-        if (write := self._writes.get(group_id)) is not None:
-            await asyncio.wait([write])
+        if group_id in self._closed:
+            yield ErrorCode.coordinator_load_in_progress
+        elif group is None:
+            yield ErrorCode.group_id_not_found
+        elif not group.is_empty:
+            yield ErrorCode.non_empty_group
+        else:
+            self._closed.add(group_id)
+            try:
+                yield ErrorCode.none
+            finally:
+                self._closed.discard(group_id)
+
+    def _check_not_closed(self, group_id: str) -> None:
+        """Raises Refusal."""
+        if group_id in self._closed:
+            raise Refusal(ErrorCode.coordinator_load_in_progress)  # a client asks again
+
+    async def delete(self, group_ids: Sequence[str]) -> dict[str, ErrorCode]:
+        """Delete groups that are closed, in one record; their partitions are others' to delete, before."""
+        gone = {one: group for one in group_ids if (group := self._groups.pop(one, None)) is not None}
+        if writes := [write for one in gone if (write := self._writes.get(one)) is not None]:
+            await asyncio.wait(writes)
         try:
-            await self._container.update(Delete(GROUPS_TABLE, group_id.encode()))
+            if gone:
+                await self._container.update(*(Delete(GROUPS_TABLE, one.encode()) for one in gone))
         except StoreError as error:
-            self._groups.setdefault(group_id, group)
-            return code_of(error, Asked.COORDINATOR)
-        _log.info("group deleted", extra={"group": group_id})
-        return ErrorCode.none
+            self._groups = gone | self._groups
+            return dict.fromkeys(group_ids, code_of(error, Asked.COORDINATOR))
+        for one in gone:
+            _log.info("group deleted", extra={"group": one})
+        return {one: ErrorCode.none if one in gone else ErrorCode.group_id_not_found for one in group_ids}
 
     def _create(self, group_id: str, epoch: int) -> ShareGroup:
         group = self._groups[group_id] = ShareGroup(group_id, epoch, self._topics, self._settings, self._allowance)
@@ -202,13 +232,13 @@ class ShareCoordinator:
         """Return when the group's epoch is durable. Raises Refusal."""
         epoch = group.epoch
         try:
-            while (known := self._stored_epoch(group)) < epoch:
+            while self._stored_epoch(group) < epoch:
+                if self._groups.get(group.group_id) is not group:  # deleted meanwhile: a row would bring it back
+                    raise Refusal(ErrorCode.coordinator_not_available)
                 write = self._writes.get(group.group_id)
                 if write is None:
                     write = self._writes[group.group_id] = asyncio.create_task(self._write(group))
                 await asyncio.shield(write)
-                if self._stored_epoch(group) == known and self._groups.get(group.group_id) is not group:
-                    raise Refusal(ErrorCode.coordinator_not_available)  # it was deleted meanwhile
         except StoreError as error:
             raise Refusal(code_of(error, Asked.COORDINATOR)) from error
 
@@ -271,9 +301,22 @@ class ShareCoordinators(LocalCoordinators[ShareCoordinator]):
         return sum(len(coordinator) for coordinator in self.all())
 
     def find(self, group_id: str) -> ShareGroup | None:
-        """A share group of this process."""
+        """A share group of this process, if its coordinator is loaded: the one of other groups serves later."""
         coordinator = self.in_container(self.homes.of(group_id))
         return None if coordinator is None else coordinator.get(group_id)
+
+    async def delete(self, group_ids: Sequence[str]) -> dict[str, ErrorCode]:
+        """See `ShareCoordinator`: one record for each container. Groups that are not here any more are refused."""
+        codes: dict[str, ErrorCode] = {}
+        together: dict[ShareCoordinator, list[str]] = {}
+        for group_id in group_ids:
+            try:
+                together.setdefault(self.of(group_id), []).append(group_id)
+            except Refusal as refused:
+                codes[group_id] = refused.code
+        for outcome in await asyncio.gather(*(one.delete(some) for one, some in together.items())):
+            codes |= outcome
+        return codes
 
     def _made(self, container: Container) -> ShareCoordinator:
         allowance = self._others.allowance

@@ -22,8 +22,8 @@ from core.streams.live import Slot
 from gateway.fetching.looking import JOIN_BELOW
 from gateway.fetching.readers import reader_of
 from gateway.groups.share.key_order import Keys
+from gateway.groups.share.live_partition import LivePartition
 from gateway.groups.share.partition import Acquired, Span
-from gateway.groups.share.partitions import LivePartition
 from gateway.records.openers import Openers, Pace, content_of
 from gateway.records.record_batch import HEADER_BYTES, BatchHeader, read_header
 from gateway.records.records import RECORDS_MAX, iter_raw_records

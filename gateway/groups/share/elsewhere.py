@@ -5,17 +5,18 @@ AlterShareGroupOffsets v0 and DeleteShareGroupOffsets v0; a worker that is asked
 partitions, whether or not it knows the group.
 
 Keeps: an answer that does not come is an error of its partitions, never a success; all that is asked may be repeated.
+Before a group is deleted, all of its containers have answered, and are where they were when the first was asked.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
-from gateway.cluster.nodes import Nodes
+from gateway.cluster.nodes import NOBODY, Nodes
 from gateway.cluster.peer import Peer, PeerAway
 from gateway.wire.message import Message
 
@@ -47,9 +48,11 @@ class Position(NamedTuple):
 class ShareElsewhere:
     """See the module. `peer_of` gives the node that has a container which is not here, if one has."""
 
-    def __init__(self, nodes: Nodes, peer_of: Callable[[int], Peer | None]) -> None:
+    def __init__(self, nodes: Nodes, peer_of: Callable[[int], Peer | None], container_ids: Sequence[int]) -> None:
+        """`container_ids`: all that there are."""
         self._nodes = nodes
         self._peer_of = peer_of
+        self._container_ids = container_ids
 
     def __repr__(self) -> str:
         return f"<ShareElsewhere {len(self._nodes.others)} other workers>"
@@ -64,10 +67,22 @@ class ShareElsewhere:
         return found
 
     async def begun(self, group_id: str) -> dict[Place, Position]:
-        """The partitions of all other workers that a group has begun."""
+        """The partitions of all other workers that a group has begun, as far as these answer."""
+        return {place: told for answer in await self._all_begun(group_id) for place, told in _told(answer).items()}
+
+    async def topics_begun(self, group_id: str) -> set[str] | None:
+        """The topics of these partitions; None if a worker does not answer, which may have more."""
+        answers = await self._all_begun(group_id)
+        return None if None in answers else {place.topic for answer in answers for place in _told(answer)}
+
+    async def _all_begun(self, group_id: str) -> list[Message | None]:
         asked = {"groups": [{"group_id": group_id, "topics": None}]}
-        answers = await asyncio.gather(*(self._ask(peer, DESCRIBE, asked) for peer in self._others()))
-        return {place: position for answer in answers for place, position in _told(answer).items()}
+        return await asyncio.gather(*(self._ask(peer, DESCRIBE, asked) for peer in self._others()))
+
+    def placement(self) -> Sequence[tuple[int, int]] | None:
+        """Which worker has each container, in which epoch; None if nobody has one, of whose rows nobody can tell."""
+        found = [(self._nodes.leader(one), self._nodes.epoch(one)) for one in self._container_ids]
+        return None if any(node == NOBODY for node, _ in found) else found
 
     async def begin_at(
         self, group_id: str, starts: Mapping[Place, int], places: Mapping[Place, int]
@@ -93,6 +108,8 @@ class ShareElsewhere:
     async def forget(self, group_id: str, names: Iterable[str]) -> dict[str, int]:
         """Have the other workers forget a group's positions in topics; the error code of each topic."""
         found: dict[str, int] = dict.fromkeys(names, ErrorCode.none)
+        if not found:
+            return found
         asked = {"group_id": group_id, "topics": [{"topic_name": name} for name in found]}
         for answer in await asyncio.gather(*(self._ask(peer, DELETE, asked) for peer in self._others())):
             codes = {} if answer is None else {topic.topic_name: topic.error_code for topic in answer.responses}

@@ -16,7 +16,7 @@ import bisect
 import enum
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -94,6 +94,20 @@ class Judgement(NamedTuple):
             return self
         verdicts = self.verdicts if len(self.verdicts) == 1 else self.verdicts[start - self.first :]
         return Judgement(start, self.last, verdicts)
+
+
+def in_order(judgements: Iterable[Judgement]) -> Iterator[Judgement]:
+    """Judgements as a member may say them: in the order of offsets, with verdicts that there are. Raises Refusal at the
+    first that is not."""
+    before = -1
+    for judgement in judgements:
+        if judgement.first <= before or judgement.last < judgement.first:
+            raise Refusal(ErrorCode.invalid_request, "Acknowledgement batches must be in order.")
+        before = judgement.last
+        size = judgement.last - judgement.first + 1
+        if len(judgement.verdicts) not in (1, size) or not _VERDICTS.issuperset(judgement.verdicts):
+            raise Refusal(ErrorCode.invalid_request, "Invalid acknowledge type.")
+        yield judgement
 
 
 def judged(first: int, last: int, verdicts: Sequence[int]) -> Judgement:
@@ -254,15 +268,7 @@ class SharePartition:
         """Carry out what a member says of records that it holds: all of it, or, if any is not held by it, nothing. What
         it says of records below the start changes nothing and is no error, as in Kafka: a member whose answer was lost
         says it again. Raises Refusal."""
-        before = -1
-        for judgement in judgements:
-            if judgement.first <= before or judgement.last < judgement.first:
-                raise Refusal(ErrorCode.invalid_request, "Acknowledgement batches must be in order.")
-            before = judgement.last
-            size = judgement.last - judgement.first + 1
-            if len(judgement.verdicts) not in (1, size) or not _VERDICTS.issuperset(judgement.verdicts):
-                raise Refusal(ErrorCode.invalid_request, "Invalid acknowledge type.")
-        judgements = [one.since(self.start) for one in judgements if one.last >= self.start]
+        judgements = [one.since(self.start) for one in in_order(judgements) if one.last >= self.start]
         if not judgements:
             return
         self._require_held(member_id, judgements, now_s)
@@ -270,18 +276,18 @@ class SharePartition:
         self._tidy()
 
     def _require_held(self, member_id: str, judgements: Sequence[Judgement], now_s: float) -> None:
-        index = 0
+        runs = self.runs
+        index = bisect.bisect_left(runs, judgements[0].first, key=_last)
         for judgement in judgements:
-            index = bisect.bisect_left(self.runs, judgement.first, lo=index, key=_last)
             at = judgement.first
-            for run in itertools.islice(self.runs, index, None):
-                if run.first > at or run.holder != member_id or run.until_s <= now_s:
-                    break
+            while index < len(runs) and runs[index].last < at:
+                index += 1
+            while at <= judgement.last:
+                run = runs[index] if index < len(runs) else None
+                if run is None or run.first > at or run.holder != member_id or run.until_s <= now_s:
+                    raise Refusal(ErrorCode.invalid_record_state, NOT_ACQUIRED)
                 at = run.last + 1
-                if at > judgement.last:
-                    break
-            if at <= judgement.last:
-                raise Refusal(ErrorCode.invalid_record_state, NOT_ACQUIRED)
+                index += at <= judgement.last  # the next judgement may be of the rest of this run
 
     def _judge(self, pieces: Iterable[tuple[int, int, Verdict]], limits: Limits, now_s: float) -> None:
         """Cut the runs where the verdict changes, and carry it out. The pieces are in order, and covered by runs."""

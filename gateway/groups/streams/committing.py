@@ -53,7 +53,7 @@ def _had_it(group: StreamsGroup, member: Member, topic: str | None, partition: i
     for subtopology in group.topology.readers_of(topic):
         task = Task(subtopology, partition)
         for holdings in (member.current.assigned, member.current.revoking):
-            since = holdings.active.get(task)
+            since = holdings.active.epoch_of(task)
             if since is not None and since <= epoch:
                 return True
     return False

@@ -29,11 +29,12 @@ version (1):
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from gateway.groups.fields import I32, U32, Reader, text, whole
 from gateway.groups.modern import rows
+from gateway.groups.streams.held import Held
 from gateway.groups.streams.messages import (
     CurrentRecord,
     Endpoint,
@@ -196,14 +197,14 @@ class _Reader(Reader):
             found.update(Task(subtopology, self.count()) for _ in range(count))
         return frozenset(found)
 
-    def held(self) -> Mapping[Task, int]:
+    def held(self) -> Held[Task]:
         found: dict[Task, int] = {}
         for _ in range(self.count()):
             subtopology, count = self.text(), self.count()
             for _ in range(count):
                 partition, epoch = self.take(_HELD)
                 found[Task(subtopology, partition)] = epoch
-        return found
+        return Held.of(found.items())
 
     def subtopology(self) -> Subtopology:
         return Subtopology(
@@ -244,9 +245,9 @@ def _tasks(tasks: Iterable[Task]) -> bytes:
     return U32.pack(len(partitions)) + b"".join(parts)
 
 
-def _held(tasks: Mapping[Task, int]) -> bytes:
+def _held(tasks: Held[Task]) -> bytes:
     held: dict[str, list[bytes]] = {}
-    for task in sorted(tasks):
-        held.setdefault(task.subtopology, []).append(_HELD.pack(task.partition, tasks[task]))
+    for task, epoch in sorted(tasks.pairs()):
+        held.setdefault(task.subtopology, []).append(_HELD.pack(task.partition, epoch))
     parts = [text(name) + U32.pack(len(some)) + b"".join(some) for name, some in held.items()]
     return U32.pack(len(held)) + b"".join(parts)

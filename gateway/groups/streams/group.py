@@ -11,7 +11,7 @@ Behaviour follows Kafka 4.3 (GroupMetadataManager).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -23,6 +23,7 @@ from gateway.groups.modern.group import GroupAlarm, ModernGroup
 from gateway.groups.streams.assignor import Computed, GroupSpec, MemberSpec, Wanted
 from gateway.groups.streams.checks import check_epoch, check_owned, check_size
 from gateway.groups.streams.endpoints import Endpoints
+from gateway.groups.streams.held import Held, joined
 from gateway.groups.streams.member import Member, size_of, updated
 from gateway.groups.streams.messages import (
     NO_TASKS,
@@ -70,7 +71,7 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         self.topology: Topology | None = None
         self.shape = Shape()
         self.rules = rules
-        self._owners = Owners()
+        self._owners = Owners(self.members)
         self._signature = 0
         self._must_look = True
         self._endpoint_epoch = now.wall_ms // 1_000 % ENDPOINT_EPOCHS
@@ -296,10 +297,7 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         self.rules.allowance.used -= member.size_bytes
         self._unwatch(member)
 
-    def die(self) -> None:
-        """The group is deleted, unloaded or of another kind now: no deadline and no memory is left of it."""
-        for member in list(self.members.values()):
-            self._forget(member)
+    def _forget_all(self) -> None:
         self.deadlines.cancel(self._assignment_due)
         self.deadlines.cancel(self._initial_delay)
         self.topology = None
@@ -370,7 +368,7 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         """Move a member towards the target, as far as what it owns allows."""
         target_epoch = max(FIRST_EPOCH, self.target_epoch)
         target = self.target_of(member.member_id)
-        taken = partial(self._owners.taken, self.members, member)
+        taken = partial(self._owners.taken, member)
         step = next_step(member.current, target_epoch, target, owned, taken)
         if step.current != member.current:
             self._move(member, step, now)
@@ -408,11 +406,12 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         current: Mapping[str, CurrentRecord],
         targets: Mapping[str, Tasks],
         now: Instant,
-    ) -> None:
-        """Take over the stored state. Members go on as if the server had never been away."""
+    ) -> Generator[None, None, None]:
+        """Take over the stored state, in steps of a member. Members go on as if the server had never been away."""
         assert not self.members, "only a new group is restored"
         self.topology = topology
         for record in members:
+            yield
             self._add(record)
             if record.member_id in targets:
                 self.targets[record.member_id] = targets[record.member_id]
@@ -421,24 +420,27 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
         self._signature, self.standbys = head.signature, head.standbys
         self.state_since_ms, self.shutdown_by = head.state_since_ms, head.shutdown_by
         self._restore_epochs(head.epoch, head.target_epoch)
-        self._restore_current(current, now)
+        yield from self._restore_current(current, now)
         for member in self.members.values():
+            yield
             self._extend_session(member, now)
         self._charge()
 
-    def _restore_current(self, current: Mapping[str, CurrentRecord], now: Instant) -> None:
+    def _restore_current(self, current: Mapping[str, CurrentRecord], now: Instant) -> Generator[None, None, None]:
         """Of two members with one active task, the one that got it later has it: the end came in between."""
         latest: dict[Task, int] = {}
         for record in current.values():
+            yield
             for holdings in (record.assigned, record.revoking):
-                for task, epoch in holdings.active.items():
+                for task, epoch in holdings.active.pairs():
                     latest[task] = max(epoch, latest.get(task, -1))
 
         def unowned(holdings: Holdings) -> Holdings:
-            kept = {t: e for t, e in holdings.active.items() if self.owner(t) is None and latest[t] == e}
-            return Holdings(kept, holdings.standby)
+            kept = ((t, e) for t, e in holdings.active.pairs() if not self._owners.is_active(t) and latest[t] == e)
+            return Holdings(Held.of(kept), holdings.standby)
 
         for member_id, record in current.items():
+            yield
             member = self.members.get(member_id)
             if member is not None:
                 own = replace(record, assigned=unowned(record.assigned), revoking=unowned(record.revoking))
@@ -450,7 +452,8 @@ class StreamsGroup(ModernGroup[Member, Tasks, RowKey, Wanted]):
 def own_tasks(record: CurrentRecord) -> Tasks:
     """A member's own tasks, those included that it must give up."""
     assigned, revoking = record.assigned, record.revoking
-    return Tasks(frozenset().union(assigned.active, revoking.active), assigned.standby | revoking.standby)
+    active, standby = joined(assigned.active.all(), revoking.active.all()), joined(assigned.standby, revoking.standby)
+    return Tasks(active, standby)
 
 
 def rows_of_member(member_id: str) -> tuple[RowKey, ...]:

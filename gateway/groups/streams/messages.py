@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from gateway.groups.modern import rows
 from gateway.groups.modern.epochs import JOINING_EPOCH
+from gateway.groups.streams.held import Held
 from gateway.groups.streams.statuses import Status
 from gateway.groups.streams.topology import InternalTopic, Topology
 
@@ -35,11 +36,11 @@ class Tasks(NamedTuple):
 class Holdings(NamedTuple):
     """The tasks that a member has, the active ones each with the member epoch at which it got them."""
 
-    active: Mapping[Task, int] = {}
+    active: Held[Task] = Held()
     standby: frozenset[Task] = frozenset()
 
     def tasks(self) -> Tasks:
-        return Tasks(frozenset(self.active), self.standby)
+        return Tasks(self.active.all(), self.standby)
 
 
 NO_TASKS: Final = Tasks()
@@ -150,7 +151,7 @@ class HeartbeatAnswer:
 
     @property
     def tasks(self) -> Tasks | None:
-        """The tasks that the member has now; made anew each time, from as many as there are."""
+        """The tasks that the member has now."""
         return None if self.assigned is None else self.assigned.tasks()
 
 

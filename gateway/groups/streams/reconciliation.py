@@ -9,9 +9,10 @@ through whole sets, and through no more of them than it must.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+from gateway.groups.streams.held import common, joined, without
 from gateway.groups.streams.messages import NO_HOLDINGS, NO_TASKS, CurrentRecord, Holdings, MemberState, Task, Tasks
 
 
@@ -54,50 +55,31 @@ def _still_owns(owned: Tasks | None, revoking: Holdings) -> bool:
     """Does the member have any of these? If it does not say, it may."""
     if owned is None:
         return True
-    return not (owned.active.isdisjoint(revoking.active) and owned.standby.isdisjoint(revoking.standby))
+    return revoking.active.has_any_of(owned.active) or not revoking.standby.isdisjoint(owned.standby)
 
 
 def _towards(
     current: CurrentRecord, epoch: int, target_epoch: int, target: Tasks, owned: Tasks | None, taken: Taken
 ) -> Step:
-    has = current.assigned
-    active, standby = frozenset(has.active), has.standby
-    stays = Tasks(active & target.active, standby & target.standby)
-    kept = Holdings(_of(has.active, stays.active), stays.standby)
-    lost = Tasks(_without(active, stays.active), _without(standby, stays.standby))
-    given_up = current.revoking.tasks()
-    if any(lost):
-        revoking = Holdings(_of(has.active, lost.active), lost.standby)
-        if _still_owns(owned, revoking):
-            record = _at(current, epoch, MemberState.UNREVOKED_TASKS, kept, revoking)
-            return Step(record, released=given_up)
-    new = Tasks(_without(target.active, stays.active), _without(target.standby, stays.standby))
+    kept, lost = _split(current.assigned, target)
+    given_up = current.revoking
+    if any(lost) and _still_owns(owned, lost):
+        record = _at(current, epoch, MemberState.UNREVOKED_TASKS, kept, lost)
+        return Step(record, released=given_up.tasks())
+    new = Tasks(without(target.active, *kept.active.sets), without(target.standby, kept.standby))
     others = Tasks(taken(Role.ACTIVE, new.active), taken(Role.STANDBY, new.standby))
-    gained = Tasks(_without(new.active, others.active), _without(new.standby, others.standby))
-    got: Mapping[Task, int] = dict.fromkeys(gained.active, target_epoch)
-    if kept.active:
-        got = {**kept.active, **got} if got else kept.active
-    assigned = Holdings(got, kept.standby | gained.standby)
+    gained = Tasks(without(new.active, others.active), without(new.standby, others.standby))
+    assigned = Holdings(kept.active.plus(target_epoch, gained.active), joined(kept.standby, gained.standby))
     state = MemberState.UNRELEASED_TASKS if any(others) else MemberState.STABLE
-    released = Tasks(lost.active | given_up.active, lost.standby | given_up.standby)
+    released = Tasks(joined(lost.active.all(), given_up.active.all()), joined(lost.standby, given_up.standby))
     return Step(_at(current, target_epoch, state, assigned, NO_HOLDINGS), gained, released)
 
 
-def _without(tasks: frozenset[Task], some: frozenset[Task]) -> frozenset[Task]:
-    """Those that are not among some of them."""
-    if len(some) == len(tasks):
-        return frozenset()
-    return tasks - some if some else tasks
-
-
-def _of(held: Mapping[Task, int], tasks: frozenset[Task]) -> Mapping[Task, int]:
-    """Those of the held tasks, with their epochs."""
-    if len(tasks) == len(held):
-        return held
-    epochs = set(held.values())
-    if len(epochs) == 1:  # most members got all of theirs at once; no task need be looked at by itself
-        return dict.fromkeys(tasks, epochs.pop())
-    return {task: held[task] for task in tasks}
+def _split(held: Holdings, target: Tasks) -> tuple[Holdings, Holdings]:
+    """What the target leaves to a member, and what it takes."""
+    kept, lost = held.active.split(target.active)
+    standby = common(held.standby, target.standby)
+    return Holdings(kept, standby), Holdings(lost, without(held.standby, standby))
 
 
 def _at(

@@ -5,12 +5,13 @@ Keeps: what a row says follows from the group alone, so that a row may be encode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from gateway.groups.classic.messages import Instant
-from gateway.groups.modern.rows import STORING_TARGETS, Row
+from gateway.groups.modern.rows import STORING_TARGETS, Row, every_key
 from gateway.groups.streams import format as stored
 from gateway.groups.streams.group import StreamsGroup, rows_of_member
 from gateway.groups.streams.messages import RowKey, RowKind
@@ -41,25 +42,38 @@ def unfinished_head(group: StreamsGroup) -> bytes:
     return stored.encode_head(replace(group.head(), target_epoch=STORING_TARGETS))
 
 
-def all_keys(group: StreamsGroup) -> list[RowKey]:
-    """The keys of every row that the group has or may have."""
-    keys = dict.fromkeys([RowKey(RowKind.HEAD), RowKey(RowKind.TOPOLOGY), *group.changed])
-    for member_id in group.members:
-        keys |= dict.fromkeys(rows_of_member(member_id))
-    return list(keys)
+def all_keys(group: StreamsGroup) -> Iterable[RowKey]:
+    """The keys of every row that the group has now, or may have."""
+    own = [RowKey(RowKind.HEAD), RowKey(RowKind.TOPOLOGY), *group.changed]
+    return every_key(own, list(group.members), rows_of_member)
 
 
-def restored(group: StreamsGroup, rows: Mapping[RowKey, bytes], now: Instant) -> None:
-    """Give a new group its stored state. Raises UnreadableRecord."""
-    by_kind: dict[RowKind, dict[str, bytes]] = {kind: {} for kind in RowKind}
-    for key, value in rows.items():
-        by_kind[key.kind][key.name] = value
-    topology = by_kind[RowKind.TOPOLOGY].get("")
-    group.restore(
-        stored.decode_head(by_kind[RowKind.HEAD][""]),
-        None if topology is None else stored.decode_topology(topology),
-        [stored.decode_member(member_id, value) for member_id, value in by_kind[RowKind.MEMBER].items()],
-        {member_id: stored.decode_current(value) for member_id, value in by_kind[RowKind.CURRENT].items()},
-        {member_id: stored.decode_target(value) for member_id, value in by_kind[RowKind.TARGET].items()},
+def decoded(key: RowKey, value: bytes) -> Any:
+    """What a row says. Raises UnreadableRecord."""
+    match key.kind:
+        case RowKind.HEAD:
+            return stored.decode_head(value)
+        case RowKind.TOPOLOGY:
+            return stored.decode_topology(value)
+        case RowKind.MEMBER:
+            return stored.decode_member(key.name, value)
+        case RowKind.CURRENT:
+            return stored.decode_current(value)
+        case RowKind.TARGET:
+            return stored.decode_target(value)
+
+
+def restored(group: StreamsGroup, rows: Mapping[RowKey, Any], now: Instant) -> Generator[None, None, None]:
+    """Give a new group its stored state, from what its rows say, in steps."""
+    by_kind: dict[RowKind, dict[str, Any]] = {kind: {} for kind in RowKind}
+    for key, said in rows.items():
+        yield
+        by_kind[key.kind][key.name] = said
+    yield from group.restore(
+        by_kind[RowKind.HEAD][""],
+        by_kind[RowKind.TOPOLOGY].get(""),
+        by_kind[RowKind.MEMBER].values(),
+        by_kind[RowKind.CURRENT],
+        by_kind[RowKind.TARGET],
         now,
     )

@@ -67,12 +67,19 @@ const SAYS = {
   silent: "lives, and has not answered: what is its own is missing on these pages",
 };
 
+function ended(one) {
+  if (one.state !== "gone" && one.state !== "stopped") return "";
+  const when = one.gone_s === null ? "ended, and nobody heard when" : `ended ${format.span(Math.round(one.gone_s) * 1000)} ago`;
+  return one.served.length ? `${when}, with ${one.served.length === 1 ? "container" : "containers"} ${one.served.join(", ")}` : when;
+}
+
 function showNodes(told) {
   $("nodes-panel").hidden = told.nodes.length < 2 && told.containers.every((one) => one.stage === "serving");
   const nobodys = told.containers.filter((one) => one.stage !== "serving");
   const open = nobodys.length ? `${format.plural(nobodys.length, "container")} served by nobody: ${nobodys.slice(0, LINES).map((one) => one.id).join(", ")}` : "each container is served";
   $("nodes-note").textContent = told.certain ? open : "outdated: the node that answers has lost its lease";
-  $("nodes-panel").classList.toggle("warns", nobodys.length > 0 || !told.certain);
+  const gone = told.nodes.some((one) => one.state === "gone");
+  $("nodes-panel").classList.toggle("warns", nobodys.length > 0 || gone || !told.certain);
   rows(
     $("nodes"),
     told.nodes,
@@ -81,7 +88,7 @@ function showNodes(told) {
       one.state,
       told.containers.filter((each) => each.node === one.id).map((each) => `${each.id}${each.stage === "serving" ? "" : ` (${each.stage})`}${each.going_to < 0 ? "" : ` → ${each.going_to}`}`).join(", ") || "–",
       one.connections === null ? "–" : format.whole(one.connections),
-      one.state === "gone" ? `ended ${format.span(Math.round(one.gone_s) * 1000)} ago` : [SAYS[one.state], ...one.concerns].filter(Boolean).join("; "),
+      ended(one) || [SAYS[one.state], ...one.concerns].filter(Boolean).join("; "),
     ],
     { 0: "n", 2: "value", 3: "n", 4: "value" },
   );

@@ -31,7 +31,7 @@ export function list({ name, one, columns, cells, rates = [], sorted = "name" })
     $("truncated").hidden = !told.truncated;
     const first = told[name].length > 0 ? state.page * PAGE + 1 : 0;
     const all = told.found === told.total ? "" : ` (${format.plural(told.total, one)} in all)`;
-    const count = `${format.whole(first)} to ${format.whole(first + told[name].length - (first ? 1 : 0))} of ${format.whole(told.found)}${all}`;
+    const count = `${format.whole(first)} to ${format.whole(first + told[name].length - (first ? 1 : 0))} of ${format.whole(told.found)}${all}${told.loading ? "; some are being loaded" : ""}`;
     if ($("count").textContent !== count) $("count").textContent = count;
     $("previous").disabled = state.page === 0;
     $("next").disabled = (state.page + 1) * PAGE >= told.found;

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage, Wish
 from core.cluster.levels import NEWEST
 from core.cluster.loads import Load
+from core.cluster.members import Member
 from core.errors import CoordinatorAway, CoordinatorRefuses
 from core.log.objects.protocol import Link
 
@@ -27,6 +29,7 @@ class Coordinator:
         self.loads: dict[int, Mapping[int, Load]] = {}
         self.warmed: dict[int, Wish] = {}
         self.said: dict[int, Mapping[str, Any]] = {}  # by nodes of themselves
+        self.members: dict[int, Member] = {}  # nodes that have ended
         self.seats: list[Seat] = []
         self.level = NEWEST
         self._names = itertools.count(1)
@@ -37,7 +40,12 @@ class Coordinator:
         return life
 
     def end(self, life: str) -> None:
-        """A lease ends: all under it is gone."""
+        """A lease ends: all under it is gone, and what it had is known."""
+        for one in self.lives.values():
+            if one.life == life:
+                served = {container: owner.epoch for container, owner in self.owners.items() if owner.life == life}
+                told = self.said.get(one.node, {})
+                self.members[one.node] = Member(node=one.node, life=life, served=served, told=told)
         self.lives = {node: one for node, one in self.lives.items() if one.life != life}
         self.owners = {container: owner for container, owner in self.owners.items() if owner.life != life}
         self.tell()
@@ -209,9 +217,10 @@ class Seat(Coordination):
         self._reach()
         return self.coordinator.confirm(claim, links)
 
-    async def read_epochs(self) -> Mapping[int, int]:
+    async def read_epochs(self, expected: Mapping[int, int] = MappingProxyType({})) -> Mapping[int, int]:
         self._reach("read_epochs")
-        return {container: owner.epoch for container, owner in self.coordinator.owners.items()}
+        found = {container: owner.epoch for container, owner in self.coordinator.owners.items()}
+        return expected if expected and expected.items() <= found.items() else found
 
     async def give_up(self, claim: Claim) -> None:
         self._reach()
@@ -254,6 +263,12 @@ class Seat(Coordination):
 
     def nodes(self) -> Mapping[int, Mapping[str, Any]]:
         return {node: said for node, said in self.coordinator.said.items() if node in self.coordinator.lives}
+
+    def members(self) -> Mapping[int, Member]:
+        return self.coordinator.members
+
+    async def forget(self, node: int) -> bool:
+        return self.coordinator.members.pop(node, None) is not None
 
     async def tell(self, said: Mapping[str, Any]) -> None:
         self.coordinator.said[self.node] = said

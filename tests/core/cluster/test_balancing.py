@@ -83,6 +83,31 @@ def test_one_hot_container_alone_stays_and_leaves_its_node_to_itself() -> None:
     assert nodes == {1: {0: 0.9}, 2: {1: 0.01, 2: 0.01}}
 
 
+def test_a_node_beside_one_hot_container_is_filled_by_the_others() -> None:
+    """The five of node 2 are below the mean of the three, and yet node 3 should not be without any."""
+    nodes = nodes_of([[30.0], [1.0] * 5, []])
+    while (move := filling(nodes, 3)) is not None:
+        nodes = moved(nodes, move)
+    assert [len(containers) for containers in nodes.values()] == [1, 3, 2]
+
+
+def test_the_others_are_evened_out_beside_one_hot_container() -> None:
+    nodes = nodes_of([[30.0], [1.0] * 6, []])
+    while (move := next_move(nodes)) is not None:
+        nodes = moved(nodes, move)
+    assert [len(containers) for containers in nodes.values()] == [1, 3, 3]
+
+
+@given(st.lists(st.lists(WEIGHTS, min_size=1, max_size=8), min_size=1, max_size=6))
+def test_no_node_that_joins_is_left_without_any(spread: list[list[float]]) -> None:
+    """Unless no other one has two."""
+    nodes = nodes_of([*spread, []])
+    joined = len(nodes)
+    while (move := filling(nodes, joined)) is not None or (move := next_move(nodes)) is not None:
+        nodes = moved(nodes, move)
+    assert nodes[joined] or not any(len(containers) > 1 for containers in nodes.values())
+
+
 def test_what_is_even_enough_stays() -> None:
     assert next_move(nodes_of([[0.4, 0.1], [0.2, 0.1]])) is None, "1.25 times the mean"
     assert next_move(nodes_of([[0.4, 0.11], [0.2, 0.1]])) == Move(1, 1, 2, "node 1 has 1.26 times the mean load")

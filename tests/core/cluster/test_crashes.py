@@ -97,7 +97,7 @@ async def check(directory: Path, acknowledged: Acknowledged, ended: frozenset[UU
         await store.close()
 
 
-@pytest.mark.timeout(300)  # forty stores are opened, twice
+@pytest.mark.timeout(600)  # forty stores are opened, twice
 def test_kills_among_changes_of_streams(tmp_path: Path) -> None:
     """Creations, growths, scales, new configuration and deletions over four containers, killed before every sync."""
 
@@ -114,7 +114,7 @@ def test_kills_among_changes_of_streams(tmp_path: Path) -> None:
             shutil.rmtree(copy[0])
 
     async def bounded() -> None:
-        async with asyncio.timeout(300):
+        async with asyncio.timeout(580):
             await scenario()
 
     asyncio.run(bounded())

@@ -26,6 +26,8 @@ from tests.core.cluster.test_membership import Cluster, Node, cluster_in, conten
 from tests.core.log.objects.test_store import text
 from tests.core.support import append, run, until
 
+pytestmark = pytest.mark.slow
+
 LEASE_S = 2
 
 

@@ -29,6 +29,8 @@ from tests.core.tiering.support import CLUSTER, storage_in
 from tests.tier2.chunks import head_of
 from tier2.filesystem import FilesystemStorage
 
+pytestmark = pytest.mark.slow
+
 TTL_S = 3
 
 
@@ -70,8 +72,9 @@ class Cluster:
             shared=await EtcdRegistry.open(client, mirror, Session(client, self.prefix)),
             hosts=(),
         )
-        push(store.close, clean=False)
         membership = Membership(coordination, store, Coordinators())
+        push(membership.close)
+        push(store.close, clean=False)
         membership.start()
         push(membership.stop)
         return Node(proxy, coordination, store, membership)

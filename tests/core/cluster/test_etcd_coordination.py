@@ -6,13 +6,14 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage, Wish
 from core.cluster.etcd.client import EtcdClient, EtcdSettings
 from core.cluster.etcd.mirror import Mirror
-from core.cluster.etcd.session import CALLS, Session
+from core.cluster.etcd.session import CALLS, Outcome, Session
 from core.cluster.etcd.wire import Put, Range, Watched, end_of
 from core.cluster.etcd_coordination import EtcdCoordination
 from core.cluster.etcd_keys import EPOCH
@@ -22,6 +23,8 @@ from core.log.objects.protocol import Link
 from tests.core.cluster.etcd.proxy import CuttingProxy
 from tests.core.cluster.etcd.servers import EtcdServer
 from tests.core.cluster.etcd.support import connected, new_prefix, run, until
+
+pytestmark = pytest.mark.slow
 
 TTL_S = 2
 CONTAINERS = 4
@@ -442,7 +445,7 @@ GOLDEN = {
 }
 """Format 1, as it was first released, for the life L: a later release reads it."""
 WRITTEN = {
-    b"nodes/1": b'{"v":1,"life":"L","draining":false,"level":3,"told":'
+    b"nodes/1": b'{"v":1,"life":"L","draining":false,"level":4,"told":'
     b'{"listeners":{"PLAINTEXT":["127.0.0.1",9001]},"host":"h1","load":0}}',
     b"loads/1": b'{"v":1,"containers":{"2":[1000,0,500,4100]}}',
 }
@@ -486,5 +489,32 @@ def test_golden_keys_are_read(etcd: EtcdServer, caplog: pytest.LogCaptureFixture
                 assert (await claimed(two, 0)).epoch == 2
                 assert prefix + EPOCH in [row.key for row in (await client.read(Range(prefix + EPOCH))).keys]
         assert "cannot be read" in caplog.text
+
+    run(test())
+
+
+def test_an_operator_asks_for_a_drain_while_the_node_tells_of_itself(
+    etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node's own word, which was made before it had heard, does not undo what the operator was answered."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with joined(etcd.settings(), prefix, 1) as one, joined(etcd.settings(), prefix, 2) as two:
+            await until(lambda: one.lives().keys() == two.lives().keys() == {1, 2})
+            real = two._session.change
+
+            async def late(*arguments: Any) -> Outcome:
+                monkeypatch.setattr(two._session, "change", real)
+                await one.ask_to_drain(one.lives()[2])
+                return await real(*arguments)
+
+            monkeypatch.setattr(two._session, "change", late)
+            await two.tell({"load": 7})
+            await until(lambda: one.nodes()[2] == {"load": 7})
+            assert one.lives()[2].is_draining
+            await two.tell_reach(False)
+            await until(lambda: not one.lives()[2].reaches_store)
+            assert one.lives()[2].is_draining
 
     run(test())

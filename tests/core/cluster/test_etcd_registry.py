@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import AsyncExitStack
+from typing import Any
 from uuid import UUID
 
 import pytest
 
-from core.cluster.etcd.session import CALLS, Session
-from core.cluster.etcd.wire import Put, Range, end_of
+from core.cluster.etcd.session import CALLS, Outcome, Session
+from core.cluster.etcd.wire import Put, Range, Watched, end_of
 from core.cluster.etcd_keys import META, Meta, join, prefix_of
 from core.cluster.etcd_registry import EtcdRegistry
 from core.cluster.levels import FIRST
@@ -174,8 +175,8 @@ def test_a_change_that_depends_on_claims(etcd: EtcdServer) -> None:
                 )
                 for one, epoch in rows.items()
             ]
-            await client.decide((), owners)
-            await registry.look()
+            decided = await client.decide((), owners)  # of no session: a look does not wait for it
+            await registry._mirror.reached(decided.revision)
             await registry.change(state.after(state), {0: 7, 1: 9})
             now = registry.stream(state.id)
             assert now is not None
@@ -192,6 +193,78 @@ def test_a_change_that_depends_on_claims(etcd: EtcdServer) -> None:
                 await registry.change(now.after(now), {0: 7, 1: 9})
             found = (await client.read(Range(prefix + b"streams/i/00000001"))).keys
             assert found[0].value == now.encode()
+
+    run(test())
+
+
+def test_a_change_of_a_stream_waits_for_no_watch(etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the copy at etcd's answer. Looks report it once, before the changes of others; the watch, which comes
+    later, neither reports it again nor brings back what was before."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with (
+            etcd_registry(etcd.settings(), prefix) as own,
+            etcd_registry(etcd.settings(), prefix) as other,
+        ):
+            created = await own.create(wanted("s"))
+            await own.look()
+            first, second = created.after(created), created.after(created.after(created))
+            is_late, take = asyncio.Event(), own._mirror._take
+
+            async def take_late(message: Watched) -> None:
+                await is_late.wait()
+                await take(message)
+
+            monkeypatch.setattr(own._mirror, "_take", take_late)
+            await own.change(first)
+            assert own.stream(created.id) is first
+            await own.change(second)
+            assert own.stream(created.id) is second
+            assert own.changed.is_set()
+            is_late.set()
+            assert (await reported(own)) == [second.revision]
+            await other.look()
+            third = second.after(second)
+            await other.change(third)
+            assert (await reported(own)) == [third.revision]
+            await other.delete(third)
+            assert [one.id for one in (await own.look()).deleted] == [created.id]
+            assert own.stream(created.id) is None
+
+    async def reported(registry: EtcdRegistry) -> list[int]:
+        found = list((await registry.look()).streams)
+        while registry.changed.is_set():
+            found += (await registry.look()).streams
+        return [one.revision for one in found]
+
+    run(test())
+
+
+def test_a_stream_that_goes_before_its_change_is_known(etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another node deletes it, and the copy knows that before the change is answered: it does not come back."""
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with (
+            etcd_registry(etcd.settings(), prefix) as own,
+            etcd_registry(etcd.settings(), prefix) as other,
+        ):
+            created = await own.create(wanted("s"))
+            changed = created.after(created)
+            change = own._session.change
+
+            async def answer_late(*arguments: Any) -> Outcome:
+                outcome = await change(*arguments)
+                await other.look()
+                await other.delete(changed)
+                await own.look()
+                return outcome
+
+            monkeypatch.setattr(own._session, "change", answer_late)
+            await own.change(changed)
+            assert own.stream(created.id) is None
+            assert not list(own.streams())
 
     run(test())
 

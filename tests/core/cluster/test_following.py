@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from core.streams.live import Stream
 from core.streams.state import STREAMS_TABLE, stream_key
 from tests.core.cluster.several import FOUR, placed_policy
 from tests.core.support import append, read_all, run
+
+pytestmark = pytest.mark.slow
 
 HERE, THERE = (0, 1), (2, 3)
 
@@ -86,6 +88,85 @@ def test_all_know_each_stream(tmp_path: Path) -> None:
                     else:
                         with pytest.raises(NotHosted):
                             process.store.hosted(stream.slot(number))
+
+    run(scenario())
+
+
+def test_a_name_that_goes_and_comes_in_one_look(tmp_path: Path) -> None:
+    """A process that hears of both together has the new stream by its name."""
+
+    async def scenario() -> None:
+        async with two(tmp_path) as (one, other):
+            old = await one.store.create_stream("s", slots=8)
+            await until(lambda: other.store.streams.get("s"))
+            following = other.store._following
+            assert following is not None
+            async with following._one_at_a_time:
+                await one.store.delete_stream(old)
+                new = await one.store.create_stream("s", slots=8)
+            await until(lambda: other.store.streams.by_uuid(new.uuid) and not other.store.streams.by_uuid(old.uuid))
+            seen = other.store.streams.get("s")
+            assert seen is not None
+            assert seen.uuid == new.uuid
+            assert [stream.name for stream in other.store.streams] == ["s"]
+
+    run(scenario())
+
+
+def test_a_stream_that_goes_while_a_look_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the look has found of it is old by then: it does not come back, and takes no name from the next one."""
+
+    async def scenario() -> None:
+        async with two(tmp_path) as (one, other):
+            made = {name: await one.store.create_stream(name, slots=4) for name in ("a", "s")}
+            await until(lambda: all(map(other.store.streams.get, made)))
+            following, seen = other.store._following, other.store.streams.get("s")
+            assert following is not None
+            assert seen is not None
+            await following.stop()
+            for stream in made.values():
+                await one.store.update_stream(stream, config={"retention_ms": "7"})
+            bringing, go_on, real = asyncio.Event(), asyncio.Event(), other.store._shares.bring
+
+            async def bring(stream: Stream) -> None:
+                if stream.name == "a":
+                    bringing.set()
+                    await go_on.wait()
+                await real(stream)
+
+            monkeypatch.setattr(other.store._shares, "bring", bring)
+            looking = asyncio.create_task(following.follow())
+            await bringing.wait()
+            await other.store.delete_stream(seen)
+            again = await other.store.create_stream("s", slots=4)
+            go_on.set()
+            await looking
+            assert other.store.streams.by_id(seen.id) is None
+            assert other.store.streams.get("s") is again
+            assert other.rows(seen) == {None}
+
+    run(scenario())
+
+
+def test_both_make_their_changes_of_what_the_other_has_made(tmp_path: Path) -> None:
+    """A change that adds to a configuration adds to the newest one: none is lost, whoever made it."""
+
+    async def scenario() -> None:
+        async with two(tmp_path) as (one, other):
+            made = await one.store.create_stream("s", slots=8)
+            await until(lambda: other.store.streams.get("s"))
+            seen = other.store.streams.get("s")
+            assert seen is not None
+
+            def adding(name: str) -> Callable[[Mapping[str, str]], Mapping[str, str]]:
+                return lambda now: {**now, name: ""}
+
+            await asyncio.gather(
+                *(one.store.update_stream(made, config=adding(f"a{n}")) for n in range(10)),
+                *(other.store.update_stream(seen, config=adding(f"b{n}")) for n in range(10)),
+            )
+            await until(lambda: made.state == seen.state)
+            assert made.config.keys() == {f"{side}{n}" for side in "ab" for n in range(10)}
 
     run(scenario())
 

@@ -18,12 +18,14 @@ class Coordinator:
     def __init__(self) -> None:
         self.epochs = {1: 7, 2: 8}
         self.reads = 0
+        self.expected: list[Mapping[int, int]] = []
         self.absences = 0
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def read(self) -> Mapping[int, int]:
+    async def read(self, expected: Mapping[int, int]) -> Mapping[int, int]:
         self.reads += 1
+        self.expected.append(dict(expected))
         if self.absences:
             self.absences -= 1
             raise CoordinatorAway("no answer")
@@ -59,6 +61,22 @@ def test_questions_that_come_during_a_read_share_the_next() -> None:
         assert await first
         assert await asyncio.gather(*later) == [False] * 20
         assert coordinator.reads == 2
+        await guard.close()
+
+    run(scenario())
+
+
+def test_a_read_is_told_what_those_who_share_it_expect() -> None:
+    """Of two epochs of one container the newer one: whoever asks for the former is told that it is not."""
+
+    async def scenario() -> None:
+        coordinator = Coordinator()
+        guard = Guard(coordinator.read)
+        asked = [guard.is_ours(*one) for one in ((1, 6), (1, 7), (2, 8), (1, 6))]
+        assert await asyncio.gather(*asked) == [False, True, True, False]
+        assert coordinator.expected == [{1: 7, 2: 8}]
+        assert await guard.is_ours(2, 8)
+        assert coordinator.expected[1:] == [{2: 8}]
         await guard.close()
 
     run(scenario())

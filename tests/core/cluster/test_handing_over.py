@@ -18,6 +18,8 @@ from tests.core.cluster.test_membership import CONTAINERS, Cluster, Node, cluste
 from tests.core.log.objects.test_store import Faulty, text
 from tests.core.support import append, begin_append, run, until
 
+pytestmark = pytest.mark.slow
+
 
 async def two_nodes(cluster: Cluster) -> tuple[Node, Node]:
     """The first has all containers and a stream with an entry in each slot; the second has nothing."""

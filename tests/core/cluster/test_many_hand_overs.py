@@ -20,6 +20,8 @@ from tests.core.support import append, run, until
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.storage import Buffer, ObjectInfo, ObjectStat
 
+pytestmark = pytest.mark.slow
+
 HAND_OVERS: Final = 10
 APPENDS: Final = 30
 """Of each owner, with a put for each."""

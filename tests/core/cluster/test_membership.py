@@ -12,9 +12,11 @@ from typing import Final
 
 import pytest
 
+from core import joining
 from core.clock import SystemClock
 from core.cluster.sqlite_registry import SqliteRegistry
 from core.config import LogStore
+from core.container.container import Container
 from core.errors import Deposed, NotHosted, StorageFailure
 from core.hosted import container_directory
 from core.membership import Fence, Membership
@@ -31,6 +33,8 @@ from tests.core.tiering.support import CLUSTER, TIERING, storage_in
 from tests.tier2.chunks import head_of
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.storage import Buffer, ObjectStat, Storage
+
+pytestmark = pytest.mark.slow
 
 CONTAINERS: Final = 4
 OBJECTS: Final = replace(TIERING, log_store=LogStore.OBJECT, container_ids=tuple(range(CONTAINERS)))
@@ -114,6 +118,7 @@ class Cluster:
         for node in self.nodes:
             await node.membership.stop()
             await node.store.close(clean=False)
+            await node.membership.close()
             await node.registry.close()
         await self.storage.close()
 
@@ -141,6 +146,34 @@ async def contents(nodes: list[Node]) -> dict[int, list[bytes]]:
         for slot in node.slots_here():
             found[slot.number] = await read_all(node.store, slot)
     return dict(sorted(found.items()))
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_put_waits_for_the_coordinators_word_when_a_node_stops(tmp_path: Path, is_told: bool) -> None:
+    """It is acknowledged once that comes; if it never comes, its waiter is told, and nobody waits for ever."""
+
+    async def scenario() -> None:
+        async with cluster_in(tmp_path) as cluster:
+            node = await cluster.join()
+            await cluster.at_rest(node)
+            slot = (await node.store.create_stream("s", slots=1)).slot(0)
+            await append(slot, text(0))
+            node.seat.is_away_for = {"read_epochs"}
+            _, late = begin_append(slot, text(1))
+            await until(lambda: "read_epochs" in node.seat.refused)
+            await node.membership.stop()
+            assert not late.future.done()
+            async with asyncio.timeout(20):
+                if is_told:
+                    node.seat.is_away_for = set()
+                    await late.future
+                    assert await read_all(node.store, slot) == [text(0), text(1)]
+                else:
+                    await node.membership.close()
+                    with pytest.raises(StorageFailure):
+                        await late.future
+
+    run(scenario())
 
 
 def test_a_dead_node_is_replaced_by_all_others(tmp_path: Path) -> None:
@@ -328,6 +361,40 @@ def test_streams_that_came_and_went_while_a_container_was_nobodys(tmp_path: Path
                 names = sorted(stream.name for stream in hosted.container.streams.values())
                 assert names == ["later", "s"]
             assert (await contents([second]))[0] == [text(0)]
+
+    run(scenario())
+
+
+def test_a_stream_that_goes_while_a_container_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It existed when its copy was wanted, and is gone when its turn has come: the taker does not bring it back."""
+    monkeypatch.setattr(joining, "COPIES_AT_ONCE", 1)
+
+    async def scenario() -> None:
+        async with cluster_in(tmp_path) as cluster:
+            first = await cluster.join()
+            await cluster.at_rest(first)
+            for name in ("a", "s"):
+                await first.store.create_stream(name, slots=4)
+            await first.membership.drain(20)
+            second = await cluster.join()
+            bringing, go_on, real = asyncio.Event(), asyncio.Event(), second.store._shares.bring_to
+
+            async def bring_to(container: Container, stream: Stream) -> None:
+                if stream.name == "a":
+                    bringing.set()
+                    await go_on.wait()
+                await real(container, stream)
+
+            monkeypatch.setattr(second.store._shares, "bring_to", bring_to)
+            await bringing.wait()
+            gone = second.stream()
+            await second.store.delete_stream(gone)
+            go_on.set()
+            await cluster.at_rest(second)
+            assert second.store.streams.by_id(gone.id) is None
+            assert second.store.streams.get("s") is None
+            for hosted in second.store.containers.values():
+                assert [stream.name for stream in hosted.container.streams.values()] == ["a"]
 
     run(scenario())
 

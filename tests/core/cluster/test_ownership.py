@@ -58,6 +58,8 @@ from core.log.objects.protocol import (
 )
 from tests.core.cluster.coordinator import Coordinator
 
+pytestmark = pytest.mark.slow
+
 NODES = 3
 STEPS_MAX = 300
 NUMBER = st.integers(0, 5)

@@ -27,6 +27,8 @@ from tests.core.cluster.test_moving_in_a_cluster import before, cluster_in, dies
 from tests.core.log.objects.test_store import text
 from tests.core.support import append, owner_of, read_all, run, until
 
+pytestmark = pytest.mark.slow
+
 SLOTS: Final = 8
 WRITER: Final = 9
 REQUEST_S: Final = 1.0

@@ -21,6 +21,8 @@ from core.streams.state import StreamState
 from tests.core.cluster.etcd.servers import EtcdServer
 from tests.core.cluster.etcd.support import new_prefix, run
 
+pytestmark = pytest.mark.slow
+
 SharedRegistry = SqliteRegistry | EtcdRegistry
 Opened = Callable[[], Awaitable[SharedRegistry]]
 

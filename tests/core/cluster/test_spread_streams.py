@@ -16,6 +16,8 @@ from tests.core.cluster.several import FOUR, check_copies, open_several, places_
 from tests.core.support import SMALL, append, begin_append, owner_of, read_all, run
 from tests.core.test_several_containers import failing
 
+pytestmark = pytest.mark.slow
+
 
 def test_slots_are_spread(tmp_path: Path) -> None:
     """A stream's slots lie in all containers, in equal parts; `one` keeps them together; small streams take turns."""

@@ -13,6 +13,8 @@ from core.errors import StreamExists, UnknownStream
 from tests.core.cluster.several import open_several
 from tests.core.support import copy_files, run
 
+pytestmark = pytest.mark.slow
+
 
 def wanted(name: str) -> NewStream:
     return NewStream(name=name, uuid=uuid4(), slots=2, created_ms=0, config={}, segments=1, placement=(0,))

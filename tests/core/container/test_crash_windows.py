@@ -33,6 +33,8 @@ from tests.core.support import (
 )
 from tests.core.transaction_script import aborted, play
 
+pytestmark = pytest.mark.slow
+
 HOUR_MS: Final = 3_600_000
 
 

@@ -37,6 +37,8 @@ from tests.core.support import (
 )
 from tests.core.transaction_script import aborted
 
+pytestmark = pytest.mark.slow
+
 SLOTS: Final = 3
 PUTS: Final = [Put("t", b"%d" % n, b"x") for n in range(STEP_OPERATIONS_MAX + 1)]
 """Two records of a step."""

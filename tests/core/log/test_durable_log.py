@@ -39,6 +39,8 @@ from tests.core.support import (
     writer_of,
 )
 
+pytestmark = pytest.mark.slow
+
 MIB = KIB * KIB
 
 
@@ -86,6 +88,36 @@ def test_group_of_a_failed_sync_was_never_visible(tmp_path: Path, monkeypatch: p
         assert all(isinstance(result, StorageFailure) for result in results)
         await store.close()
         assert (len(calls), slot.durable_end, store.table("t").get(b"k") if store.containers else None) == (1, 0, None)
+
+    run(scenario())
+
+
+def test_frames_on_a_disk_can_be_read_once_they_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for that hears of each, and of a failure: then also who comes later."""
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path)
+        slot, log = (await make(store)).slot(0), container_of(store).log
+        gate = Gate(monkeypatch)
+        outcome = begin_append(slot, b"x")[1]
+        waiting = asyncio.create_task(log.filled())
+        await until(gate.waiting.is_set)
+        assert not waiting.done()
+        gate.open.set()
+        await asyncio.gather(waiting, outcome.future)
+        await log.filled()
+        monkeypatch.undo()
+
+        gate = Gate(monkeypatch)
+        begin_append(slot, b"y")
+        waiting = asyncio.create_task(log.filled())
+        await until(gate.waiting.is_set)
+        log.on_failed(StorageFailure("the disk is gone"))
+        gate.open.set()
+        for one in (waiting, log.filled()):
+            with pytest.raises(StorageFailure, match="the disk is gone"):
+                await one
+        await store.close()
 
     run(scenario())
 

@@ -13,6 +13,8 @@ from core.log.image_writer import WRITE_BYTES_MAX, ImageWriter
 from core.log.slabs import SLAB_BYTES_MAX, FileImage, Slabs
 from tier2.direct_io import BLOCK_BYTES, open_direct
 
+pytestmark = pytest.mark.slow
+
 SIZES = st.one_of(
     st.integers(0, 3 * BLOCK_BYTES),
     st.sampled_from([WRITE_BYTES_MAX - 1, WRITE_BYTES_MAX, WRITE_BYTES_MAX + 1, 2 * WRITE_BYTES_MAX + 77]),

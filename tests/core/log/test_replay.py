@@ -34,6 +34,8 @@ from tests.core.support import (
     run,
 )
 
+pytestmark = pytest.mark.slow
+
 FILE_ID = 0xFEED_BEEF
 
 

@@ -18,6 +18,8 @@ from core.log.format import FILE_HEADER_SIZE, Buffer
 from core.log.slabs import INDEX_ROW_BYTES, SLAB_BYTES_MAX, SLABS_MIN, AtOnce, FileImage, Slabs
 from tests.core.support import KIB, append, container_of, hosted_of, make, open_store, run, until
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 128 * KIB
 
 

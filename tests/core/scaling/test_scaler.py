@@ -20,6 +20,8 @@ from core.streams.live import Slot, Stream
 from core.streams.policy import ScalingKind, ScalingPolicy, StreamPolicy
 from tests.core.support import KIB, SMALL, append, maintenance_of, make, policy_from, read_all, run, until
 
+pytestmark = pytest.mark.slow
+
 TARGET: Final = 100.0
 ROOMY: Final = replace(SMALL, log_file_bytes=16 * KIB * KIB)  # no file is ever full
 FAST: Final = replace(ROOMY, scaler_time_factor=0.001)  # ten minutes are 0.6 s

@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from core.log.format import IN_TRANSACTION
-from core.streams.handing import Mismatch, begun, handed_over
+from core.log.format import ABORT_MARKER, COMMIT_MARKER, IN_TRANSACTION
+from core.streams.handing import Mismatch, begun, handed_over, tiered_of
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
+from core.streams.markers import Marker
 from core.streams.policy import StreamPolicy
-from core.streams.saving import load_slot
+from core.streams.saving import Foreseen, load_slot
 from core.streams.state import new_stream
 from core.streams.transactions import Aborted
 
@@ -81,3 +84,77 @@ def test_something_is_missing() -> None:
     append(source, 1, 10)
     with pytest.raises(Mismatch, match="copied up to 3 and ends at 4"):
         handed_over(source, target, ())
+
+
+@dataclass
+class Queue:
+    """What was appended to a slot and is not durable yet, oldest first."""
+
+    slot: Slot
+    waiting: list[tuple[int, int, Marker | None]] = field(default_factory=list)
+
+    def do(self, what: str, writer: int) -> None:
+        slot, marker, flags = self.slot, None, 0
+        if what in ("commit", "abort"):
+            flags = COMMIT_MARKER if what == "commit" else ABORT_MARKER
+            marker = slot.mark_transaction(writer, 1, slot.end, 9, committed=what == "commit")
+        elif what == "in a transaction":
+            flags = IN_TRANSACTION
+        size = 10 + len(self.waiting)
+        slot.appended(slot.end, 1, size, 7, slot.owner.epoch, 5, writer, 1, slot.end, flags, 9)
+        self.waiting.append((slot.end, size, marker))
+
+    def settle(self, count: int) -> None:
+        done, self.waiting = self.waiting[:count], self.waiting[count:]
+        for end, size, marker in done:
+            self.slot.durable(end, size)
+            if marker is not None:
+                marker.appended()
+
+    @property
+    def markers(self) -> list[Marker]:
+        return [marker for _, _, marker in self.waiting if marker is not None]
+
+
+deeds = st.tuples(st.sampled_from(("alone", "in a transaction", "commit", "abort")), st.integers(1, 3))
+
+
+@given(st.lists(deeds, min_size=1, max_size=30), st.lists(deeds, max_size=30), st.integers(0, 60))
+def test_what_is_foreseen_comes(before: list[tuple[str, int]], on_way: list[tuple[str, int]], count: int) -> None:
+    """The state of a slot, some of whose entries and markers are on their way: it is the one that it has once they are
+    durable, however many of them are by now."""
+    source = slot_of(Owner(0, 3))
+    queue = Queue(source)
+    for deed in before:
+        queue.do(*deed)
+    queue.settle(len(before))
+    for deed in on_way:
+        queue.do(*deed)
+    queue.settle(count)
+    target = copied(source, 200)
+    expected = handed_over(source, target, (), Foreseen.of(source, queue.markers))
+    queue.settle(len(queue.waiting))
+    assert handed_over(source, target, ()) == expected
+
+
+def test_what_changes_meanwhile_is_not_foreseen() -> None:
+    """Whoever looks again sees that it came otherwise."""
+    source = slot_of(Owner())
+    append(source, 3, 10, writer=9, sequence=0)
+    target = copied(source, 30)
+    expected = handed_over(source, target, (), Foreseen.of(source, ()))
+    assert handed_over(source, target, ()) == expected
+    source.start, source.start_bytes = 2, 20
+    assert handed_over(source, target, ()) != expected
+
+
+def test_chunks_that_come_to_be_meanwhile() -> None:
+    """They belong to the target, and are not what a state is compared by."""
+    source = slot_of(Owner())
+    append(source, 3, 10)
+    target = copied(source, 30)
+    tiered = tiered_of(target)
+    expected = handed_over(source, target, (), Foreseen.of(source, ()), tiered)
+    target.tiered_end, target.tiered_bytes = 3, 30
+    assert handed_over(source, target, (), tiered=tiered) == expected
+    assert handed_over(source, target, ()) != expected

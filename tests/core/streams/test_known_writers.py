@@ -43,6 +43,8 @@ from tests.core.support import (
     until,
 )
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 
 LIMIT: Final = 20

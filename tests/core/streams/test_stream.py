@@ -15,6 +15,8 @@ from core.streams.keyspace import covers, key_point, position_of_slot, slot_rang
 from core.streams.state import Epoch, StreamState, decode_stream, new_stream
 from tests.core.streams.test_keyspace import murmur2
 
+pytestmark = pytest.mark.slow
+
 
 def stream_of(slots: int, segments: int = 1) -> StreamState:
     return new_stream(

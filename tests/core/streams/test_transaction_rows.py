@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -13,6 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from core.streams.transactions import Aborted, SlotTransactions, overlapping
 from tests.core.transaction_model import Ended, walk
 from tests.core.transaction_script import WRITERS
+
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)

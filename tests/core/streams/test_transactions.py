@@ -32,6 +32,8 @@ from tests.core.support import (
 )
 from tests.core.transaction_script import DONE, aborted, play
 
+pytestmark = pytest.mark.slow
+
 
 def played(tmp_path: Path, script: str, look: Callable[[Slot], Any], *, restart: bool = False) -> Any:
     """The view of a new slot after a script, in the same process or the next one."""

@@ -26,6 +26,8 @@ from tests.core.support import (
     run,
 )
 
+pytestmark = pytest.mark.slow
+
 Sent = tuple[int, int, int]  # epoch, first sequence, count
 WRITER = 7
 

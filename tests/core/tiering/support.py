@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -107,5 +106,5 @@ async def object_keys(storage: Storage) -> list[str]:
     return [info.key async for info in storage.list("chunks/")]
 
 
-def without_gaps(runs: list[RunRow]) -> Iterator[bool]:
-    return (later.first == earlier.end for earlier, later in itertools.pairwise(runs))
+def without_gaps(runs: list[RunRow]) -> bool:
+    return all(later.first == earlier.end for earlier, later in itertools.pairwise(runs))

@@ -15,19 +15,21 @@ import pytest
 from core import freezing, moving
 from core.clock import SystemClock
 from core.copying import Move
-from core.errors import CannotMove, SlotMoves
-from core.log.records import Operation
+from core.errors import CannotMove, SlotMoves, StorageFull
 from core.store import Store
 from core.streams.live import Slot, Stream
 from core.streams.removed import Removed
+from core.streams.state import StreamState
 from core.tiering.context import LongTermStorage
 from core.tiering.snapshots.recover import recover_store
 from tests.core.cluster.several import check_copies
-from tests.core.support import KIB, forget_bytes, policy_from, read_all, run, until
+from tests.core.support import KIB, append_in_transaction, forget_bytes, policy_from, read_all, run, until
 from tests.core.tiering.support import AGEING, CLUSTER, TIERING, fill, runs_of, storage_in
 from tests.core.transactional import Transactional
 from tests.tier2.chunks import head_of
 from tier2.storage import Storage
+
+pytestmark = pytest.mark.slow
 
 TWO = replace(TIERING, container_ids=(0, 1))
 TWO_AGEING = replace(AGEING, container_ids=(0, 1))
@@ -129,6 +131,68 @@ def test_aborted_transactions_in_chunks(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_start_looks_for_what_has_come(tmp_path: Path) -> None:
+    """A slot whose move was decided, of which the target's log is still to hear: the next start puts all of it into
+    chunks, though nothing more is appended."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, clean=False) as store:
+            streams = [await store.create_stream(f"s{number}", slots=1) for number in range(4)]
+            stream = next(one for one in streams if one.slot(0).container_id == store.home.id)
+            written = await fill(stream.slot(0), 20 * KIB)
+            target = store.containers[1 - store.home.id]
+
+            async def nothing() -> None:
+                """No chunk is made before the end."""
+
+            async def no_room(changed: Stream, state: StreamState) -> None:
+                raise StorageFull("no room for its copy of the stream")
+
+            assert target.tier is not None
+            target.tier.writer._plan = nothing  # type: ignore[method-assign]
+            target.container.change_stream = no_room  # type: ignore[method-assign]
+            await store.move_slot(stream, 0, target.id)
+            assert stream.state.container_of_slot(0) == target.id
+            name = stream.name
+        async with opened(tmp_path / "store", storage, TWO_AGEING) as store:
+            slot = next(one for one in store.streams if one.name == name).slot(0)
+            assert slot.container_id == target.id
+            await until(lambda: slot.tiered_end == slot.end > 0)
+            assert whole(store, slot)
+            assert await whole_of(store, slot) == b"".join(written)
+        await storage.close()
+
+    run(scenario())
+
+
+def test_what_has_come_is_named_where_it_pins_the_log(tmp_path: Path) -> None:
+    """An open transaction of a slot whose move was decided, of which the target's log is still to hear: it may be the
+    one that takes the room."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, clean=False) as store:
+            stream = await store.create_stream("s", slots=1)
+            await append_in_transaction(stream.slot(0), bytes(KIB), (7, 0, 0))
+            target = store.containers[1 - stream.slot(0).container_id]
+
+            async def no_room(changed: Stream, state: StreamState) -> None:
+                raise StorageFull("no room for its copy of the stream")
+
+            target.container.change_stream = no_room  # type: ignore[method-assign]
+            await store.move_slot(stream, 0, target.id)
+            assert stream.state.container_of_slot(0) == target.id
+            assert target.tier is not None
+            pins = target.tier.pins
+            pins._look_at = 0.0  # now
+            await pins.look()
+            assert [(pin.place, pin.reason) for pin in pins.named] == [("s-0", "transaction")]
+        await storage.close()
+
+    run(scenario())
+
+
 async def skipped(store: Store, slot: Slot) -> set[tuple[int, int, int]]:
     """The aborted transactions that committed readers of all of it are told of."""
     found: set[tuple[int, int, int]] = set()
@@ -152,7 +216,7 @@ def test_a_freeze_that_is_taken_back_settles_nothing(tmp_path: Path, monkeypatch
             slot = stream.slot(0)
             script = Transactional(store, slot)
             source, target = store.hosted(slot).container, store.containers[1 - slot.container_id].container
-            freeze, thaw, update, pass_over = source.freeze, source.thaw, target.update, moving.pass_over
+            freeze, thaw, synced, pass_over = source.freeze, source.thaw, target.synced, moving.pass_over
             begun: list[asyncio.Task[int]] = []
             is_checked = False
             await script.append(5, body=KIB)
@@ -164,8 +228,8 @@ def test_a_freeze_that_is_taken_back_settles_nothing(tmp_path: Path, monkeypatch
                     await script.end(5, committed=True)
                 return took_s
 
-            async def late(*operations: Operation) -> None:
-                await update(*operations)
+            async def late() -> None:
+                await synced()
                 if source.is_leaving(slot) and not is_checked:
                     await asyncio.Event().wait()
 
@@ -184,7 +248,7 @@ def test_a_freeze_that_is_taken_back_settles_nothing(tmp_path: Path, monkeypatch
                 freeze(slot, to)
 
             monkeypatch.setattr(moving, "pass_over", end_the_first)
-            monkeypatch.setattr(target, "update", late)
+            monkeypatch.setattr(target, "synced", late)
             monkeypatch.setattr(source, "thaw", thawed)
             monkeypatch.setattr(source, "freeze", frozen)
             await store.move_slot(stream, 0, target.id)
@@ -377,8 +441,8 @@ def test_a_slot_whose_chunks_retention_has_taken(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_a_compacted_slot_stays(tmp_path: Path) -> None:
-    """Offsets without a record cannot be copied through a log: the refusal says so."""
+def test_a_compacted_slot_where_no_chunks_are_rewritten(tmp_path: Path) -> None:
+    """Offsets without a record cannot be copied through a log, and nobody here copies chunks: the refusal says so."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "tier2")

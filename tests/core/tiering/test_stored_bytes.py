@@ -18,6 +18,8 @@ from tests.core.tiering.rewriting.support import REWRITING, FirstByte, rewriting
 from tests.core.tiering.support import runs_of
 from tests.tier2.chunks import entry
 
+pytestmark = pytest.mark.slow
+
 KEYS = 7
 BODY = 300
 DELETE = StreamPolicy(delete=True, compact=False)

@@ -30,6 +30,8 @@ from tests.tier2.chunks import head_of
 from tier2.chunk import ChunkReader
 from tier2.storage import Storage
 
+pytestmark = pytest.mark.slow
+
 LIMITS = (1, 3 * KIB, 40 * KIB, 1 << 20)
 
 

@@ -15,10 +15,10 @@ from core.cluster.etcd.wire import end_of
 from core.cluster.etcd_keys import CONTAINERS as OWNERS
 from core.cluster.etcd_keys import MOVES, STREAMS, prefix_of
 from core.streams.state import decode_stream
-from tests.core.cluster.etcd.test_client import post
 from tests.faults.cluster.nodes import BUCKET, CONTAINERS, POLL_S, Nodes
 
-ENDS_WITHIN_S: Final = 90.0
+STILL_S: Final = 90.0
+"""What has not changed for so long will not end."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,30 @@ class Wanted:
     source: int
     target: int
 
+    @property
+    def key(self) -> str:
+        """Of its row, which is there until the move has ended."""
+        return f"{MOVES.decode()}{self.stream:08x}/{self.slot}"
+
 
 class Moving:
     """Moves of slots of some topics. `dice` choose."""
 
     def __init__(self, nodes: Nodes, dice: random.Random) -> None:
-        self._nodes = nodes
+        self.nodes = nodes
         self._dice = dice
         self._prefix = prefix_of(BUCKET)
 
     def _below(self, prefix: bytes) -> dict[str, bytes]:
         start = self._prefix + prefix
         wanted = {"key": b64encode(start).decode(), "range_end": b64encode(end_of(start)).decode()}
-        rows = post(self._nodes.leader_of_etcd(), "kv/range", wanted).get("kvs", [])
+        rows = self.nodes.ask_etcd("kv/range", wanted).get("kvs", [])
         return {b64decode(row["key"])[len(start) :].decode(): b64decode(row["value"]) for row in rows}
+
+    def rows(self) -> dict[str, bytes]:
+        """All that moves change in etcd: what is wanted, whose the containers are, where the slots are."""
+        changing = tuple(prefix.decode() for prefix in (MOVES, OWNERS, STREAMS))
+        return {key: value for key, value in self._below(b"").items() if key.startswith(changing)}
 
     def owners(self) -> dict[int, int]:
         """The node of each container that is served."""
@@ -75,15 +85,36 @@ class Moving:
         if not others:
             return None
         target = self._dice.choice(others)
-        key = self._prefix + MOVES + b"%08x/%d" % (stream, slot)
+        wanted = Wanted(stream, slot, source, target)
         row = json.dumps({"v": 1, "target": target, "home": owners[target]}).encode()
-        put = {"key": b64encode(key).decode(), "value": b64encode(row).decode()}
-        post(self._nodes.leader_of_etcd(), "kv/put", put)
-        return Wanted(stream, slot, source, target)
+        put = {"key": b64encode(self._prefix + wanted.key.encode()).decode(), "value": b64encode(row).decode()}
+        self.nodes.ask_etcd("kv/put", put)
+        return wanted
 
     def until_ended(self) -> None:
-        """Until nothing is wanted any more."""
-        deadline = time.monotonic() + ENDS_WITHIN_S
-        while rows := self._below(MOVES):
-            assert time.monotonic() < deadline, f"after {ENDS_WITHIN_S:g} s: {rows}\n{self._nodes.log_tail()}"
+        """Until nothing is wanted any more. A move that is refused is an AssertionError."""
+        progress = Progress(self)
+        while wanted := {key: row for key, row in progress.look().items() if key.startswith(MOVES.decode())}:
+            refused = {key: row for key, row in wanted.items() if json.loads(row).get("why")}
+            assert not refused, f"refused: {refused}\n{self.nodes.log_tail()}"
             time.sleep(POLL_S)
+
+
+class Progress:
+    """What becomes of moves. On a busy machine they take long, and go on: rows come and go, containers change hands for
+    them, streams get other segments."""
+
+    def __init__(self, moving: Moving) -> None:
+        self._moving = moving
+        self._seen: dict[str, bytes] = {}
+        self._patience = moving.nodes.patience(STILL_S)
+
+    def look(self) -> dict[str, bytes]:
+        """The rows as they are. Raises AssertionError once nothing has changed for `STILL_S`."""
+        rows = self._moving.rows()
+        if rows != self._seen:
+            self._seen, self._patience = rows, self._moving.nodes.patience(STILL_S)
+        assert not self._patience.is_over(), (
+            f"nothing has changed for {self._patience}: {rows}\n{self._moving.nodes.log_tail()}"
+        )
+        return rows

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from minio import Minio
 
 from core.cluster.etcd.wire import end_of
+from core.cluster.etcd_keys import MOVES, prefix_of
 from core.cluster.etcd_keys import NODES as NODE_ROWS
-from core.cluster.etcd_keys import prefix_of
 from tests.core.cluster.etcd.servers import EtcdServer, stop_all, three_members
 from tests.core.cluster.etcd.test_client import post
 from tests.faults.client import Connection, Disconnected
@@ -35,6 +35,7 @@ from tests.faults.faultlayer import Faults
 from tests.faults.test_clock import set_clock
 from tests.faults.tiered import QUICK
 from tests.gateway.launching import PENSTOCK, Running, free_ports
+from tests.patience import Patience
 from tests.tier2.fault_proxy import Fault, FaultProxy
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 
@@ -46,8 +47,16 @@ PROBE: Final = "probe"
 LEASE_S: Final = 5.0
 TAKEOVER_S: Final = 12.0
 """The bound on the time in which others have the containers of a node that is gone, paused or cut off. Lease and bound
-are a little longer than by default, as a busy machine may be late to renew."""
+are a little longer than by default, as a busy machine may be late to renew. Each wait is lengthened by what the nodes
+have waited for a processor (`tests.patience`)."""
+PATIENT_LEASE_MS: Final = 8_000
+"""Where no test waits for the end of a lease: the end of a process is noticed without it, and a busy machine may be
+late to renew it."""
 WHOLE_WITHIN_S: Final = 60.0
+REST_S_MAX: Final = 0.2
+"""Of each client of a history, between two steps: clients that never rest take all of the processor from nodes that
+start, take over and move, and all that happens takes several times as long. A few transactions are under way at each
+moment all the same."""
 ASK_S: Final = 2.0
 POLL_S: Final = 0.05
 LOG_BYTES_MAX: Final = 16 << 20
@@ -179,7 +188,7 @@ class Nodes:
         """The lives of all nodes, by their keys."""
         below = prefix_of(BUCKET) + NODE_ROWS
         wanted = {"key": b64encode(below).decode(), "range_end": b64encode(end_of(below)).decode()}
-        rows = post(self.leader_of_etcd(), "kv/range", wanted).get("kvs", [])
+        rows = self.ask_etcd("kv/range", wanted).get("kvs", [])
         return {b64decode(row["key"]).decode(): json.loads(b64decode(row["value"]))["life"] for row in rows}
 
     # Processes
@@ -266,6 +275,18 @@ class Nodes:
         self._until(is_found, TAKEOVER_S, lambda: "etcd has no leader")
         return found[0]
 
+    def ask_etcd(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The leader's answer. It is asked again while there is none, or it is too busy to answer."""
+        deadline = time.monotonic() + WHOLE_WITHIN_S
+        while True:
+            try:
+                found: dict[str, Any] = post(self.leader_of_etcd(), path, body)
+                return found
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(POLL_S)
+
     def objects(self, prefix: str) -> dict[str, int]:
         """Keys and sizes of what the bucket has below a prefix of the cluster's."""
         client = Minio(f"{HOST}:{self.minio.port}", ROOT_USER, ROOT_PASSWORD, secure=False, region="us-east-1")
@@ -326,22 +347,21 @@ class Nodes:
         found: set[int] = set()
 
         def is_led() -> bool:
-            told = [self.leaders(asked) for asked in self._running()]
-            found.clear()
-            found.update(*(one.values() for one in told))
-            return bool(found) and all(one == told[0] for one in told) and found <= set(self._running())
+            found.update(self._leading())
+            return bool(found)
 
         self._until(is_led, within_s, self._told)
         return found
 
     def until_whole(self, within_s: float = WHOLE_WITHIN_S) -> None:
         """Until it is so, and each node that runs leads something."""
-        deadline = time.monotonic() + within_s
-        self._until(
-            lambda: self.until_led(max(POLL_S, deadline - time.monotonic())) == set(self._running()),
-            within_s,
-            self._told,
-        )
+        self._until(lambda: self._leading() == set(self._running()), within_s, self._told)
+
+    def _leading(self) -> set[int]:
+        """The nodes that lead something; nobody unless each partition has a leader that runs, and all agree on it."""
+        told = [self.leaders(asked) for asked in self._running()]
+        found = {leader for one in told for leader in one.values()}
+        return found if found <= set(self._running()) and all(one == told[0] for one in told) else set()
 
     def _running(self) -> list[int]:
         return [number for number, node in self.nodes.items() if not node.has_ended]
@@ -350,17 +370,22 @@ class Nodes:
         """How many partitions each leads, as each tells that runs."""
         return str({asked: dict(Counter(self.leaders(asked).values())) for asked in self._running()})
 
+    def patience(self, within_s: float) -> Patience:
+        """For something that the nodes do, by the ways that lead through this process."""
+        return Patience(within_s, lambda: [os.getpid(), *(self.nodes[number].pid for number in self._running())])
+
     def _until(self, condition: Callable[[], bool], within_s: float, what: Callable[[], str]) -> None:
-        deadline = time.monotonic() + within_s
+        patience = self.patience(within_s)
         while not condition():
-            assert time.monotonic() < deadline, f"after {within_s:g} s: {what()}\n{self.log_tail()}"
+            assert not patience.is_over(), f"after {patience}: {what()}\n{self.log_tail()}"
             time.sleep(POLL_S)
 
     def until_ended(self, number: int, within_s: float) -> None:
         self._until(lambda: self.nodes[number].has_ended, within_s, lambda: f"node {number} lives on")
 
     def heal(self, *, until_all_lead: bool = True) -> None:
-        """Whatever a test has left behind: mended, started, and led by all that run."""
+        """Whatever a test has left behind: mended, started, and led by all that run; nothing is to move any more, which
+        would keep all else where it is."""
         self.behave()
         for number, node in self.nodes.items():
             self.mend(number)
@@ -369,10 +394,16 @@ class Nodes:
                 self.kill(number)
                 node.command = (PENSTOCK,)
         self.start(*(number for number, node in self.nodes.items() if node.has_ended))
+        self._forget_moves()
         if until_all_lead:
             self.until_whole()
         else:
             self.until_led()
+
+    def _forget_moves(self) -> None:
+        below = prefix_of(BUCKET) + MOVES
+        wanted = {"key": b64encode(below).decode(), "range_end": b64encode(end_of(below)).decode()}
+        self.ask_etcd("kv/deleterange", wanted)
 
     def begin(self) -> None:
         """Start all nodes, with a topic that tells who leads which container."""

@@ -11,10 +11,12 @@ import pytest
 from gateway.http.problems import Problem
 from gateway.http.records import TopicRecords, Wanted
 from gateway.security.acls import Operation, ResourceType
-from tests.gateway.apis.harness import NOW, Admin, admin_of
+from tests.gateway.apis.harness import KEYS, NOW, Admin, admin_of
 from tests.gateway.harness import FETCH, PRODUCE, Client, batch, fetch_body, produce_body
 from tests.gateway.security.harness import ADMIN, ALICE, WITH_RIGHTS, come_as
 from tests.likeness.rights import ALL, ALLOW, ALTER, ANY_ACL, DENY, DESCRIBE, GROUP, READ, TOPIC, WRITE, acl
+
+pytestmark = pytest.mark.slow
 
 TRANSACTIONAL: Final = 0x10
 
@@ -70,6 +72,20 @@ def test_in_effect_at_once(two: Two) -> None:
     assert two.take(permission_type=DENY) == 1
     assert two.take(operation=READ) == 1
     assert (two.produce(topic), two.fetch(topic)) == (0, 29)
+
+
+def test_former_names(two: Two) -> None:
+    """The name that a deleted topic had is told to those only who might describe a topic of that name."""
+    hidden, seen = two.admin.create(), two.admin.create()
+    two.allow(seen, DESCRIBE)
+    ids = [two.admin.stream(name).uuid for name in (hidden, seen)]
+    gone = [{"name": name, "topic_id": None} for name in (hidden, seen)]
+    two.admin.ask("DeleteTopics", 6, topics=gone, timeout=5_000)
+    asked = [{"name": None, "topic_id": topic_id} for topic_id in ids]
+    answer = two.admin.run(two.client.ask(KEYS["Metadata"], 12, {"topics": asked, "allow_auto_topic_creation": False}))
+
+    told = {topic.topic_id: (topic.error_code, topic.name) for topic in answer.topics}
+    assert told == {ids[0]: (100, None), ids[1]: (100, seen)}
 
 
 def test_removing_one_keeps_the_others(two: Two) -> None:

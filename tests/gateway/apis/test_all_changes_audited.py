@@ -38,7 +38,7 @@ OF_CLIENTS: Final = frozenset(
 """What producers and consumers do all the time: the audit log hears only of their denials."""
 REFUSING: Final = frozenset(
     (
-        *("AddRaftVoter", "RemoveRaftVoter", "UnregisterBroker", "ElectLeaders"),
+        *("AddRaftVoter", "RemoveRaftVoter", "ElectLeaders"),
         *("AlterPartitionReassignments", "AlterReplicaLogDirs"),
     )
 )
@@ -47,6 +47,8 @@ AUTHENTICATING: Final = frozenset(("SaslHandshake", "SaslAuthenticate"))
 """Heard by `gateway.dispatch.authentication`; tests/gateway/security/test_audit.py."""
 BY_TOKENS: Final = frozenset(("CreateDelegationToken", "RenewDelegationToken", "ExpireDelegationToken"))
 """Heard; they need a connection that is authenticated: tests/gateway/apis/test_delegation_tokens.py."""
+IN_A_CLUSTER: Final = frozenset(("UnregisterBroker",))
+"""Heard; it needs a node that has gone: tests/gateway/cluster/test_machines.py."""
 
 
 class Change(NamedTuple):
@@ -184,7 +186,15 @@ def _written(admin: Admin, path: Path) -> list[str]:
 
 def test_every_api_has_its_place() -> None:
     """Each API is in exactly one of the tables."""
-    tables = (READING, OF_CLIENTS, REFUSING, AUTHENTICATING, BY_TOKENS, {change.api for change in CHANGES})
+    tables = (
+        READING,
+        OF_CLIENTS,
+        REFUSING,
+        AUTHENTICATING,
+        BY_TOKENS,
+        IN_A_CLUSTER,
+        {change.api for change in CHANGES},
+    )
     assert sorted(name for table in tables for name in table) == sorted(api.name for api in discover())
 
 

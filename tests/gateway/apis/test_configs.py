@@ -14,6 +14,8 @@ from gateway.wire.message import Message
 from tests.gateway.apis.harness import Admin, admin_of, code_and_message
 from tests.likeness.ranges import OURS
 
+pytestmark = pytest.mark.slow
+
 TOPIC, BROKER, LOGGER, METRICS, GROUP = 2, 4, 8, 16, 32
 SET, DELETE, APPEND, SUBTRACT = range(4)
 

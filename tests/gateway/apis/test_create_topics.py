@@ -10,6 +10,8 @@ import pytest
 from gateway.wire.message import Message
 from tests.gateway.apis.harness import Admin, admin_of, code_and_message, new_name
 
+pytestmark = pytest.mark.slow
+
 
 def topic(name: str, partitions: int = 1, replicas: int = 1, **rest: Any) -> dict[str, Any]:
     return {"name": name, "num_partitions": partitions, "replication_factor": replicas, **rest}

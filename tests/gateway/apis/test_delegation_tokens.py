@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from gateway.broker import Broker
 from gateway.security import delegation_tokens
 from gateway.wire.message import Message
@@ -18,6 +20,8 @@ from tests.gateway.apis.test_sasl import SHA_256, SHA_512, driven, guarded, logi
 from tests.gateway.harness import Client
 from tests.gateway.security.harness import STANDARD
 from tests.gateway.security.scram_client import ScramClient
+
+pytestmark = pytest.mark.slow
 
 CREATE, RENEW, EXPIRE, DESCRIBE = 38, 39, 40, 41
 HANDSHAKE, AUTHENTICATE, METADATA = 17, 36, 3

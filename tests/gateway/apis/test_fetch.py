@@ -16,6 +16,8 @@ from gateway.records.record_batch import ZSTD
 from gateway.wire.message import Message
 from tests.gateway.harness import FETCH, Client, batch, fetch_body, running_broker, split, values
 
+pytestmark = pytest.mark.slow
+
 Scenario = Callable[[Broker, Client], Coroutine[Any, Any, None]]
 DELETE_TOPICS, DELETE_RECORDS = 20, 21
 

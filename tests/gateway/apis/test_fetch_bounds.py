@@ -20,6 +20,8 @@ from gateway.wire.headers import RequestHeader, encode_request_header
 from tests.gateway.apis.test_fetch import found, partitions, run
 from tests.gateway.harness import FETCH, PRODUCE, Client, batch, fetch_body, produce_body, split
 
+pytestmark = pytest.mark.slow
+
 PIPELINED = 32
 DELETE_TOPICS = 20
 

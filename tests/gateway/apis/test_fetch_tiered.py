@@ -25,6 +25,8 @@ from tests.gateway.apis.test_fetch import found, partitions
 from tests.gateway.harness import FETCH, SETTINGS, Client, batch, fetch_body, values
 from tier2.storage import Unavailable
 
+pytestmark = pytest.mark.slow
+
 Scenario = Callable[[Broker, Client, Counting], Coroutine[Any, Any, None]]
 LIST_OFFSETS: Final = 2
 OLD: Final = 150

@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
+from kio.schema.errors import ErrorCode
 
+from core.container.container import Container
+from core.container.ports import TransactionEnd
+from core.errors import StorageFull
 from core.streams.state import new_stream
 from gateway.apis import (
     alter_replica_log_dirs,
+    alter_user_scram_credentials,
+    create_acls,
+    create_topics,
+    delete_acls,
+    delete_groups,
     describe_quorum,
     describe_topic_partitions,
     elect_leaders,
@@ -24,16 +33,19 @@ from gateway.apis import (
     metadata,
     offset_commit,
     offset_delete,
+    write_txn_markers,
 )
 from gateway.apis.shared.leaders import Leader
 from gateway.dispatch import request_tasks
 from gateway.dispatch.context import RequestContext
 from gateway.groups import lag
+from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.offsets import committed as offsets
 from gateway.groups.persistence import CommittedOffset
 from gateway.network import turns
 from gateway.security.acls import ResourceType
 from gateway.security.denial import denial_of
+from gateway.security.scram_users import Change, ScramUsers
 from tests.gateway.apis.harness import KEYS, Admin, new_name
 from tests.gateway.harness import Client
 
@@ -88,6 +100,21 @@ ASKED: dict[str, tuple[str, int, Mapping[str, Any]]] = {
         "OffsetDelete",
         0,
         {"group_id": "gives-way", "topics": [{"name": n, "partitions": [{"partition_index": 0}]} for n in NAMES]},
+    ),
+    "users that are none": (
+        "AlterUserScramCredentials",
+        0,
+        {"deletions": [{"name": name, "mechanism": 1} for name in NAMES], "upsertions": []},
+    ),
+    "a leader's assignments": (
+        "SyncGroup",
+        3,
+        {
+            "group_id": "g",
+            "generation_id": 1,
+            "member_id": "m",
+            "assignments": [{"member_id": name * 40, "assignment": b"x" * 300} for name in NAMES],
+        },
     ),
     "a share session": (
         "ShareFetch",
@@ -220,6 +247,59 @@ def test_offsets_are_deleted_in_parts(admin: Admin, monkeypatch: pytest.MonkeyPa
     assert [p.partition_index for t in left.topics for p in t.partitions] == [MANY - 1]
 
 
+def test_offsets_of_a_group_whose_deletion_begins(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told a part of them: who has looked at some of them by then asks again."""
+    topic, group = admin.create(MANY), new_name()
+    committed(admin, group, topic)
+    kept = admin.broker.groups.of(group)
+    turns_taken = 0
+    deletions: list[asyncio.Task[ErrorCode]] = []
+
+    async def begins(stint: turns.Stint) -> None:
+        nonlocal turns_taken
+        turns_taken += 1
+        if turns_taken == MANY // 2:
+            monkeypatch.setattr(turns, "GIVE_WAY_S", 1e9)
+            deletions.append(asyncio.create_task(kept.delete_group(group)))
+            while not kept.is_closed(group):  # noqa: ASYNC110 - it is after a turn of the loop
+                await asyncio.sleep(0)
+
+    monkeypatch.setattr("gateway.groups.offsets.service.OFFSETS_AT_ONCE", 10)
+    monkeypatch.setattr(turns, "GIVE_WAY_S", -1.0)
+    monkeypatch.setattr(turns.Stint, "give_way", begins)
+    (told,) = admin.ask("OffsetFetch", 9, groups=[{"group_id": group, "topics": None}]).groups
+    assert (told.error_code, list(told.topics)) == (ErrorCode.coordinator_load_in_progress, [])
+
+    async def ended() -> ErrorCode:
+        return await deletions[0]
+
+    assert admin.run(ended()) is ErrorCode.none
+
+
+def test_groups_are_deleted_by_their_offsets(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more of them together than have so many offsets; one with more goes by itself."""
+    running = most = 0
+    delete = GroupCoordinator.delete_group
+
+    async def counted(coordinator: GroupCoordinator, group_id: str) -> ErrorCode:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        error = await delete(coordinator, group_id)
+        running -= 1
+        return error
+
+    monkeypatch.setattr(delete_groups, "OFFSETS_AT_ONCE", 2 * MANY)
+    monkeypatch.setattr(GroupCoordinator, "delete_group", counted)
+    topic, groups = admin.create(MANY), [new_name() for _ in range(7)]
+    for group in groups:
+        committed(admin, group, topic)
+    told = admin.ask("DeleteGroups", 2, groups_names=[*groups, "no-such-group"]).results
+
+    assert {one.group_id: one.error_code for one in told} == {**dict.fromkeys(groups, 0), "no-such-group": 69}
+    assert most == 2
+
+
 def test_look_ups_begin_a_few_at_a_time(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a task of the event loop, so those of a topic are not all begun at once."""
     running = most = 0
@@ -244,6 +324,77 @@ def test_look_ups_begin_a_few_at_a_time(admin: Admin, monkeypatch: pytest.Monkey
     assert most == 5
 
 
+@pytest.mark.parametrize(("partitions", "together"), [(MANY, 1), (10, 6)])
+def test_topics_are_looked_up_by_their_partitions(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch, partitions: int, together: int
+) -> None:
+    """No more of them together than have so many; one with more goes by itself."""
+    running = most = 0
+    look_up = list_offsets._topic
+
+    async def counted(*args: Any) -> dict[str, Any]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        found = await look_up(*args)
+        running -= 1
+        return found
+
+    monkeypatch.setattr(list_offsets, "WAITING_AT_ONCE", MANY)
+    monkeypatch.setattr(list_offsets, "_topic", counted)
+    names = [admin.create(partitions) for _ in range(7)]
+    asked = [{"partition_index": n, "current_leader_epoch": -1, "timestamp": -1} for n in range(partitions)]
+    topics = [{"name": name, "partitions": asked} for name in names]
+    told = admin.ask("ListOffsets", 7, isolation_level=0, topics=topics).topics
+
+    assert [(topic.name, len(topic.partitions)) for topic in told] == [(name, partitions) for name in names]
+    assert {partition.error_code for topic in told for partition in topic.partitions} == {0}
+    assert most == together
+
+
+def test_markers_are_written_in_parts(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    end = Container.end_transactions
+
+    def counted(container: Container, ends: Sequence[TransactionEnd], operations: Any) -> asyncio.Future[None]:
+        sizes.append(len(ends))
+        return end(container, ends, operations)
+
+    monkeypatch.setattr(write_txn_markers, "ENDS_AT_ONCE", 25)
+    monkeypatch.setattr(Container, "end_transactions", counted)
+    topics = [{"name": admin.create(MANY), "partition_indexes": INDEXES}]
+    marker = {"producer_id": 7, "producer_epoch": 1, "transaction_result": False, "coordinator_epoch": 1}
+    (told,) = admin.ask("WriteTxnMarkers", 1, markers=[{**marker, "topics": topics}]).markers
+
+    assert {partition.error_code for topic in told.topics for partition in topic.partitions} == {0}
+    assert sizes == [25, 25, 10]
+
+
+def test_credentials_are_changed_in_parts(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one part comes to is told of its users alone."""
+    sizes: list[int] = []
+    change = ScramUsers.change
+
+    async def counted(users: ScramUsers, changes: Collection[Change]) -> None:
+        sizes.append(len(changes))
+        if len(sizes) == 2:
+            raise StorageFull("the disk is full")
+        await change(users, changes)
+
+    monkeypatch.setattr(alter_user_scram_credentials, "AT_ONCE", 25)
+    monkeypatch.setattr(ScramUsers, "change", counted)
+    secret = {"mechanism": 1, "iterations": 4_096, "salt": b"s" * 16, "salted_password": b"p" * 32}
+    upsertions = [{"name": f"user-{n:02}", **secret} for n in range(MANY)]
+    told = admin.ask("AlterUserScramCredentials", 0, deletions=[], upsertions=upsertions).results
+    asked = admin.ask("DescribeUserScramCredentials", 0, users=[{"name": one["name"]} for one in upsertions])
+
+    refused = {f"user-{n:02}" for n in range(25, 50)}
+    assert {one.user for one in told if one.error_code} == refused
+    assert {one.user for one in asked.results if one.error_code} == refused
+    assert sizes == [25, 25, 10]
+
+
 def test_the_first_of_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(describe_topic_partitions, "SORTED_AT_ONCE", 3)
 
@@ -255,6 +406,64 @@ def test_the_first_of_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
     ctx: Any = SimpleNamespace(paced=paced)
     for count in (1, 4, 20, 30):
         assert asyncio.run(describe_topic_partitions._first_of(ctx, count, names)) == sorted(names)[:count]
+
+
+# What no request needs
+
+TOO_MANY: dict[str, tuple[str, int, Mapping[str, Any]]] = {
+    "configs of a topic": (
+        "IncrementalAlterConfigs",
+        1,
+        {
+            "resources": [
+                {
+                    "resource_type": 2,
+                    "resource_name": "t",
+                    "configs": [{"name": f"c{n}", "config_operation": 0, "value": ""} for n in range(2_001)],
+                }
+            ],
+            "validate_only": False,
+        },
+    ),
+    "configs of a topic, all of them": (
+        "AlterConfigs",
+        1,
+        {
+            "resources": [
+                {
+                    "resource_type": 2,
+                    "resource_name": "t",
+                    "configs": [{"name": f"c{n}", "value": ""} for n in range(2_001)],
+                }
+            ],
+            "validate_only": False,
+        },
+    ),
+    "quotas of a client": (
+        "AlterClientQuotas",
+        1,
+        {
+            "entries": [
+                {
+                    "entity": [{"entity_type": "user", "entity_name": "u"}],
+                    "ops": [{"key": f"k{n}", "value": 1.0, "remove": True} for n in range(101)],
+                }
+            ],
+            "validate_only": False,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TOO_MANY)
+def test_more_than_there_are(admin: Admin, what: str) -> None:
+    """They are refused by their number: none is looked at."""
+    api, version, body = TOO_MANY[what]
+    answer = admin.ask(api, version, **body)
+    (told,) = answer.entries if api == "AlterClientQuotas" else answer.responses
+
+    assert told.error_code == ErrorCode.invalid_request
+    assert "at most" in told.error_message
 
 
 # What a thread does
@@ -273,6 +482,63 @@ APART: dict[str, tuple[Any, str, str, int, Mapping[str, Any]]] = {
         "AlterReplicaLogDirs",
         2,
         {"dirs": [{"path": "/x", "topics": [{"name": "t", "partitions": INDEXES}]}]},
+    ),
+    "ACLs where there are none": (
+        create_acls,
+        "_everywhere",
+        "CreateAcls",
+        3,
+        {
+            "creations": [
+                {
+                    "resource_type": 2,
+                    "resource_name": "t",
+                    "resource_pattern_type": 3,
+                    "principal": "User:u",
+                    "host": "*",
+                    "operation": 3,
+                    "permission_type": 3,
+                }
+            ]
+        },
+    ),
+    "filters of ACLs where there are none": (
+        delete_acls,
+        "_everywhere",
+        "DeleteAcls",
+        3,
+        {
+            "filters": [
+                {
+                    "resource_type_filter": 2,
+                    "resource_name_filter": "t",
+                    "pattern_type_filter": 3,
+                    "principal_filter": None,
+                    "host_filter": None,
+                    "operation": 3,
+                    "permission_type": 3,
+                }
+            ]
+        },
+    ),
+    "assignments of a new topic": (
+        create_topics,
+        "_wanted",
+        "CreateTopics",
+        5,
+        {
+            "topics": [
+                {
+                    "name": "assigned",
+                    "num_partitions": -1,
+                    "replication_factor": -1,
+                    "assignments": [{"partition_index": n, "broker_ids": [0]} for n in range(1_001)],
+                    "configs": [],
+                }
+            ],
+            "timeout": 1_000,
+            "validate_only": True,
+        },
     ),
     "quorums that are none": (
         describe_quorum,

@@ -20,6 +20,8 @@ from gateway.wire.message import Message
 from tests.core.support import until
 from tests.gateway.harness import PRODUCE, Client, Part, batch, produce_body, running_broker
 
+pytestmark = pytest.mark.slow
+
 Scenario = Callable[[Broker, Client], Coroutine[Any, Any, None]]
 
 INIT_PRODUCER_ID, DELETE_TOPICS = 22, 20

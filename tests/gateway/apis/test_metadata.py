@@ -113,6 +113,30 @@ def test_ids(admin: Admin) -> None:
     assert (unknown.error_code, unknown.name, unknown.topic_id, unknown.partitions) == (100, None, NOBODY, [])
 
 
+def test_the_id_of_a_deleted_topic(admin: Admin) -> None:
+    """A deleted topic is UNKNOWN_TOPIC_ID under the name that it had: Java consumers of a regular expression ask for it
+    until their group has told them, and lose answers over one without a name."""
+    name = admin.create()
+    uuid = admin.stream(name).uuid
+    admin.ask("DeleteTopics", 6, topics=by_name(name), timeout=5_000)
+    (gone,) = topics(admin, 12, by_id(uuid))
+
+    assert (gone.error_code, gone.name, gone.topic_id, gone.partitions) == (100, name, uuid, [])
+
+
+def test_the_id_of_a_topic_that_was_made_anew(admin: Admin) -> None:
+    """The topic that has the name now comes after the one that had it: who keeps one id for a name keeps the living."""
+    name = admin.create()
+    former = admin.stream(name).uuid
+    admin.ask("DeleteTopics", 6, topics=by_name(name), timeout=5_000)
+    admin.create(name=name)
+    told = topics(admin, 12, by_id(admin.stream(name).uuid, former))
+
+    assert [(100, name, former), (0, name, admin.stream(name).uuid)] == [
+        (topic.error_code, topic.name, topic.topic_id) for topic in told
+    ]
+
+
 def test_id_decides(admin: Admin) -> None:
     """A topic with name and id is looked for by its id."""
     name = admin.create()

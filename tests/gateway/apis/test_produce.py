@@ -17,6 +17,8 @@ from gateway.records.record_batch import GZIP, LZ4, NONE, SNAPPY, ZSTD, read_hea
 from gateway.records.records import iter_records, seal_batch
 from tests.gateway.harness import PRODUCE, Client, batch, produce_body, running_broker, split, values
 
+pytestmark = pytest.mark.slow
+
 Scenario = Callable[[Broker, Client], Coroutine[Any, Any, None]]
 
 

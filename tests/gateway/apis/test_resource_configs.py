@@ -13,6 +13,8 @@ from gateway.kafka_configs.resource_keys import KINDS
 from gateway.wire.message import Message
 from tests.gateway.apis.harness import Admin, admin_of, code_and_message
 
+pytestmark = pytest.mark.slow
+
 METRICS, GROUP = 16, 32
 SET, DELETE = 0, 1
 TIMEOUT = "consumer.session.timeout.ms"

@@ -26,6 +26,8 @@ from tests.gateway.harness import SETTINGS as DATA_SETTINGS
 from tests.gateway.harness import Client, running_broker
 from tests.gateway.security.scram_client import ScramClient
 
+pytestmark = pytest.mark.slow
+
 METADATA, API_VERSIONS, SASL_HANDSHAKE, SASL_AUTHENTICATE, DESCRIBE, ALTER = 3, 18, 17, 36, 50, 51
 SHA_256, SHA_512 = "SCRAM-SHA-256", "SCRAM-SHA-512"
 NUMBERS: Final = {SHA_256: 1, SHA_512: 2}

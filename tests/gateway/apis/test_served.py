@@ -83,7 +83,7 @@ KAFKA_4_2: Final = {
 """Name, lowest and highest version by key, of every API that Kafka 4.2 serves to clients."""
 
 WITHOUT_EFFECT: Final = {
-    "there is one broker, which cannot be taken out, and whose voters are fixed": {64, 80, 81},
+    "there is one broker, which runs and cannot be taken out, and whose voters are fixed": {64, 80, 81},
 }
 """Rows that are answered, in every version, with an error of Kafka's, and why."""
 

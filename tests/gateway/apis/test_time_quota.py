@@ -39,11 +39,11 @@ def test_a_client_over_its_share(fresh: Admin) -> None:
     """It is answered, then muted; what it asks next is answered after a second, with the pause that follows."""
     assert set_quota(fresh, BUSY, SHARE, LITTLE) == 0
     client = busy(fresh)
+    began_s = time.monotonic()
     assert list_groups(fresh, client).error_code == 0
     assert muted(fresh, client)
-    began_s = time.monotonic()
     fresh.run(client._reader.readexactly(4))  # the answer to what `muted` asked
-    assert 0.5 < time.monotonic() - began_s < 3
+    assert 0.9 < time.monotonic() - began_s < 4  # from before the pause began: a slow machine makes it no shorter
 
     set_quota(fresh, BUSY, SHARE, None)
     other = busy(fresh)

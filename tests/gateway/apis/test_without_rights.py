@@ -28,6 +28,8 @@ from tests.gateway.harness import Client
 from tests.gateway.security.harness import ADMIN, WITH_RIGHTS, come_as
 from tests.likeness.asking import plain
 
+pytestmark = pytest.mark.slow
+
 SECRET: Final = "secret-thing"
 ABSENT: Final = "absent-thing"  # as long as the other
 TOPIC: Final = 2

@@ -152,6 +152,71 @@ def test_status_shows_nodes_and_containers(etcd: EtcdServer, capsys: pytest.Capt
     over(etcd, test)
 
 
+GONE = b'{"v":1,"life":"L","served":[[1,9],[2,8]],"told":{"listeners":{"PLAINTEXT":["broker7",9092]}},"ended":5000}'
+LEFT = b'{"v":1,"life":"L","served":[],"told":{},"ended":7000,"left":true}'
+
+
+async def with_two_that_ended(cluster: Cluster) -> EtcdCoordination:
+    """A node that serves containers 0 and 1, another one that had 1 and 2 and has gone, and one that was stopped."""
+    first = await cluster.join(1)
+    await serve(first, {0: Load(), 1: Load()})
+    client = EtcdClient(cluster.etcd.settings())
+    rows = {b"members/7": GONE, b"members/8": LEFT}
+    await client.decide((), [Put(cluster.prefix + key, value) for key, value in rows.items()])
+    await client.close()
+    return first
+
+
+def test_status_shows_nodes_that_have_gone(etcd: EtcdServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what they had, and what of that nobody has taken. One that was stopped is no reason to worry."""
+
+    async def test(cluster: Cluster) -> None:
+        await with_two_that_ended(cluster)
+        async with cluster.observed() as seen:
+            assert await cluster_commands._status(seen, Output(as_json=True)) == ExitCode.CLEAN
+            shown = told(capsys)
+            assert await cluster_commands._status(seen, Output(as_json=False)) == ExitCode.CLEAN
+        assert [node["id"] for node in shown["nodes"]] == [1]
+        address = {"PLAINTEXT": "broker7:9092"}
+        assert shown["ended"] == [
+            {"id": 7, "addresses": address, "stopped": False, "ended_ms": 5_000, "had": [1, 2], "left": [2]},
+            {"id": 8, "addresses": {}, "stopped": True, "ended_ms": 7_000, "had": [], "left": []},
+        ]
+        assert [(row["id"], row["node"], row["last_node"]) for row in shown["containers"]] == [
+            *((0, 1, None), (1, 1, 7), (2, None, 7), (3, None, None)),
+        ]
+        assert [sentence[:24] for sentence in shown["advice"]] == [
+            "containers 2, 3 are nobo",
+            "node 7 has gone, since 1",
+        ]
+        text = " ".join(capsys.readouterr().out.split())
+        assert "7 PLAINTEXT=broker7:9092 gone" in text
+        assert "ended 1970-01-01T00:00:05.000Z" in text
+        assert "nobody's, last at node 7" in text
+        assert "8 stopped" in text
+
+    over(etcd, test)
+
+
+def test_nodes_that_have_gone_are_forgotten(etcd: EtcdServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """And none that runs, or that nobody knows."""
+
+    async def test(cluster: Cluster) -> None:
+        first = await with_two_that_ended(cluster)
+        async with cluster.observed() as seen:
+            for node, why in ((1, "node 1 is running: stop it first"), (9, "not known: these have gone: 7, 8")):
+                assert await cluster_moves._forget(seen, node, Output(as_json=False)) == ExitCode.CONFIGURATION
+                assert why in capsys.readouterr().err
+            for node in (7, 8):
+                assert await cluster_moves._forget(seen, node, Output(as_json=True)) == ExitCode.CLEAN
+                assert told(capsys) == {"node": node}
+            await until(lambda: not first.members())
+            assert await cluster_moves._forget(seen, 7, Output(as_json=False)) == ExitCode.CONFIGURATION
+            assert "none has gone" in capsys.readouterr().err
+
+    over(etcd, test)
+
+
 def test_rebalance_shows_a_move_and_asks_for_it_with_a_yes(
     etcd: EtcdServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

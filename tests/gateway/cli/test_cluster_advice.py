@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from core.cluster.coordination import Life, Owner, Stage
+from core.cluster.members import Member
 from gateway.cli.cluster_advice import Seen, advice
 
 LIVES = {node: Life(node=node, life=f"life of {node}") for node in (1, 2)}
@@ -17,6 +18,9 @@ def owned(node: int, stage: Stage = Stage.SERVING) -> Owner:
 
 
 WELL = Seen(range(3), {0: owned(1), 1: owned(2), 2: owned(1)}, LIVES, {1: (1, 4), 2: (0, 4)}, {})
+GONE = {2: Member(node=2, life="former", served={1: 7}, told={}, ended_ms=1_700_000_000_000)}
+ALONE = replace(WELL, lives={1: LIVES[1]}, owners=dict.fromkeys(range(3), owned(1)), members=GONE)
+LEFT = {2: replace(GONE[2], served={}, has_left=True)}
 APART = {2: replace(LIVES[2], reaches_store=False)}
 DRAINING = {2: replace(LIVES[2], is_draining=True)}
 
@@ -50,6 +54,27 @@ DRAINING = {2: replace(LIVES[2], is_draining=True)}
             replace(WELL, lives={1: replace(LIVES[1], is_draining=True), **APART}),
             ["node 1 should give 2 containers away, and no other node is there", "node 2 does not reach the bucket"],
         ),
+        (
+            ALONE,
+            [
+                "node 2 has gone, since 2023-11-14T22:13:20.000Z, without being stopped: it had container 1. Start it "
+                "again, or have it forgotten with `penstock cluster forget 2`"
+            ],
+        ),
+        (
+            replace(ALONE, owners={0: owned(1), 2: owned(1)}),
+            [
+                "container 1 is nobody's, and not served (last at node 2): a node that lives takes each",
+                "it had container 1, of which 1 is nobody's. Start it again",
+            ],
+        ),
+        (
+            replace(ALONE, members={2: replace(GONE[2], served={}, ended_ms=None)}),
+            ["node 2 has gone, nobody has heard since when, without being stopped: it had no container. Start it"],
+        ),
+        (replace(ALONE, members=LEFT), []),
+        (replace(WELL, members=GONE), []),
+        (replace(ALONE, lives={}, owners={}), ["no node lives", "node 2 has gone"]),
         (replace(WELL, troubles={2: ["the store does not answer"]}), ["node 2 says: the store does not answer"]),
     ],
 )

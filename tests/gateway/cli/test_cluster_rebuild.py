@@ -28,6 +28,8 @@ from tests.core.cluster.etcd.servers import EtcdServer
 from tests.core.support import run, until
 from tests.gateway.harness import SETTINGS, Client, batch, values
 
+pytestmark = pytest.mark.slow
+
 CONTAINERS = 3
 PARTITIONS = 5
 BIG = 8

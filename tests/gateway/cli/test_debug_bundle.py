@@ -16,7 +16,7 @@ from gateway.cli.refused import Refused
 from gateway.config.loading import load
 from gateway.config.secrets import SECRET_KEYS
 from tests.gateway.cli.doctor.test_doctor import free_port
-from tests.gateway.launching import run, serving
+from tests.gateway.forking import run, serving
 from tests.gateway.security.certificates import make as make_certificates
 
 SECRET: Final = 'S3cr3t"\\value/+=x, as long as any has to be'

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import pytest
 from typer.testing import CliRunner
 
 from gateway.cli.app import add_tools, app
+
+pytestmark = pytest.mark.slow
 
 GOLDEN: Final = Path(__file__).parent / "golden" / "help.txt"
 """What `penstock COMMAND --help` prints, one after another. `python -m tests.gateway.cli.test_help` writes it again."""
@@ -23,6 +26,7 @@ COMMANDS: Final = (
     *("produce", "consume", "groups", "groups lag", "groups reset", "groups delete", "configs", "configs diff"),
     *("acls", "acls add", "credentials", "credentials add", "quotas", "quotas set", "cluster", "cluster health"),
     *("cluster status", "cluster rebalance", "cluster finalize", "cluster rebuild", "cluster move", "cluster drain"),
+    "cluster forget",
     *("profile", "profile create"),
     *("doctor", "debug", "debug bundle"),
 )

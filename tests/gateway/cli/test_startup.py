@@ -8,6 +8,8 @@ from typing import Final
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PROGRAM: Final = """
 import sys
 from gateway.cli.app import main

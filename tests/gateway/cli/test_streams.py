@@ -15,8 +15,9 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from rich.console import Console
 
 from gateway.cli.streams_picture import picture, show_list, show_stream
+from tests.gateway.forking import run, serving
 from tests.gateway.http.calls import create_topic, get, produce
-from tests.gateway.launching import END_WITHIN_S, PENSTOCK, run, serving
+from tests.gateway.launching import END_WITHIN_S, PENSTOCK
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.data_directory import SCRAM_USERS_FILE
 from gateway.security.plain import parse_users
-from tests.gateway.launching import run, serving
+from tests.gateway.forking import run, serving
 
 pytestmark = pytest.mark.slow
 

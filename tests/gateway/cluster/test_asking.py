@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.core.support import run
 from tests.gateway.cluster.test_transactions import PARTITIONS, two_nodes
 from tests.gateway.harness import batch
+
+pytestmark = pytest.mark.slow
 
 OFFSET_COMMIT = 8
 

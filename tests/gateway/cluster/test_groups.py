@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+import pytest
 from kio.schema.errors import ErrorCode
 
 from gateway.wire.message import Message
@@ -14,17 +15,19 @@ from tests.gateway.cluster.test_machines import CONTAINERS, machines_in
 from tests.gateway.groups.streams.test_apis import heartbeat, subtopology
 from tests.gateway.harness import Client, batch
 
+pytestmark = pytest.mark.slow
+
 CONSUMER_HEARTBEAT, SHARE_HEARTBEAT, SHARE_FETCH, SHARE_ACKNOWLEDGE, STREAMS_HEARTBEAT = 68, 76, 78, 79, 88
 ACCEPT: Final = 1
 TOPOLOGY: Final = {"epoch": 0, "subtopologies": [subtopology("0", source_topics=["t"])]}
 BOTH: Final = [0, 1]
 
 
-async def consumes(client: Client, epoch: int, topic: UUID) -> Message:
+async def consumes(client: Client, epoch: int, topic: UUID, group: str = "consumers") -> Message:
     """A whole heartbeat of a consumer group's member, which is told all in turn."""
     owned = [{"topic_id": topic, "partitions": BOTH}] if epoch else []
     said = {"rebalance_timeout": 60_000, "subscribed_topic_names": ["t"], "topic_partitions": owned}
-    asked = {"group_id": "consumers", "member_id": "m", "member_epoch": epoch, **said}
+    asked = {"group_id": group, "member_id": "m", "member_epoch": epoch, **said}
     return await client.ask(CONSUMER_HEARTBEAT, 1, asked)
 
 
@@ -88,8 +91,8 @@ def test_groups_go_on_at_the_heir(tmp_path: Path) -> None:
             second = await machines.join()
             assert first.standing._membership is not None
             await first.standing._membership.drain(20)
-            groups = ("consumers", "streams", "sharers")
-            await until(lambda: len(second.store.containers) == CONTAINERS and all(map(second.groups.is_here, groups)))
+            kinds = second.groups, second.share.coordinators
+            await until(lambda: len(second.store.containers) == CONTAINERS and not any(k.are_loading for k in kinds))
             refused = [
                 await consumes(client, consumer.member_epoch, topic),
                 await streams(client, streaming.member_epoch),

@@ -13,6 +13,8 @@ from tests.core.support import run, until
 from tests.gateway.cluster.test_machines import CONTAINERS, NOT_COORDINATOR, heartbeat, joined, leaders, machines_in
 from tests.gateway.harness import Client, batch, produce_body, values
 
+pytestmark = pytest.mark.slow
+
 PRODUCE, INIT_PRODUCER_ID, END_TXN = 0, 22, 26
 READ_COMMITTED: Final = 1
 NOT_LEADER: Final = 6
@@ -38,11 +40,11 @@ def test_a_group_and_a_transaction_go_on_at_the_heir(tmp_path: Path) -> None:
             assert first.standing._membership is not None
             await first.standing._membership.drain(20)
             assert not first.store.containers
-            await until(lambda: len(second.store.containers) == CONTAINERS and second.groups.is_here("g"))
+            await until(lambda: len(second.store.containers) == CONTAINERS and not second.groups.are_loading)
             assert (await heartbeat(client, member)).error_code == NOT_COORDINATOR
             other = await Client.connect(second)
             assert (await heartbeat(other, member)).error_code == 0
-            await until(lambda: second.transactions.is_here("x"))
+            await until(lambda: not second.transactions.are_loading)
             await written(other, producer.producer_id, 1, b"b")
             ended = {"transactional_id": "x", "producer_id": producer.producer_id, "producer_epoch": 0}
             assert (await other.ask(END_TXN, 3, {**ended, "committed": True})).error_code == 0

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from core.cluster.levels import Feature
 from core.cluster.sqlite_registry import SqliteRegistry
 from gateway.broker import Broker
 from gateway.cluster.authority import Authority
@@ -20,6 +21,8 @@ from gateway.config.loading import load
 from gateway.coordination.homes import Homes
 from gateway.data_directory import DataDirectory
 from gateway.disks import wanted_of
+from gateway.dispatch.context import RequestContext
+from gateway.groups.persistence import NO_TOPIC_ID, OFFSETS_TABLE, CommittedOffset, decode_offset
 from gateway.internal_topics.partitions import Partitions
 from gateway.network.binding import bind_all
 from gateway.topics.topics import CONSUMER_OFFSETS
@@ -29,11 +32,14 @@ from tests.core.cluster.coordinator import Seat as Chair
 from tests.core.support import run, until
 from tests.gateway.harness import SETTINGS, Client, batch, values
 
+pytestmark = pytest.mark.slow
+
 CONTAINERS: Final = 4
-OFFSET_COMMIT: Final = 8
+OFFSET_COMMIT, OFFSET_FETCH, DELETE_TOPICS = 8, 9, 20
 GROUPS_PARTITION: Final = Partitions(Homes(range(CONTAINERS)), 50).of("g")
 METADATA, FIND_COORDINATOR, JOIN_GROUP, HEARTBEAT, DESCRIBE_QUORUM = 3, 10, 11, 12, 55
-NOT_LEADER, NOT_COORDINATOR = 6, 16
+DESCRIBE_CLUSTER, UNREGISTER = 60, 64
+NOT_LEADER, NOT_COORDINATOR, POLICY_VIOLATION, NOT_REGISTERED = 6, 16, 44, 102
 
 
 class Machines:
@@ -72,6 +78,7 @@ class Machines:
             cluster_id=data.cluster_id,
             leave=registry.close,
             authority=self.authority,
+            forget=chair.forget,
         )
         broker = Broker(config, data, bind_all([parse_kafka_listener("127.0.0.1:0")]), None, seat=seat)
         await broker.open_long_term()
@@ -191,7 +198,7 @@ def test_a_node_that_lost_its_lease_answers_nothing_and_the_other_goes_on(
             assert (await heartbeat(client, member)).error_code == NOT_COORDINATOR
             await until(lambda: len(second.store.containers) == CONTAINERS)
             other = await Client.connect(second)
-            await until(lambda: second.groups.is_here("g"))
+            await until(lambda: not second.groups.are_loading)
             assert set((await leaders(other, "t")).values()) == {2}
             found = await other.ask(FIND_COORDINATOR, 2, {"key": "g", "key_type": 0})
             assert (found.error_code, found.node_id) == (0, 2)
@@ -203,6 +210,43 @@ def test_a_node_that_lost_its_lease_answers_nothing_and_the_other_goes_on(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     ended = [record for record in caplog.records if record.message.startswith("a coordinator ends")]
     assert {"our claim, epoch" in record.reason for record in ended} == {True}  # type: ignore[attr-defined]
+
+
+async def brokers(client: Client, *, fenced: bool) -> list[tuple[int, bool]]:
+    """The ids that DescribeCluster tells, and whether they are fenced."""
+    asked = {"include_cluster_authorized_operations": False, "endpoint_type": 1, "include_fenced_brokers": fenced}
+    return [(one.broker_id, one.is_fenced) for one in (await client.ask(DESCRIBE_CLUSTER, 2, asked)).brokers]
+
+
+def test_a_broker_that_has_gone_is_fenced_until_it_is_unregistered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka's request has the cluster forget it, and the audit log hears of that. One that runs, or is not known, is
+    left as it is."""
+    heard: list[tuple[str, Any]] = []
+    monkeypatch.setattr(RequestContext, "tell", lambda self, event, **facts: heard.append((event, facts)))
+
+    async def scenario() -> None:
+        async with machines_in(tmp_path) as machines:
+            client = await Client.connect(await machines.join())
+            await machines.at_rest([4])
+            life = machines.coordinator.begin(2)
+            for broker, code in ((2, POLICY_VIOLATION), (1, POLICY_VIOLATION), (3, NOT_REGISTERED)):
+                assert (await client.ask(UNREGISTER, 0, {"broker_id": broker})).error_code == code
+            (name,) = machines.coordinator.said[1]["listeners"]
+            told = {"listeners": {name: ["gone.example", 9092]}, "containers": {}, "inner": ""}
+            machines.coordinator.said[2] = told
+            machines.coordinator.end(life.life)
+            assert machines.coordinator.members.keys() == {2}
+            assert await brokers(client, fenced=True) == [(1, False), (2, True)]
+            assert await brokers(client, fenced=False) == [(1, False)]
+            for code in (0, NOT_REGISTERED):
+                assert (await client.ask(UNREGISTER, 0, {"broker_id": 2})).error_code == code
+            assert not machines.coordinator.members
+            assert await brokers(client, fenced=True) == [(1, False)]
+            assert heard == [("broker forgotten", {"broker": 2})]
+
+    run(scenario())
 
 
 async def joined(client: Client) -> tuple[str, int]:
@@ -308,7 +352,7 @@ def test_internal_topics_follow_a_container_that_goes_and_comes_again(tmp_path: 
                 machines.coordinator.end(machines.chairs[left].life)
                 assert (await waiting).error_code == NOT_LEADER
                 await until(lambda owner=owner: len(machines.brokers[owner].store.containers) == CONTAINERS)  # type: ignore[misc]
-                await until(lambda owner=owner: machines.brokers[owner].groups.is_here("g"))  # type: ignore[misc]
+                await until(lambda owner=owner: not machines.brokers[owner].groups.are_loading)  # type: ignore[misc]
                 await committed(asking, newest)
                 again = await internal(asking)
                 assert again[0][0] > told[-1][0]
@@ -358,5 +402,71 @@ def test_a_node_that_stops_hands_its_containers_over(tmp_path: Path) -> None:
             await until(lambda: len(second.store.containers) == CONTAINERS)
             for partition in range(4):
                 assert await records(other, partition) == [(0, b"a")]
+
+    run(scenario())
+
+
+async def fetched_offset(client: Client) -> int:
+    topics = [{"name": "t", "partition_indexes": [0]}]
+    answer = await client.ask(OFFSET_FETCH, 5, {"group_id": "g", "topics": topics})
+    assert answer.error_code == 0
+    return answer.topics[0].partitions[0].committed_offset  # type: ignore[no-any-return]
+
+
+def stored_offsets(broker: Broker) -> list[CommittedOffset]:
+    containers = [hosted.container for hosted in broker.store.containers.values()]
+    return [decode_offset(value) for one in containers for _, value in one.table(OFFSETS_TABLE).items()]
+
+
+def test_offsets_name_their_topic_once_all_nodes_can_read_that(tmp_path: Path) -> None:
+    """Until the upgrade is finished they are stored as older nodes store them, and both are read."""
+
+    async def scenario() -> None:
+        async with machines_in(tmp_path) as machines:
+            machines.coordinator.level = Feature.STREAM_IDS - 1
+            first = await machines.join()
+            await machines.at_rest([4])
+            client = await Client.connect(first)
+            await client.create("t", 1)
+            await committed(client, 5)
+            assert [(one.offset, one.topic_id) for one in stored_offsets(first)] == [(5, NO_TOPIC_ID)]
+            machines.coordinator.level = Feature.STREAM_IDS
+            assert await fetched_offset(client) == 5
+            await committed(client, 6)
+            stream = first.topics.get("t")
+            assert stream is not None
+            assert [(one.offset, one.topic_id) for one in stored_offsets(first)] == [(6, stream.uuid.bytes)]
+            assert await fetched_offset(client) == 6
+
+    run(scenario())
+
+
+def test_another_node_makes_a_topic_anew(tmp_path: Path) -> None:
+    """The node that keeps a group's offsets tells none of the old topic once it knows of the new one, and keeps what is
+    committed to that."""
+
+    async def scenario() -> None:
+        async with machines_in(tmp_path) as machines:
+            brokers = [await machines.join() for _ in range(2)]
+            await machines.at_rest([2, 2])
+            (keeper,) = (one for one in brokers if one.groups.is_here("g"))
+            (other,) = (one for one in brokers if one is not keeper)
+            asking, changing = await Client.connect(keeper), await Client.connect(other)
+            await changing.create("t", 1)
+            await until(lambda: keeper.topics.get("t"))
+            await committed(asking, 5)
+            old = other.topics.get("t")
+            assert old is not None
+            deleted = await changing.ask(DELETE_TOPICS, 5, {"topic_names": ["t"], "timeout": 10_000})
+            assert deleted.responses[0].error_code == 0
+            await changing.create("t", 1)
+            new = other.topics.get("t")
+            assert new is not None
+            await until(lambda: keeper.topics.get("t") is not None and keeper.topics.by_uuid(old.uuid) is None)
+            assert await fetched_offset(asking) == -1
+            await committed(asking, 6)
+            await keeper.groups.of("g").offsets.finish()
+            assert await fetched_offset(asking) == 6
+            assert [(one.offset, one.topic_id) for one in stored_offsets(keeper)] == [(6, new.uuid.bytes)]
 
     run(scenario())

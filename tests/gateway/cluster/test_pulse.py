@@ -10,12 +10,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
+import pytest
+
 from core.cluster.coordination import Life
 from gateway.cluster.pulse import Mourning, Pulse, own_address
 from gateway.config.addresses import ListenAddress
 from gateway.network.binding import bind
 from tests.core.cluster.coordinator import Coordinator, Seat
 from tests.core.support import run, until
+
+pytestmark = pytest.mark.slow
 
 HOST: Final = "127.0.0.1"
 WATCHED, WATCHING = 1, 2

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from gateway.broker import Broker
 from tests.core.support import run, until
 from tests.gateway.cluster.test_machines import CONTAINERS, machines_in
+
+pytestmark = pytest.mark.slow
 
 
 def told(broker: Broker) -> str:

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from gateway.broker import Broker
 from gateway.cluster.authority import Authority
 from gateway.coordination.homes import Homes
@@ -18,6 +20,8 @@ from gateway.wire.message import Message
 from tests.core.support import run, until
 from tests.gateway.cluster.test_machines import CONTAINERS, Machines, leaders, machines_in
 from tests.gateway.harness import Client, batch, produce_body, split, values
+
+pytestmark = pytest.mark.slow
 
 INIT_PRODUCER, ADD_PARTITIONS, ADD_OFFSETS, END_TXN, TXN_OFFSET_COMMIT = 22, 24, 25, 26, 28
 PRODUCE, OFFSET_FETCH = 0, 9
@@ -33,14 +37,14 @@ NEWEST, OLDER = "newest", "older"
 class Cluster:
     """Two nodes that serve two containers each, topic t, and a name of each kind whose home is a given node's."""
 
-    def __init__(self, machines: Machines) -> None:
-        self.machines = machines
+    def __init__(self, running: list[Broker]) -> None:
+        self.running = running
         self.clients: dict[int, Client] = {}
         self.topic = "t"
 
     @property
     def brokers(self) -> dict[int, Broker]:
-        return {broker.node_id: broker for broker in self.machines.brokers}
+        return {broker.node_id: broker for broker in self.running}
 
     def owner(self, container_id: int) -> int:
         (owner,) = (node for node, broker in self.brokers.items() if broker.store.serves(container_id))
@@ -57,7 +61,7 @@ class Cluster:
         return self.clients[node]
 
     async def leader(self, partition: int) -> Client:
-        stream = self.machines.brokers[0].topics.get(self.topic)
+        stream = self.running[0].topics.get(self.topic)
         assert stream is not None
         container_id = stream.state.container_of_slot(partition)
         assert container_id is not None
@@ -102,13 +106,13 @@ class Cluster:
     async def use(self, topic: str) -> None:
         """All that follows is about this topic, which is made, in containers of both nodes."""
         await (await self.at(1)).create(topic, PARTITIONS)
-        for broker in self.machines.brokers:
+        for broker in self.running:
             await until(lambda broker=broker: broker.topics.get(topic) is not None)  # type: ignore[misc]
         self.topic = topic
 
     def led_by(self, node: int) -> int:
         """The first partition whose leader that node is."""
-        stream = self.machines.brokers[0].topics.get(self.topic)
+        stream = self.running[0].topics.get(self.topic)
         assert stream is not None
         containers = [stream.state.container_of_slot(partition) for partition in range(PARTITIONS)]
         return next(
@@ -116,6 +120,14 @@ class Cluster:
             for number, container in enumerate(containers)
             if container is not None and self.owner(container) == node
         )
+
+
+class Cut(Cluster):
+    """One whose nodes can be lost."""
+
+    def __init__(self, machines: Machines) -> None:
+        super().__init__(machines.brokers)
+        self.machines = machines
 
     async def lose(self, node: int) -> None:
         """Its lease ends; the other one has all its containers when this returns."""
@@ -126,7 +138,7 @@ class Cluster:
 
 
 @asynccontextmanager
-async def two_nodes(directory: Path) -> AsyncIterator[Cluster]:
+async def two_nodes(directory: Path) -> AsyncIterator[Cut]:
     async with machines_in(directory) as machines:
         first = await machines.join()
         await machines.at_rest([4])
@@ -135,7 +147,7 @@ async def two_nodes(directory: Path) -> AsyncIterator[Cluster]:
         await machines.at_rest([2, 2])
         for broker in machines.brokers:
             await until(lambda broker=broker: len(list(broker.transactions.all())) == 2)  # type: ignore[misc]
-        yield Cluster(machines)
+        yield Cut(machines)
 
 
 class Producer:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.security.scram import salt_password
 from tests.core.support import run, until
 from tests.gateway.cluster.test_machines import machines_in
 from tests.gateway.harness import Client, batch
+
+pytestmark = pytest.mark.slow
 
 ALTER_CREDENTIALS = 51
 MECHANISM, NUMBER = "SCRAM-SHA-256", 1

@@ -14,7 +14,9 @@ from gateway.config.loading import FIELDS, describe, load
 from gateway.http.guard import Guard
 from gateway.long_term.credentials import find_credentials, find_region
 from gateway.network.binding import CannotListen, bind_all
-from tests.gateway.launching import run
+from tests.gateway.forking import run
+
+pytestmark = pytest.mark.slow
 
 SECRET = "s3cr3t-Value"
 

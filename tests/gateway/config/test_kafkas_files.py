@@ -16,6 +16,8 @@ from gateway.config.layers import ConfigError
 from gateway.config.loading import FIELDS, left_out_of, load
 from tests.likeness.ranges import RANGES
 
+pytestmark = pytest.mark.slow
+
 KAFKAS_KEYS = frozenset(json.loads(RANGES.read_text())["names"])
 """All keys of a broker, as a real one knows them."""
 OF_EARLIER_RELEASES = (

@@ -12,6 +12,7 @@ from gateway.groups.classic.messages import JoinRequest, SyncRequest
 from gateway.groups.offsets.service import OffsetCommit
 from gateway.groups.persistence import OFFSETS_TABLE
 from gateway.refusals import Refusal
+from gateway.transactions.persistence import TRANSACTIONS_TABLE
 from tests.core.support import owner_of, until
 from tests.core.test_several_containers import failing
 from tests.gateway.groups.harness import RANGE
@@ -146,6 +147,55 @@ def test_a_released_container(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_what_a_released_container_knew(tmp_path: Path) -> None:
+    """It is let go of, although objects that refer to one another keep it for long. Who still asks is not told that
+    there is nothing: a transactional id of another coordinator is no unknown one."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, clean=False, containers=BOTH) as services:
+            await services.create("t")
+            group, name = services.name_in(ELSEWHERE, "g"), services.name_in(ELSEWHERE)
+            assert await commit(services, group, 5) is ErrorCode.none
+            who = await services.init(name)
+            container = services.store.containers[ELSEWHERE].container
+            groups, transactions = services.all_groups.of(group), services.all_transactions.of(name)
+            await services.release(ELSEWHERE)
+            await until(lambda: not len(transactions) and not groups._committed._groups)
+            await until(lambda: not any(container.table(one).entries for one in (OFFSETS_TABLE, TRANSACTIONS_TABLE)))
+            for asks in (transactions.get, transactions._known.find):
+                with pytest.raises(Refusal, match="not_coordinator"):
+                    asks(name)
+            with pytest.raises(Refusal, match="not_coordinator"):
+                await transactions.init_producer(name, 60_000, None)
+            with pytest.raises(Refusal, match="not_coordinator"):
+                await transactions.end(name, who, committed=True, bumps=True)
+            await until(lambda: not services.all_groups._freeing | services.all_transactions._freeing)
+
+    run(scenario())
+
+
+def test_it_is_let_go_of_beside_its_next_life(tmp_path: Path) -> None:
+    """A coordinator that goes and comes back forgets nothing of what it knows now."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create("t")
+            group, name = services.name_in(ELSEWHERE, "g"), services.name_in(ELSEWHERE)
+            for offset in (1, 2):
+                assert await commit(services, group, offset) is ErrorCode.none
+                await services.init(name)
+                for kind in (services.all_transactions, services.all_groups):
+                    await kind.release(ELSEWHERE)
+                for step in ("load_in", "start_in"):
+                    for kind in (services.all_groups, services.all_transactions):
+                        await getattr(kind, step)(ELSEWHERE)
+                await until(lambda: not services.all_groups._freeing | services.all_transactions._freeing)
+                assert services.offset(group) == offset
+                assert services.known(name).epoch == offset - 1
+
+    run(scenario())
+
+
 def test_while_it_loads(tmp_path: Path) -> None:
     """A container that is being opened asks its clients to come again, and then serves them."""
 
@@ -156,12 +206,13 @@ def test_while_it_loads(tmp_path: Path) -> None:
             await commit(services, group, 5)
             await services.all_transactions.release(ELSEWHERE)
             await services.all_groups.release(ELSEWHERE)
-            services.all_groups._load(ELSEWHERE)
+            await services.all_groups.load_in(ELSEWHERE)
             with pytest.raises(Refusal, match="coordinator_load_in_progress"):
                 services.all_groups.of(group)
             assert services.all_groups.is_here(group)
-            await services.all_groups._start(ELSEWHERE)
-            await services.all_transactions.open(ELSEWHERE)
+            await services.all_transactions.load_in(ELSEWHERE)
+            await services.all_groups.start_in(ELSEWHERE)
+            await services.all_transactions.start_in(ELSEWHERE)
             assert services.offset(group) == 5
 
     run(scenario())

@@ -11,6 +11,8 @@ from gateway.dispatch.registry import Api, Registry
 from gateway.wire.codec import request_codec, response_codec
 from gateway.wire.schema import versions_known
 
+pytestmark = pytest.mark.slow
+
 PRODUCE, METADATA = 0, 3
 PRODUCE_WITH_TOPIC_IDS, METADATA_WITH_TOPIC_IDS = 13, 10
 APIS = list(discover())

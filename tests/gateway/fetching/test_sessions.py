@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from core.clock import ManualClock
+from gateway.apis import fetch
 from gateway.broker import Broker
-from gateway.fetching.sessions import EVICTABLE_AFTER_S, FetchSession, FetchSessions
+from gateway.fetching.looking import ColdRead
+from gateway.fetching.sessions import EVICTABLE_AFTER_S, FetchSession, FetchSessions, Target
 from gateway.wire.message import Message
 from tests.gateway.apis.test_fetch import found, partitions, run
 from tests.gateway.harness import Client, batch
+
+pytestmark = pytest.mark.slow
 
 
 class Session:
@@ -96,6 +103,33 @@ def test_a_session_forgets_partitions(tmp_path: Path) -> None:
         assert found(back) == {0: [(0, b"a")]}
 
     run(tmp_path, scenario)
+
+
+def test_a_partition_that_moves_while_a_fetch_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its slot was found in one container, and is in another one when it is looked at: the session hears of what is
+    appended there."""
+    monkeypatch.setattr(fetch, "LOOKS_AT_ONCE", 1)
+    choose = fetch._Fetch._choose_of_many
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        stream = broker.topics.get("t")
+        assert stream is not None
+        source = stream.slot(0).container_id
+        (target,) = broker.store.containers.keys() - {source}
+
+        async def move_before(self: fetch._Fetch, todo: Sequence[Target]) -> tuple[list[ColdRead], list[Target]]:
+            await broker.store.move_slot(stream, 0, target)
+            return await choose(self, todo)
+
+        session = Session(client)
+        with monkeypatch.context() as patch:
+            patch.setattr(fetch._Fetch, "_choose_of_many", move_before)
+            await session.fetch(("t", 0, 0), ("t", 1, 0))
+        assert stream.slot(0).container_id == target
+        await client.produce("t", batch(b"a"))
+        assert found(await session.fetch()) == {0: [(0, b"a")]}
+
+    run(tmp_path, scenario, "containers=2")
 
 
 def test_session_errors(tmp_path: Path) -> None:

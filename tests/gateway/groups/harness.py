@@ -12,9 +12,10 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
+from core.turns import at_once
 from gateway.groups.classic.allowance import Allowance
 from gateway.groups.classic.committing import admit_commit
-from gateway.groups.classic.group import Group, GroupRules
+from gateway.groups.classic.group import Group
 from gateway.groups.classic.messages import (
     Alarm,
     Answer,
@@ -24,11 +25,14 @@ from gateway.groups.classic.messages import (
     JoinResult,
     LeavingMember,
     Protocol,
+    Read,
     Store,
     SyncRequest,
     SyncResult,
 )
+from gateway.groups.classic.rules import GroupRules
 from gateway.groups.classic.states import GroupState
+from gateway.groups.classic.subscription import subscribed_topics
 from gateway.groups.deadlines import Deadlines
 
 SESSION_MS: Final = 10_000
@@ -210,5 +214,7 @@ class GroupDriver:
                 self.answers.setdefault(effect.waiter, []).append(effect.result)
             elif isinstance(effect, Store):
                 self.stores.append(effect)
+            elif isinstance(effect, Read):
+                effect.told(at_once(subscribed_topics(effect.subscriptions)))
         if self.store_at_once and self.stores:
             self.finish_stores()

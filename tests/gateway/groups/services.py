@@ -101,9 +101,10 @@ class Services:
 
 @asynccontextmanager
 async def serving(
-    directory: Path, *settings: str, clock: ManualClock | None = None, clean: bool = True
+    directory: Path, *settings: str, clock: ManualClock | None = None, clean: bool = True, writes_ids: bool = True
 ) -> AsyncIterator[Services]:
-    """Open the store in `directory`; close it afterwards, or drop it as a crash would."""
+    """Open the store in `directory`; close it afterwards, or drop it as a crash would. `writes_ids`: as the level of a
+    cluster allows it."""
     clock = clock or ManualClock()
     config = load(environ={}, assignments=[*FAST, *settings])
     configs = BrokerConfigs(config)
@@ -120,7 +121,8 @@ async def serving(
         streams_settings_of(config, lambda _: {}),
         Elsewhere(lambda container_id: None),
     )
-    coordinators.load()
+    coordinators.writes_ids = lambda: writes_ids
+    await coordinators.load()
     await coordinators.start()
     try:
         yield Services(store, topics, coordinators.of("g"), clock)

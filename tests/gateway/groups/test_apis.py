@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,6 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 from kio.schema.errors import ErrorCode
 
+from core.streams.live import Stream
 from gateway.apis import discover, offset_delete
 from gateway.broker import Broker
 from gateway.groups.offsets.service import OffsetService
@@ -18,6 +20,8 @@ from gateway.wire.message import Message
 from tests.gateway.groups.harness import subscription
 from tests.gateway.groups.services import FAST, run
 from tests.gateway.harness import Client, running_broker
+
+pytestmark = pytest.mark.slow
 
 OFFSET_COMMIT, OFFSET_FETCH, FIND_COORDINATOR, JOIN, HEARTBEAT, LEAVE, SYNC = 8, 9, 10, 11, 12, 13, 14
 DESCRIBE, LIST, DELETE, OFFSET_DELETE = 15, 16, 42, 47
@@ -341,6 +345,32 @@ def test_answers_do_not_multiply(tmp_path: Path) -> None:
             described = await client.ask(DESCRIBE, 5, {"groups": ["g"] * 1_000})
 
             assert len(fetched_all.groups) == len(described.groups) == 1
+
+    run(scenario())
+
+
+def test_the_id_of_a_topic_whose_name_another_has(tmp_path: Path) -> None:
+    """Another process makes a deleted topic's name anew, and this one hears of the new topic first: the old id stands
+    for no offset of the new one."""
+    by_id = 10
+
+    async def scenario() -> None:
+        async with asking(tmp_path) as (broker, client):
+            old = broker.topics.get("t")
+            assert old is not None
+            new = Stream(replace(old.state, id=77, uuid=uuid4()), old.policy, lambda stream, number: old.slot(number))
+            broker.store.streams.name(new)
+            stale = {"topic_id": old.uuid}
+            commit, fetch = commit_body(broker, by_id, "g", ("t", 1, 42)), fetch_body(broker, by_id, "g", {"t": [1]})
+            own = await client.ask(OFFSET_COMMIT, by_id, commit)
+            late = await client.ask(OFFSET_COMMIT, by_id, commit | {"topics": [commit["topics"][0] | stale]})
+            asked = fetch["groups"][0]["topics"][0] | stale
+            told = await client.ask(OFFSET_FETCH, by_id, fetch | {"groups": [{"group_id": "g", "topics": [asked]}]})
+            assert own.topics[0].partitions[0].error_code == 0
+            assert late.topics[0].partitions[0].error_code == ErrorCode.unknown_topic_id
+            assert fetched(told, by_id) == [(1, -1, "", ErrorCode.unknown_topic_id)]
+            broker.store.streams.remove(new)
+            broker.store.streams.name(old)
 
     run(scenario())
 

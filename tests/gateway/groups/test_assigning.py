@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from kio.schema.errors import ErrorCode
 
+from core.turns import at_once
 from gateway.groups.classic.messages import Protocol
 from gateway.groups.classic.states import GroupState
 from tests.gateway.groups.harness import REBALANCE_MS, SESSION_MS, GroupDriver, subscription
@@ -379,7 +380,7 @@ def test_members_go_on_after_a_restart(driver: GroupDriver) -> None:
     leader, follower = driver.stable("a", "b")
     loaded = GroupDriver()
 
-    effects = loaded.group.restore(driver.stored[-1].record, loaded.now)
+    effects = at_once(loaded.group.restore(driver.stored[-1].record, loaded.now))
 
     assert effects == []
     assert loaded.state is GroupState.STABLE
@@ -402,7 +403,7 @@ def test_empty_group_after_a_restart(driver: GroupDriver) -> None:
     loaded = GroupDriver()
     loaded.pass_time(1_000)
 
-    loaded.group.restore(driver.stored[-1].record, loaded.now)
+    at_once(loaded.group.restore(driver.stored[-1].record, loaded.now))
 
     assert loaded.state is GroupState.EMPTY
     assert (loaded.group.generation, loaded.group.state_since_ms) == (2, driver.group.state_since_ms)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from kio.schema.errors import ErrorCode
 
-from gateway.groups.classic.group import ID_PREFIX_CHARS_MAX, Group
+from gateway.groups.classic.group import Group
+from gateway.groups.classic.membership import ID_PREFIX_CHARS_MAX
 from gateway.groups.classic.messages import JoinRequest, Protocol
 from gateway.groups.classic.roster import PENDING_MAX
 from gateway.groups.classic.states import GroupState

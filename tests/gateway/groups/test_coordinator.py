@@ -24,6 +24,8 @@ from tests.core.support import writer_of
 from tests.gateway.groups.harness import SESSION_MS
 from tests.gateway.groups.services import run, serving
 
+pytestmark = pytest.mark.slow
+
 DAY_S = 24 * 3_600
 WEEK_S = 7 * DAY_S
 
@@ -428,11 +430,14 @@ def test_deleted_topic_takes_its_offsets_along(tmp_path: Path) -> None:
             await asyncio.sleep(0)
             stream = services.topics.get("t")
             assert stream is not None
-            services.groups.topic_deleted(stream)
+            assert await services.topics.delete([stream]) == [None]
             await write
-            await services.groups._journal.settle()
+            assert services.offsets("g") == {("u", 0): 1}
+            await services.create("t")
+            await services.groups.offsets.finish()
 
             assert services.offsets("g") == {("u", 0): 1}
+            assert len(services.store.table("offsets")) == 1
 
     run(scenario())
 
@@ -624,6 +629,9 @@ def test_offset_record_is_what_the_store_holds(tmp_path: Path) -> None:
 
             key = OffsetKey("g", "t", 3)
             assert services.store.table("offsets").get(encode_offset_key(key)) is not None
-            assert services.groups.offsets.get(key) == CommittedOffset(5, -1, "", services.clock.wall_ms())
+            stream = services.topics.get("t")
+            assert stream is not None
+            committed = CommittedOffset(5, -1, "", services.clock.wall_ms(), topic_id=stream.uuid.bytes)
+            assert services.groups.offsets.get(key) == committed
 
     run(scenario())

@@ -8,6 +8,8 @@ from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from kio.schema.errors import ErrorCode
 
+from core.turns import at_once
+from gateway.groups.classic import rules
 from gateway.groups.classic.messages import JoinResult, LeavingMember, Protocol, SyncResult
 from gateway.groups.classic.states import GroupState
 from tests.gateway.groups.harness import REBALANCE_MS, SESSION_MS, GroupDriver, subscription
@@ -27,11 +29,19 @@ INSTANCES = st.sampled_from([None, None, "x", "y"])
 WAIT_S_MAX = 3 * (REBALANCE_MS + SESSION_MS) / 1_000
 
 
+MEMBERS_MAX = 5
+"""One more than group.max.size: as many as one static member that is away."""
+PROTOCOLS_MAX = 8
+
+
 class GroupMachine(RuleBasedStateMachine):
     ids = Bundle("ids")
 
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(rules, "MEMBERS_MAX", MEMBERS_MAX)
+        self.patch.setattr(rules, "PROTOCOLS_MAX", PROTOCOLS_MAX)
         self.driver = GroupDriver(initial_delay_ms=3_000, max_size=4, store_at_once=False)
         self.requests = 0
         self.since: dict[str, float] = {}
@@ -39,6 +49,9 @@ class GroupMachine(RuleBasedStateMachine):
         self.assigned: dict[int, dict[str, bytes]] = {}  # per generation, by what its leader said
         self.highest_generation = 0
         self.checked: set[str] = set()
+
+    def teardown(self) -> None:
+        self.patch.undo()
 
     # What clients do
 
@@ -132,7 +145,7 @@ class GroupMachine(RuleBasedStateMachine):
         driver.rules = old.rules
         driver.group._rules = old.rules
         if stored:
-            driver.group.restore(stored[-1].record, driver.now)
+            at_once(driver.group.restore(stored[-1].record, driver.now))
             assert driver.group.generation <= self.highest_generation
         # A generation that was never stored may be used again: its members are told that they are unknown.
         self.highest_generation = driver.group.generation
@@ -158,6 +171,14 @@ class GroupMachine(RuleBasedStateMachine):
         assert roster.joined_count == sum(m.awaits_join for m in members)
         assert sum(roster.protocol_votes.values()) == sum(len(m.protocols) for m in members)
         assert not set(roster.pending) & {m.member_id for m in members}
+        assert roster.protocol_count == sum(len(m.protocols) for m in members)
+        assert roster._allowance.used == sum(m.size_bytes for m in members)
+
+    @invariant()
+    def group_stays_as_small_as_it_may_be(self) -> None:
+        """Whoever was away, and whatever each member offers."""
+        assert len(self.driver.group.roster) <= MEMBERS_MAX
+        assert self.driver.group.roster.protocol_count <= PROTOCOLS_MAX
 
     @invariant()
     def states_fit_their_members(self) -> None:

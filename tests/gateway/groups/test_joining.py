@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from kio.schema.errors import ErrorCode
 
+from core.turns import at_once
 from gateway.groups.classic.messages import Protocol
 from gateway.groups.classic.states import GroupState
 from tests.gateway.groups.harness import REBALANCE_MS, SESSION_MS, GroupDriver, subscription
@@ -307,7 +308,7 @@ def test_last_to_join_a_full_group_goes() -> None:
     driver = GroupDriver(max_size=3)
     first, second, third = driver.stable("a", "b", "c")
     small = GroupDriver(max_size=2)
-    small.group.restore(driver.stored[-1].record, small.now)
+    at_once(small.group.restore(driver.stored[-1].record, small.now))
     assert small.state is GroupState.PREPARING_REBALANCE
 
     small.join("a", first)

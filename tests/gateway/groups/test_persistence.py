@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
 from gateway.groups.classic.messages import GroupRecord, MemberRecord, Protocol
 from gateway.groups.persistence import (
+    NO_TOPIC_ID,
     CommittedOffset,
     OffsetKey,
     UnreadableRecord,
@@ -17,7 +20,11 @@ from gateway.groups.persistence import (
     encode_group,
     encode_offset,
     encode_offset_key,
+    offset_times_ms,
+    offset_topic_id,
 )
+
+pytestmark = pytest.mark.slow
 
 I32 = st.integers(-(2**31), 2**31 - 1)
 I64 = st.integers(-(2**63), 2**63 - 1)
@@ -42,7 +49,8 @@ GROUPS = st.builds(
     leader=st.none() | TEXT,
     members=st.lists(MEMBERS, max_size=3).map(tuple),
 )
-OFFSETS = st.builds(CommittedOffset, I64, I32, st.text(max_size=50), I64, I64)
+TOPIC_IDS = st.just(NO_TOPIC_ID) | st.binary(min_size=16, max_size=16)
+OFFSETS = st.builds(CommittedOffset, I64, I32, st.text(max_size=50), I64, I64, TOPIC_IDS)
 KEYS = st.builds(OffsetKey, TEXT, TEXT, st.integers(0, 2**31 - 1))
 
 #: As release 0.1 writes it. Never change these bytes: data directories hold them.
@@ -76,6 +84,10 @@ GOLDEN_GROUP_BYTES = bytes.fromhex(
 )
 GOLDEN_OFFSET = CommittedOffset(5, 2, "m", 1_000)
 GOLDEN_OFFSET_BYTES = bytes.fromhex("01050000000000000002000000e803000000000000ffffffffffffffff6d")
+GOLDEN_OFFSET_2 = GOLDEN_OFFSET._replace(topic_id=b"\x07" * 16)
+GOLDEN_OFFSET_2_BYTES = bytes.fromhex(
+    "02050000000000000002000000e803000000000000ffffffffffffffff070707070707070707070707070707076d"
+)
 GOLDEN_KEY = OffsetKey("g", "t", 3)
 GOLDEN_KEY_BYTES = bytes.fromhex("01006701007400000003")
 
@@ -87,9 +99,11 @@ def test_golden_group() -> None:
 
 
 def test_golden_offset() -> None:
-    """A committed offset as release 0.1 stored it is read and written as then."""
+    """A committed offset is read and written as release 0.1 did, without its topic's id, and with it."""
     assert decode_offset(GOLDEN_OFFSET_BYTES) == GOLDEN_OFFSET
     assert encode_offset(GOLDEN_OFFSET) == GOLDEN_OFFSET_BYTES
+    assert decode_offset(GOLDEN_OFFSET_2_BYTES) == GOLDEN_OFFSET_2
+    assert encode_offset(GOLDEN_OFFSET_2) == GOLDEN_OFFSET_2_BYTES
     assert decode_offset_key(GOLDEN_KEY_BYTES) == GOLDEN_KEY
     assert encode_offset_key(GOLDEN_KEY) == GOLDEN_KEY_BYTES
 
@@ -104,8 +118,11 @@ def test_groups_come_back(record: GroupRecord) -> None:
 @given(KEYS, OFFSETS)
 @settings(max_examples=100, deadline=None)
 def test_offsets_come_back(key: OffsetKey, committed: CommittedOffset) -> None:
-    """Every offset that can be written is read back as it was, metadata exactly."""
-    assert decode_offset(encode_offset(committed)) == committed
+    """Every offset that can be written is read back as it was, metadata exactly; parts of it without the rest, too."""
+    stored = encode_offset(committed)
+    assert decode_offset(stored) == committed
+    assert offset_topic_id(stored) == committed.topic_id
+    assert offset_times_ms(stored) == (committed.commit_ms, committed.expire_ms)
     assert decode_offset_key(encode_offset_key(key)) == key
 
 
@@ -118,13 +135,13 @@ def test_keys_are_distinct(keys: list[OffsetKey]) -> None:
     assert first != second
 
 
-@pytest.mark.parametrize("decode", [decode_group, decode_offset])
-def test_newer_version_is_refused(decode: object) -> None:
+@pytest.mark.parametrize(("decode", "newest"), [(decode_group, 1), (decode_offset, 2)])
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_other_versions_are_refused(decode: Callable[[bytes], object], newest: int, wrong: int) -> None:
     """A value of a version that we do not know is refused, and the error says why."""
-    newer = b"\x02" + GOLDEN_GROUP_BYTES[1:]
-
-    with pytest.raises(UnreadableRecord, match="version 2, this release reads 1"):
-        decode(newer)  # type: ignore[operator]
+    version = wrong and newest + 1
+    with pytest.raises(UnreadableRecord, match=f"version {version}, this release reads up to {newest}"):
+        decode(bytes([version]) + GOLDEN_GROUP_BYTES[1:])
 
 
 def test_cut_anywhere() -> None:
@@ -136,12 +153,21 @@ def test_cut_anywhere() -> None:
         decode_group(GOLDEN_GROUP_BYTES + b"\x00")
 
 
-@given(st.binary(max_size=200))
+def test_an_offset_that_is_cut() -> None:
+    """Before its metadata, which may be empty: it is refused, and no part of a topic's id is one."""
+    for whole in (GOLDEN_OFFSET_BYTES, GOLDEN_OFFSET_2_BYTES):
+        for size in range(len(whole) - 1):
+            with pytest.raises(UnreadableRecord):
+                decode_offset(whole[:size])
+        assert decode_offset(whole[:-1]).metadata == ""
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"\x01", b"\x02"]))
 @settings(max_examples=200, deadline=None)
-def test_garbage(data: bytes) -> None:
+def test_garbage(data: bytes, version: bytes) -> None:
     """Damaged bytes raise UnreadableRecord or are read; nothing else happens."""
     for decode in (decode_group, decode_offset, decode_offset_key):
         try:
-            decode(b"\x01" + data)
+            decode(version + data)
         except UnreadableRecord:
             continue

@@ -38,7 +38,7 @@ HISTORIES = settings(
 
 
 def a_member_gets_what_another_has(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Owners, "is_taken", lambda *_: False)
+    patch.setattr(Owners, "free_for", lambda _owners, _member_id, _topic, partitions: list(partitions))
 
 
 def nobody_is_waited_for_to_give_up(patch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-WITHIN_S = 30.0
+WITHIN_S = 90.0
 
 
 def call(

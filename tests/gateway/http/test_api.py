@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from tests.gateway.forking import serving
 from tests.gateway.http.calls import call, create_topic, get, produce, until
-from tests.gateway.launching import serving
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from tests.gateway.http.browser import complaints, look, violations
 from tests.gateway.http.picture_data import GROUP, TOPIC
 from tests.gateway.http.pictures import served
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
 WITHIN_S = 60.0
 PHONE = (390, 844)

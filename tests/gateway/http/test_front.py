@@ -57,6 +57,8 @@ from tests.faults.gateway_process import Gateway as RealGateway
 from tests.gateway.http.calls import call, create_topic, get, produce, until
 from tests.gateway.launching import free_ports
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "only-for-this-test"
 GUARD = Guard(loopback=True, token=TOKEN)
 Called = tuple[int, Mapping[str, str], Any]

@@ -38,7 +38,9 @@ def test_a_group_of_many_topics(monkeypatch: pytest.MonkeyPatch) -> None:
         async def refresh(self) -> list[GroupLag]:
             return [group]
 
-    desk: Any = SimpleNamespace(ready=lambda: SimpleNamespace(lags=Lags()), access=lambda _: access)
+    loads, rests = SimpleNamespace(are_loading=True), SimpleNamespace(are_loading=False)
+    services = SimpleNamespace(groups=rests, share=SimpleNamespace(coordinators=loads))
+    desk: Any = SimpleNamespace(ready=lambda: SimpleNamespace(lags=Lags(), services=services), access=lambda _: access)
 
     async def scenario() -> None:
         rounds = 0
@@ -52,8 +54,10 @@ def test_a_group_of_many_topics(monkeypatch: pytest.MonkeyPatch) -> None:
         running = asyncio.create_task(others())
         answer = await GroupListPage(cast(Desk, desk))._list(request)
         running.cancel()
-        (told,) = GroupList.model_validate_json(bytes(answer.body)).groups
+        whole = GroupList.model_validate_json(bytes(answer.body))
+        (told,) = whole.groups
         assert (told.topics_total, told.lag) == (1, 2)
+        assert whole.loading
         assert rounds > TOPICS
 
     run(scenario())

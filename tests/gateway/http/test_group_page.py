@@ -14,12 +14,12 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from gateway.groups.classic.subscription import assigned_partitions
 from gateway.http.rings import Rings
+from tests.gateway.forking import serving
 from tests.gateway.groups.share.speaking import ACCEPT, Member, acquired, configured, topic, write
 from tests.gateway.groups.streams.test_apis import heartbeat, subtopology
 from tests.gateway.http.browser import complaints, look, violations
 from tests.gateway.http.calls import call, create_topic, get, produce, until
 from tests.gateway.http.test_topic_pages import MARKUP, row, until_text
-from tests.gateway.launching import serving
 from tests.likeness.asking import Server
 
 WITHIN_S = 60.0
@@ -60,7 +60,7 @@ def commit(kafka: str, group: str, *offsets: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_a_stuck_consumer_is_moved(gateway: tuple[str, str], browser: Chrome) -> None:
     """Its lag by partition; a move is looked at first and made then, and a changed form must be looked at again."""
     kafka, http = gateway
@@ -90,7 +90,7 @@ def test_a_stuck_consumer_is_moved(gateway: tuple[str, str], browser: Chrome) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_members(gateway: tuple[str, str], protocol: str, browser: Chrome) -> None:
     """Members with their partitions; as long as there are some, offsets are not moved."""
@@ -143,7 +143,7 @@ def test_where_offsets_are_moved(gateway: tuple[str, str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_history_survives_a_reload(gateway: tuple[str, str], browser: Chrome) -> None:
     """The gateway measures, whoever looks: a page that is opened later shows the time before."""
     kafka, http = gateway
@@ -163,7 +163,7 @@ def test_history_survives_a_reload(gateway: tuple[str, str], browser: Chrome) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_a_share_group(gateway: tuple[str, str], shared: Member, browser: Chrome) -> None:
     """Where its start offset is, and how many records are not settled: more than lie before it; who shares them."""
     _, http = gateway
@@ -185,7 +185,7 @@ def test_a_share_group(gateway: tuple[str, str], shared: Member, browser: Chrome
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_all_groups(gateway: tuple[str, str], shared: Member, browser: Chrome) -> None:
     """Groups of every kind: searched, sorted, a page at a time; each leads to its own page."""
     kafka, http = gateway

@@ -13,19 +13,19 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from gateway.http.node_models import ContainerView, NodeList, NodeView, Stage, State
 from gateway.logs import RECENT_CHARS_MAX, RECENT_MAX, Recent
+from tests.gateway.forking import serving
 from tests.gateway.http.browser import complaints, look, violations
 from tests.gateway.http.calls import call, create_topic, get, produce
 from tests.gateway.http.picture_data import NOW_MS
 from tests.gateway.http.pictures import served
 from tests.gateway.http.test_topic_pages import row, until_text
-from tests.gateway.launching import serving
 
 WITHIN_S = 60.0
 MARKUP = "<b>taken</b>"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_how_it_is(tmp_path: Path, browser: Chrome) -> None:
     """Fill, storage, snapshots, failures, disk, scales, warnings; when nobody answers, no number stays as if it were of
     now."""
@@ -65,7 +65,7 @@ def container(number: int, owner: int, stage: Stage = "serving", going_to: int =
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("certain", [True, False])
 def test_nodes_of_a_cluster(certain: bool, browser: Chrome) -> None:
     """Who serves what, who takes over what, who is silent or gone, and what nobody serves: also to one on a phone."""
@@ -77,7 +77,9 @@ def test_nodes_of_a_cluster(certain: bool, browser: Chrome) -> None:
             node(2, "draining", MARKUP),
             node(3, "not ready", "container 5 is being opened"),
             node(4, "silent"),
-            node(5, "gone", gone_s=95.0),
+            node(5, "gone", gone_s=95.0).model_copy(update={"served": [4, 9]}),
+            node(6, "gone"),
+            node(7, "stopped", gone_s=7_200.0),
         ],
         containers=[
             container(0, 1),
@@ -90,8 +92,8 @@ def test_nodes_of_a_cluster(certain: bool, browser: Chrome) -> None:
     look(browser, 390, 844, dark=True, phone=True)
     with served(nodes=told) as address:
         browser.get(f"{address}/console/health.html")
-        WebDriverWait(browser, WITHIN_S, 0.05).until(lambda b: len(b.find_elements(By.CSS_SELECTOR, "#nodes tr")) == 5)
-        assert [row(browser, "nodes", n) for n in range(5)] == [
+        WebDriverWait(browser, WITHIN_S, 0.05).until(lambda b: len(b.find_elements(By.CSS_SELECTOR, "#nodes tr")) == 7)
+        assert [row(browser, "nodes", n) for n in range(7)] == [
             ["1", "serving", "0", "7", ""],
             ["2", "draining", "1 \N{RIGHTWARDS ARROW} 1", "7", f"gives its containers away; {MARKUP}"],
             ["3", "not ready", "2 (opening)", "7", "container 5 is being opened"],
@@ -102,7 +104,9 @@ def test_nodes_of_a_cluster(certain: bool, browser: Chrome) -> None:
                 "\N{EN DASH}",
                 "lives, and has not answered: what is its own is missing on these pages",
             ],
-            ["5", "gone", "\N{EN DASH}", "\N{EN DASH}", "ended 95 s ago"],
+            ["5", "gone", "\N{EN DASH}", "\N{EN DASH}", "ended 95 s ago, with containers 4, 9"],
+            ["6", "gone", "\N{EN DASH}", "\N{EN DASH}", "ended, and nobody heard when"],
+            ["7", "stopped", "\N{EN DASH}", "\N{EN DASH}", "ended 2 h ago"],
         ]
         note = (
             "2 containers served by nobody: 2, 4" if certain else "outdated: the node that answers has lost its lease"

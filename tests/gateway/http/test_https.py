@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.launching import serving
+from tests.gateway.forking import serving
 from tests.gateway.security.certificates import make
 
 pytestmark = pytest.mark.slow

@@ -41,6 +41,8 @@ from gateway.http.models import (
 from gateway.http.node_models import ContainerView, NodeList, NodeView, State
 from gateway.http.topic_models import PartitionList, PartitionRow, TopicList, TopicRow
 
+pytestmark = pytest.mark.slow
+
 COUNTS = st.integers(0, 1_000)
 RATES = st.floats(0, 1e9)
 NAMES = st.sampled_from(["audit", "orders", "views"])
@@ -239,7 +241,7 @@ def node_list(time_ms: int, states: dict[int, State], *, certain: bool = True, o
 def test_each_node_tells_of_itself() -> None:
     """One that has answered is as it says; one that has not is silent, and one that others saw go is gone."""
     one = node_list(10, {1: "serving", 2: "silent", 3: "silent", 4: "gone"})
-    two = node_list(20, {1: "silent", 2: "draining", 3: "silent"})
+    two = node_list(20, {1: "silent", 2: "draining", 3: "silent", 5: "stopped"})
     for answers in ([one, two], [two, one]):
         merged = merging.nodes(answers)
         told = {node.id: node.state for node in merged.nodes}

@@ -10,7 +10,7 @@ from selenium.webdriver import Chrome
 
 from tests.gateway.http.pictures import ALL, BYTES_MAX, PICTURES, Picture, difference, take
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
 ROOT = PICTURES.parents[1]
 DIFFERENCE_MAX = 6.0

@@ -13,7 +13,8 @@ from urllib.parse import urljoin
 
 import pytest
 
-from tests.gateway.launching import http_get, serving
+from tests.gateway.forking import serving
+from tests.gateway.launching import http_get
 
 PREFIX = "/ops/penstock"
 

@@ -15,8 +15,9 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from gateway.http.desk import BODY_BYTES_MAX
 from gateway.http.records import ANSWER_BYTES, WAIT_MS_MAX
+from tests.gateway.forking import serving
 from tests.gateway.http.calls import WITHIN_S, call, create_topic, get, produce
-from tests.gateway.launching import PENSTOCK, serving
+from tests.gateway.launching import PENSTOCK
 
 pytestmark = pytest.mark.slow
 

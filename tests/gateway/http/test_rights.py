@@ -18,8 +18,8 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from tests.gateway.forking import serving
 from tests.gateway.http.calls import WITHIN_S, call, create_topic, get, until
-from tests.gateway.launching import serving
 
 pytestmark = pytest.mark.slow
 

@@ -23,6 +23,8 @@ from gateway.security.listeners import http_security
 from gateway.security.tls import ListenerTls
 from tests.gateway.security.certificates import Authority, Files, make
 
+pytestmark = pytest.mark.slow
+
 REQUEST = b"GET /api HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
 
 

@@ -17,8 +17,9 @@ from gateway.metrics.counters import Metrics
 from gateway.metrics.exposition import Exposition
 from gateway.metrics.visible import visible
 from tests.faults.client import Connection
+from tests.gateway.forking import serving
 from tests.gateway.http.calls import create_topic, until
-from tests.gateway.launching import http_get, serving
+from tests.gateway.launching import http_get
 
 HALF_HEAD = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"

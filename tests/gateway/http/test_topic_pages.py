@@ -13,11 +13,11 @@ from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from tests.gateway.forking import serving
 from tests.gateway.http.browser import complaints, look, violations
 from tests.gateway.http.calls import call, create_topic, get, produce
-from tests.gateway.launching import serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
 WITHIN_S = 60.0
 MARKUP = "<img src=x onerror=\"document.title='taken'\">"

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from typer.testing import CliRunner
 
 from gateway.cli.streams import app
-from tests.gateway.launching import PENSTOCK, free_ports, run, serving
+from tests.gateway.forking import run, serving
+from tests.gateway.launching import PENSTOCK, free_ports
 from tests.gateway.security.certificates import Files, make
 
 pytestmark = pytest.mark.slow

@@ -10,6 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from gateway.internal_topics import compacted
 from gateway.internal_topics.compacted import CompactedLog
 
+pytestmark = pytest.mark.slow
+
 FIRST = 1_000
 
 

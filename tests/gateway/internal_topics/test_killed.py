@@ -13,13 +13,13 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from gateway.coordination.homes import Homes
 from gateway.internal_topics.partitions import Partitions
-from tests.gateway.launching import serving
+from tests.gateway.forking import serving
 
 pytestmark = pytest.mark.slow
 
 GROUP: Final = "watched"
 WHERE: Final = Partitions(Homes([0]), 50).of(GROUP)
-WAIT_S_MAX: Final = 20.0
+WAIT_S_MAX: Final = 60.0
 
 
 def commit(address: str, offset: int) -> None:

@@ -15,7 +15,28 @@ GROUP_PARTITIONS = Partitions(Homes([0]), 50)
 
 
 def test_offset() -> None:
-    """A committed offset is a key of version 1 and a value of version 3."""
+    """A committed offset is a key of version 1 and a value of version 4, with the topic's id in a tagged field."""
+    row = encode_offset_key(OffsetKey("g", "t", 3))
+    record = offset_record(row, encode_offset(CommittedOffset(5, 2, "m", 1_000, topic_id=b"\x07" * 16)))
+
+    assert record.key.hex() == "000100016700017400000003"
+    assert record.value is not None
+    assert record.value.hex() == "0004000000000000000500000002026d00000000000003e8010010" + "07" * 16
+    assert record.timestamp == 1_000
+
+
+def test_long_metadata() -> None:
+    """From 127 bytes on its length takes a second byte."""
+    row = encode_offset_key(OffsetKey("g", "t", 3))
+    for length, told in ((0, "01"), (126, "7f"), (127, "8001"), (4_096, "8120")):
+        committed = CommittedOffset(5, 2, "m" * length, 1_000, topic_id=b"\x07" * 16)
+        value = offset_record(row, encode_offset(committed)).value
+        assert value is not None
+        assert value[14:].startswith(bytes.fromhex(told) + b"m" * length + b"\x00")
+
+
+def test_offset_without_id() -> None:
+    """One that does not name its topic's id is a value of version 3."""
     row = encode_offset_key(OffsetKey("g", "t", 3))
     record = offset_record(row, encode_offset(CommittedOffset(5, 2, "m", 1_000)))
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import struct
+import threading
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from core.applied.tables import Put
 from core.errors import StorageFailure
 from gateway.coordination.homes import Homes
-from gateway.internal_topics import slots
+from gateway.groups.classic.messages import GroupRecord
+from gateway.groups.persistence import GROUPS_TABLE, encode_group
+from gateway.internal_topics import slots, topics
+from gateway.internal_topics.messages import InternalRecord, group_record
 from gateway.internal_topics.partitions import Partitions
 from gateway.internal_topics.topics import BLOCK_OFFSETS, NEXT_KEY, TABLE
 from gateway.records.records import Record, build_batch, iter_records
@@ -18,6 +23,8 @@ from gateway.wire.message import Message
 from tests.core.test_several_containers import failing
 from tests.gateway.apis.harness import NOW, Admin, admin_of
 from tests.gateway.harness import fetch_body
+
+pytestmark = pytest.mark.slow
 
 TOPIC: Final = "__consumer_offsets"
 TRANSACTIONS: Final = "__transaction_state"
@@ -282,3 +289,32 @@ def test_many_rows(admin: Admin) -> None:
 
     found = [offset_of(record) for record in records(admin, where)]
     assert sorted(found) == [(name, n, n) for n in range(1_200)]
+
+
+def test_a_large_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its record is made in a thread; what came before it, and comes behind it, is told in order."""
+    group = "large"
+    threads: list[bool] = []
+
+    def made(row: bytes, value: bytes | None) -> InternalRecord:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return group_record(row, value)
+
+    monkeypatch.setattr(topics, "GROUP_BYTES_AT_ONCE", 0)
+    monkeypatch.setattr(topics, "group_record", made)
+    stored = GroupRecord(
+        generation=4, state_since_ms=1_000, protocol_type="consumer", protocol_name=None, leader=None, members=()
+    )
+    with admin_of(tmp_path) as admin:
+        name = admin.create()
+        commit(admin, group, name, 1)
+        admin.run(admin.broker.store.home.update(Put(GROUPS_TABLE, group.encode(), encode_group(stored))))
+        commit(admin, group, name, 2, partition=0)
+
+        found = records(admin, partition_of(group))
+
+        told = group_record(group.encode(), encode_group(stored))
+        assert [record.key for record in found].count(told.key) == 1
+        assert next(record.value for record in found if record.key == told.key) == told.value
+        assert (name, 0, 2) in [offset_of(record) for record in found if record.key != told.key]
+        assert threads == [False]

@@ -21,6 +21,8 @@ from tests.core.support import hosted_of, until
 from tests.gateway.harness import SETTINGS, Client, batch, running_broker, values
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 
+pytestmark = pytest.mark.slow
+
 QUICK = (
     "chunk.age.ms=100",
     "tier2.verify.delay.ms=50",

@@ -118,6 +118,7 @@ class TestRefusals:
             (("tier2=s3://B_",), "not a bucket's name: 'B_'"),
             (("tier2=s3://bucket/a//b",), "not a prefix for keys"),
             (("tier2=s3://bucket", "tier2.ca.file=/nowhere"), "tier2.ca.file = /nowhere: is not there"),
+            (("tier2=s3://bucket", "tier2.ca.file=/dev/null"), "tier2.ca.file: /dev/null: it has no certificate"),
         ],
     )
     def test_before_anything_is_asked(self, assignments: tuple[str, ...], said: str) -> None:
@@ -125,6 +126,13 @@ class TestRefusals:
         with pytest.raises(ConfigError) as caught:
             check_settings(load(None, {}, assignments), AWS)
         assert said in str(caught.value)
+
+    def test_the_usual_authorities(self) -> None:
+        """SSL_CERT_FILE stands in for tier2.ca.file, and is named if it vouches for nobody; plain HTTP needs none."""
+        environ = AWS | {"SSL_CERT_FILE": "/dev/null"}
+        with pytest.raises(ConfigError, match="SSL_CERT_FILE: /dev/null: it has no certificate"):
+            check_settings(load(None, {}, ("tier2=s3://bucket",)), environ)
+        check_settings(load(None, {}, ("tier2=s3://bucket", "tier2.endpoint=http://127.0.0.1:9000")), environ)
 
 
 def test_nothing_is_shown() -> None:

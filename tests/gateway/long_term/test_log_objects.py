@@ -18,7 +18,8 @@ from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechani
 from gateway.exits import ExitCode
 from gateway.long_term.log_objects import PREFIX, UnfitForLog, check_conditions
 from gateway.security.scram_users import TABLE
-from tests.gateway.launching import Running, run, serving
+from tests.gateway.forking import forked, run, serving
+from tests.gateway.launching import Running
 from tests.tier2.fault_proxy import FaultProxy, Stall
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
@@ -100,7 +101,7 @@ def killed_and_lost(tmp_path: Path, *where: str) -> None:
     values, acknowledged = itertools.count(), list[int]()
     for number in range(ROUNDS):
         machine = tmp_path / f"machine-{number}"
-        gateway = Running(machine, *SMALL_FILES, *where)
+        gateway = Running(machine, *SMALL_FILES, *where, start=forked)
         try:
             address = gateway.ready()["kafka"][0].rpartition("//")[2]
             if number:

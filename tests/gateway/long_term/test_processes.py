@@ -19,7 +19,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from minio import Minio
 from minio.commonconfig import CopySource
 
-from tests.gateway.launching import Running, http_get, run, serving
+from tests.gateway.forking import run, serving
+from tests.gateway.launching import Running, http_get
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 
 pytestmark = pytest.mark.slow
@@ -519,6 +520,7 @@ def await_tiered(gateway: Running, count: int) -> None:
         if sum(one["end"] for record in records for one in record.get("partitions", ())) == count:
             return
         assert time.monotonic() < deadline, records
+        time.sleep(0.01)
 
 
 def await_verified(arguments: tuple[str, ...]) -> None:

@@ -14,7 +14,8 @@ import pytest
 from minio.commonconfig import ENABLED
 from minio.versioningconfig import VersioningConfig
 
-from tests.gateway.launching import Running, http_get, run, serving
+from tests.gateway.forking import run, serving
+from tests.gateway.launching import Running, http_get
 from tests.gateway.long_term.test_processes import (
     PATIENCE_S,
     QUICK,

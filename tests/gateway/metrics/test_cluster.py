@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -21,6 +22,8 @@ from gateway.metrics.streams import StreamCollector
 from tests.core.support import run, until
 from tests.gateway.cluster.test_machines import CONTAINERS, Machines, leaders, machines_in
 from tests.gateway.harness import Client, batch
+
+pytestmark = pytest.mark.slow
 
 PARTITIONS: Final = 8
 

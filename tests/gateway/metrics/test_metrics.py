@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +13,15 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from core.clock import SystemClock
 from gateway.cluster.nodes import Nodes
 from gateway.cluster.picture import Picture
 from gateway.metrics import streams as stream_metrics
 from gateway.metrics.cluster import offer_cluster
 from gateway.metrics.counters import Metrics
+from tests.gateway.forking import serving
 from tests.gateway.http.calls import call, create_topic, delete_topic, produce, until
-from tests.gateway.launching import http_get, serving
+from tests.gateway.launching import http_get
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +110,7 @@ def test_every_metric_of_the_dashboard_exists(gateway: tuple[str, str]) -> None:
     _, http = gateway
     known = {name + suffix for name, f in families(http).items() for suffix in SUFFIXES.get(f.type, ("",))}
     of_a_node = Metrics()
-    offer_cluster(of_a_node, Picture(Nodes(1, lambda _: True), dict, None, time.monotonic), lambda: 0)
+    offer_cluster(of_a_node, Picture(Nodes(1, lambda _: True), dict, None, SystemClock().wall_ms), lambda: 0)
     known |= {number.name for number in of_a_node.numbers}
     dashboard = json.loads(DASHBOARD.read_text())
 

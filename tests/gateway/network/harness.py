@@ -31,12 +31,12 @@ from gateway.wire.produce_request import decode_produce
 from gateway.wire.responses import encode_produce_response
 
 PRODUCE, HEARTBEAT, LIST_GROUPS = 0, 12, 16
-DEADLINE_S = 5.0
+DEADLINE_S = 60.0
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     """Run a test's coroutine on the loop that the gateway runs on."""
-    uvloop.run(asyncio.wait_for(test, 30))
+    uvloop.run(asyncio.wait_for(test, 3 * DEADLINE_S))
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

@@ -13,7 +13,8 @@ from gateway.config.listeners import parse_overrides
 from gateway.network.connection_limits import HELD_S_MAX, RATE_WINDOW_S, AddressRates, ConnectionCounts, CreationRate
 from gateway.network.host import ServerLimits
 from tests.faults.client import Connection
-from tests.gateway.launching import http_get, serving
+from tests.gateway.forking import serving
+from tests.gateway.launching import http_get
 from tests.gateway.network import harness
 from tests.gateway.network.harness import Client, Gate, produce, run, until
 from tests.likeness.asking import CLOSED, Server

@@ -14,6 +14,8 @@ from gateway.network.tls_records import RECORD_BYTES
 from gateway.records.walking import PYTHON_VARIABLE
 from tests.gateway.network.drained import Dry, agree
 
+pytestmark = pytest.mark.slow
+
 RECORD = b"\x17\x03\x03\x00\x01x"
 
 

@@ -34,7 +34,7 @@ GROWTH_MAX = 100 * MIB
 SENDERS = 12
 ANSWER_S = 0.3
 """Long enough for an answer; requests that wait (JoinGroup, Fetch) are left alone after it."""
-STOP_S = 20
+STOP_S = 60
 DAMAGED_PER_VERSION = 8
 API_VERSIONS = 18
 

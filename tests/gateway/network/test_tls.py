@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from gateway.config.security import ListenerSecurity, TransportKeys
-from gateway.network import unsealing
+from gateway.network import sessions
 from gateway.network.host import ServerLimits
 from gateway.network.outgoing import LARGE_BYTES_MIN
 from gateway.network.server import Server
@@ -36,6 +36,8 @@ from tests.gateway.network.harness import (
     until,
 )
 from tests.gateway.security.certificates import DAY, NOW, Authority, Files, make, name_of
+
+pytestmark = pytest.mark.slow
 
 SIZES: Final = (
     1,
@@ -60,16 +62,16 @@ WAYS: Final = ("by OpenSSL's functions", "by Python's session", "by Python")
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each way in which records are read (`gateway.network.unsealing`)."""
+    """Each way in which records are read (`gateway.network.sessions`)."""
     number = WAYS.index(request.param)
-    if number == 0 and unsealing.native_wrap is None:
+    if number == 0 and sessions.native_wrap is None:
         pytest.skip("OpenSSL's functions are not used here")
-    if number == 1 and unsealing.drain is None:
+    if number == 1 and sessions.drain is None:
         pytest.skip("there is no native extension here")
     if number > 0:
-        monkeypatch.setattr(unsealing, "native_wrap", None)
+        monkeypatch.setattr(sessions, "native_wrap", None)
     if number > 1:
-        monkeypatch.setattr(unsealing, "drain", None)
+        monkeypatch.setattr(sessions, "drain", None)
     return WAYS[number]
 
 

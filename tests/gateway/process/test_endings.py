@@ -35,6 +35,8 @@ from gateway.security.listeners import http_security, secured_listeners
 from tests.gateway.security.certificates import Authority
 from tier2.storage import Denied, Unavailable
 
+pytestmark = pytest.mark.slow
+
 NOWHERE: Final = "/nowhere/at/all"
 ANOTHER_MACHINES: Final = "192.0.2.1"
 WITHIN_S: Final = 1.0
@@ -262,6 +264,26 @@ class TestFilesOfSecurity:
         assert f"sasl.plain.users.file of listener SASL_PLAINTEXT, {path}: " in line
         assert words in line
 
+    @pytest.mark.parametrize("server", ["listener", "http"])
+    def test_keys_of_tokens(self, tmp_path: Path, server: str) -> None:
+        """A file of keys that has none, at a Kafka listener and at the HTTP server."""
+        path = tmp_path / "jwks.json"
+        path.write_text("{}")
+        tokens = (
+            f"sasl.oauthbearer.jwks.endpoint.url={path.as_uri()}",
+            "sasl.oauthbearer.expected.audience=penstock",
+        )
+        if server == "http":
+            asked = config(tmp_path, *tokens, "http.listen=127.0.0.1:0", "http.auth=bearer")
+            line = told(end_after(lambda: http_security(asked)), ExitCode.CONFIGURATION)
+        else:
+            listener = ("listeners=SASL_PLAINTEXT://127.0.0.1:0", "sasl.enabled.mechanisms=OAUTHBEARER")
+            asked = config(tmp_path, *tokens, *listener)
+            line = told(end_after(lambda: secured_listeners(asked)), ExitCode.CONFIGURATION)
+
+        name = "http" if server == "http" else "SASL_PLAINTEXT"
+        assert f"sasl.oauthbearer.jwks.endpoint.url of listener {name}, {path.as_uri()}: it is no JWKS" in line
+
     def test_an_audit_log(self, tmp_path: Path) -> None:
         """A directory that is not there is no broken disk."""
         line = told(end_after(lambda: open_audit(config(tmp_path, f"audit.log={NOWHERE}"))), ExitCode.CONFIGURATION)
@@ -306,14 +328,13 @@ class TestEtcd:
         )
 
     def test_a_file_that_holds_none(self, tmp_path: Path) -> None:
-        """All are named, as OpenSSL does not say which."""
+        """It is named, with what it lacks."""
         path = tmp_path / "ca.pem"
         path.write_text("nothing")
         settings = EtcdSettings(endpoints=[Endpoint("127.0.0.1", 2379)], tls=True, ca_file=str(path))
         line = told(end_after(lambda: EtcdClient(settings)), ExitCode.CONFIGURATION)
 
-        assert line.startswith(f"the certificates for etcd cannot be used ({path}): ")
-        assert "Each must be PEM" in line
+        assert line.startswith(f"{path}, for etcd, cannot be used: it has no certificate (-----BEGIN CERTIFICATE-----)")
 
 
 async def _asked(settings: EtcdSettings) -> None:

@@ -13,7 +13,7 @@ from gateway.data_directory import FORMAT
 from gateway.disks import FORMAT as SEVERAL_FORMAT
 from tests.faults.client import TIMEOUT_S, Connection, encode_batch
 from tests.faults.transactional import TransactionalProducer, read_committed
-from tests.gateway.launching import serving
+from tests.gateway.forking import serving
 from tests.gateway.process import old_data
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
+import pytest
+
 from gateway.process.gc_passes import ShortPasses
+
+pytestmark = pytest.mark.slow
 
 OBJECTS: Final = 1_500_000
 LOOKED_AT_MAX: Final = 15_000

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 TOPICS: Final = 15
 PARTITIONS: Final = 10_000
 WRITTEN: Final = 3_000
-COMPLETED_S: Final = 30
+COMPLETED_S: Final = 90
 
 
 def added(stranger: Stranger, producer: Any, partitions: range) -> list[int]:

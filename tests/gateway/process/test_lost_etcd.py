@@ -31,7 +31,8 @@ from minio import Minio
 
 from gateway.cluster.settings_copy import PREFIX
 from tests.core.cluster.etcd.servers import EtcdServer
-from tests.gateway.launching import Running, run
+from tests.gateway.forking import forked, run
+from tests.gateway.launching import Running
 from tests.tier2.conftest import bucket, minio
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 
@@ -40,7 +41,7 @@ __all__ = ["bucket", "minio"]
 KEY: Final = "a key of tests that is long enough to seal"
 PASSWORD: Final = "alice's password"
 ADMIN_PASSWORD: Final = "the admin's password"
-REST_S: Final = 30.0
+REST_S: Final = 90.0
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ class Site:
 
     def serve(self, home: str, *more: str) -> Running:
         listen = ("--listen", "IN://127.0.0.1:0")
-        running = Running(self._directory / home, *self.place, *self._settings, *listen, *more)
+        running = Running(self._directory / home, *self.place, *self._settings, *listen, *more, start=forked)
         self.address = running.ready()["kafka"][0].rpartition("//")[2]
         return running
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import signal
 import threading
 import time
@@ -18,9 +19,11 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.core.cluster.etcd.servers import EtcdServer
+from tests.gateway.forking import forked, run
 from tests.gateway.harness import Client, batch, values
 from tests.gateway.http.calls import call
-from tests.gateway.launching import Running, run
+from tests.gateway.launching import Running
+from tests.patience import Patience
 from tests.tier2.conftest import bucket, minio
 from tests.tier2.minio_server import ROOT_PASSWORD, ROOT_USER, MinioServer
 
@@ -29,12 +32,14 @@ __all__ = ["bucket", "minio"]
 CONTAINERS: Final = 6
 PARTITIONS: Final = 6
 LEASE_S: Final = 3.0
-LONG_LEASE_S: Final = 30.0
+LONG_LEASE_S: Final = 60.0
+"""Longer than any wait for others to go on."""
 FAILOVER_S: Final = 10.0
+"""The bound on the time in which others go on; lengthened by what they wait for a processor (`tests.patience`)."""
 LOAD_S: Final = 2.0
 WAITING_MAX: Final = 500
 NOT_LEADER: Final = 6
-REST_S: Final = 30.0
+REST_S: Final = 90.0
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,7 @@ class Cluster:
         """A node that was started before has the same port again."""
         own = ("--node-id", str(node), "--set", f"cluster.lease.ms={int(lease_s * 1000)}", *more)
         own += ("--listen", self.addresses.get(node, "127.0.0.1:0"))
-        running = Running(self._directory / f"node-{node}", *self._settings, *own)
+        running = Running(self._directory / f"node-{node}", *self._settings, *own, start=forked)
         self.nodes[node] = running
         self.addresses[node] = running.ready()["kafka"][0].rpartition("//")[2]
 
@@ -89,6 +94,13 @@ class Cluster:
     def kill(self, node: int) -> None:
         self.nodes[node].process.send_signal(signal.SIGKILL)
         self.nodes[node].process.wait()
+
+    def patience(self, within_s: float) -> Patience:
+        """For something that the nodes do, or a client in this process."""
+        nodes = self.nodes.values()
+        return Patience(
+            within_s, lambda: [os.getpid(), *(one.process.pid for one in nodes if one.process.poll() is None)]
+        )
 
     def end(self) -> None:
         for running in self.nodes.values():
@@ -135,7 +147,7 @@ class Load:
             while len(self._producer) >= WAITING_MAX and not self._over.is_set():
                 self._producer.poll(0.01)
             self._producer.produce("t", b"%d" % value, partition=value % PARTITIONS, on_delivery=self._delivered)
-            self._producer.poll(0.0005)
+            self._producer.poll(0.002)  # more would only take the processor from the nodes
         self._producer.flush(REST_S)
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
@@ -148,13 +160,11 @@ class Load:
         self.acknowledged[partition].append(int(value))
         self.acknowledged_at[partition] = time.monotonic()
 
-    def until_all_go_on(self, after_s: float, within_s: float) -> float:
-        """Seconds until each partition has acknowledged something that was answered after a moment."""
-        deadline = after_s + within_s
+    def until_all_go_on(self, after_s: float, patience: Patience) -> None:
+        """Return once each partition has acknowledged something that was answered after a moment."""
         while len(late := [at for at in self.acknowledged_at.values() if at > after_s]) < PARTITIONS:
-            assert time.monotonic() < deadline, f"only {len(late)} partitions go on after {within_s} s"
+            assert not patience.is_over(), f"only {len(late)} partitions go on after {patience}"
             time.sleep(0.01)
-        return time.monotonic() - after_s
 
     def end(self) -> None:
         self._over.set()
@@ -192,18 +202,15 @@ def test_a_killed_node_is_replaced_by_the_others(cluster: Cluster) -> None:
     assert cluster.until_led_by(3, {1, 2, 3}) == told
     load = Load(cluster.addresses)
     try:
-        load.until_all_go_on(time.monotonic(), REST_S)
+        load.until_all_go_on(time.monotonic(), cluster.patience(REST_S))
         threading.Event().wait(LOAD_S)
-        killed_s = time.monotonic()
         cluster.kill(1)
-        load.until_all_go_on(time.monotonic() + 0.2, FAILOVER_S)
-        failover_s = time.monotonic() - killed_s
+        load.until_all_go_on(time.monotonic() + 0.2, cluster.patience(FAILOVER_S))
         cluster.until_led_by(2, {2, 3})
         threading.Event().wait(LOAD_S)
     finally:
         load.end()
     assert not load.failed
-    assert failover_s < FAILOVER_S
     for partition in range(PARTITIONS):
         assert read_partition(cluster.addresses[3], partition) == load.acknowledged[partition]
 
@@ -246,9 +253,9 @@ def test_a_stopped_node_hands_over(cluster: Cluster) -> None:
     cluster.until_led_by(1, {1, 2})
     load = Load(cluster.addresses)
     try:
-        load.until_all_go_on(time.monotonic(), REST_S)
+        load.until_all_go_on(time.monotonic(), cluster.patience(REST_S))
         assert cluster.nodes[1].terminate() == 0
-        load.until_all_go_on(time.monotonic(), FAILOVER_S)
+        load.until_all_go_on(time.monotonic(), cluster.patience(FAILOVER_S))
         assert set(cluster.leaders(2).values()) == {2}
     finally:
         load.end()
@@ -272,7 +279,7 @@ class Group:
                 "group.id": "readers",
                 "auto.offset.reset": "earliest",
                 "auto.commit.interval.ms": 200,
-                "session.timeout.ms": 10_000,
+                "session.timeout.ms": 45_000,  # no rebalance for a machine that is busy
                 "log_level": 0,
             }
         )
@@ -316,7 +323,7 @@ class Group:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_containers_move_to_and_fro_and_a_node_is_emptied(cluster: Cluster) -> None:
     """By commands, under an idempotent producer and a group: the producer hears of no error, the group is not
     rebalanced, and each record is read once and in order. So it is when a partition goes to a container of the other
@@ -329,7 +336,7 @@ def test_containers_move_to_and_fro_and_a_node_is_emptied(cluster: Cluster) -> N
     cluster.until_led_by(1, {1, 2})
     load, group = Load(cluster.addresses), Group(",".join(cluster.addresses.values()))
     try:
-        load.until_all_go_on(time.monotonic(), REST_S)
+        load.until_all_go_on(time.monotonic(), cluster.patience(REST_S))
         for container in (0, 1):
             here = 2 - container % 2
             for node in (3 - here, here):
@@ -346,10 +353,10 @@ def test_containers_move_to_and_fro_and_a_node_is_emptied(cluster: Cluster) -> N
             while cluster.leaders(2)[number] != node:  # it goes home with what it came for
                 assert time.monotonic() < deadline, cluster.leaders(2)
                 time.sleep(0.05)
-        load.until_all_go_on(time.monotonic(), REST_S)
+        load.until_all_go_on(time.monotonic(), cluster.patience(REST_S))
         command("drain", "2", "--yes", cluster=cluster)
         assert set(cluster.until_led_by(1, {1}).values()) == {1}
-        load.until_all_go_on(time.monotonic(), REST_S)
+        load.until_all_go_on(time.monotonic(), cluster.patience(REST_S))
         assert set(cluster.until_led_by(2, {1}).values()) == {1}
     finally:
         load.end()

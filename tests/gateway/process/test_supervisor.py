@@ -17,7 +17,9 @@ from gateway.exits import ExitCode
 from gateway.process import supervisor as supervisors
 from gateway.process.supervisor import Supervisor, Worker
 
-DEADLINE_S = 20
+pytestmark = pytest.mark.slow
+
+DEADLINE_S = 60
 
 WORKER = """
 import json, os, signal, socket, sys

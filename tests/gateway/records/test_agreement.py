@@ -16,6 +16,8 @@ from gateway.records.walking import PYTHON_VARIABLE
 from tests.gateway.records.agreement import at_once, check, outcome
 from tests.gateway.records.conftest import native_or_skip
 
+pytestmark = pytest.mark.slow
+
 CORPUS: Final = 4_000
 PARTS: Final = 8
 

@@ -33,6 +33,8 @@ from gateway.records.records import Record, build_batch, iter_records, seal_batc
 from gateway.wire.message import Message
 from tests.gateway.harness import PRODUCE, Client, batch, produce_body, running_broker, split, values
 
+pytestmark = pytest.mark.slow
+
 LIST_OFFSETS: Final = 2
 Scenario = Callable[[Broker, Client], Coroutine[Any, Any, None]]
 

@@ -27,6 +27,8 @@ from tests.core.tiering.rewriting.support import REWRITING, open_directory
 from tests.core.tiering.support import CLUSTER, runs_of
 from tests.gateway.records.test_compaction_of_transactions import ABORT, COMMIT, VALUE, delivered, last_values
 
+pytestmark = pytest.mark.slow
+
 NOW_MS = 1_700_000_000_000
 
 

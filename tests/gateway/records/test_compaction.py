@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pytest
 from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from core.tiering.filters import CompactionScope
 from gateway.records.compaction import Compactor
 from gateway.records.record_batch import DELETE_HORIZON, GZIP, HEADER, LZ4, NONE, SNAPPY, ZSTD, read_header
 from gateway.records.records import Record, build_batch, iter_records, seal_batch
+
+pytestmark = pytest.mark.slow
 
 NOW_MS = 1_700_000_000_000
 DAY_MS = 86_400_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from gateway.records.record_batch import CONTROL, DELETE_HORIZON, NONE, TRANSACT
 from gateway.records.records import Record, build_batch, iter_records
 from tests.gateway.records.test_compaction import crc_is_right, keys, values
 from tier2.chunk_format import AbortedTransaction
+
+pytestmark = pytest.mark.slow
 
 NOW_MS = 1_700_000_000_000
 DAY_MS = 86_400_000

@@ -12,14 +12,15 @@ from typing import Any, Final
 
 import pytest
 
+from core.streams.writers import new_batch
 from gateway.broker import Broker
 from gateway.records.openers import LOOP_UNITS_MAX, THREADS, LeavesLoop, Openers, Pace
 from gateway.records.record_batch import NONE, ZSTD
 from gateway.records.records import Record, build_batch
 from gateway.wire.message import Message
-from tests.core.support import until
+from tests.core.support import owner_of, until
+from tests.gateway.forking import serving
 from tests.gateway.harness import PRODUCE, Client, batch, produce_body, running_broker, values
-from tests.gateway.launching import serving
 
 LIST_OFFSETS: Final = 2
 API_VERSIONS: Final = 18
@@ -119,9 +120,9 @@ def test_others_are_served_meanwhile(tmp_path: Path, attack: str) -> None:
     assert waits[len(waits) * 9 // 10] < SOON_S
 
 
-def run(directory: Path, scenario: Callable[[Broker, Client], Any]) -> None:
+def run(directory: Path, scenario: Callable[[Broker, Client], Any], *settings: str) -> None:
     async def main() -> None:
-        async with running_broker(directory) as broker:
+        async with running_broker(directory, *settings) as broker:
             client = await Client.connect(broker)
             await client.create("zipped", 2, compression_type="gzip")
             await scenario(broker, client)
@@ -199,6 +200,46 @@ def test_a_topic_that_goes_meanwhile(tmp_path: Path) -> None:
             go.set()
             assert offset_of(await client.receive(sent)) == (3, -1)
         other.close()
+
+    run(tmp_path, scenario)
+
+
+def test_a_partition_that_moves_meanwhile(tmp_path: Path) -> None:
+    """A batch that was opened while its partition went to another container is stored there."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        stream = broker.topics.get("zipped")
+        assert stream is not None
+        (target,) = broker.store.containers.keys() - {stream.slot(0).container_id}
+        with held(broker.openers) as go:
+            sent = client.send(PRODUCE, 8, produce_body("zipped", [(0, many(10_000))]))
+            await until(lambda: broker.openers.waiting > THREADS)
+            await broker.store.move_slot(stream, 0, target)
+            go.set()
+            assert offset_of(await client.receive(sent)) == (0, 0)
+        assert (stream.slot(0).container_id, stream.slot(0).durable_end) == (target, 10_000)
+
+    run(tmp_path, scenario, "containers=2")
+
+
+def test_what_a_former_life_of_the_partition_has_not_stored(tmp_path: Path) -> None:
+    """Its container went with the first try of a batch on its way, and came back without: the second try, which was
+    opened meanwhile, is no duplicate, or it would be acknowledged and nowhere."""
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        stream = broker.topics.get("zipped")
+        assert stream is not None
+        former, size = stream.slot(0), LOOP_UNITS_MAX + 1
+        records = [Record(n, time.time_ns() // 1_000_000, b"k", b"") for n in range(size)]
+        second_try = build_batch(records, producer_id=7, producer_epoch=0, base_sequence=0)
+        with held(broker.openers) as go:
+            sent = client.send(PRODUCE, 8, produce_body("zipped", [(0, second_try)]))
+            await until(lambda: broker.openers.waiting > THREADS)
+            former.record_writer(7, new_batch(0, 0, 0, size, 0), 0)
+            stream.adopt(owner_of(former).make_slot(stream, 0))
+            go.set()
+            assert offset_of(await client.receive(sent)) == (0, 0)
+        assert stream.slot(0).durable_end == size
 
     run(tmp_path, scenario)
 

@@ -20,6 +20,8 @@ from gateway.wire.error_codes import INVALID_RECORD, MESSAGE_TOO_LARGE
 from gateway.wire.errors import InvalidBatch
 from tests.gateway.records.conftest import Walker
 
+pytestmark = pytest.mark.slow
+
 
 def at_once(units: int) -> None:
     """Nobody waits for this one."""

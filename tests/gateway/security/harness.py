@@ -37,6 +37,9 @@ class Rows:
         assert kind == TABLE
         return self._table.entries
 
+    async def catch_up(self) -> None:
+        """Nobody else changes them."""
+
 
 def authorizer_with(config: Config | None = None, acls: Iterable[Acl] = (), audit: Audit = SILENT) -> Authorizer:
     """An authorizer with ACLs that are in its table already."""

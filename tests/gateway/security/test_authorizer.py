@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 import pytest
+from kio.schema.errors import ErrorCode
 
+from core.applied.tables import Delete, Put
+from core.store import Store
 from gateway.config.layers import ConfigError
 from gateway.config.loading import load
+from gateway.refusals import Refusal
 from gateway.security import authorizer as module
-from gateway.security.acls import CLUSTER_NAME, AclSet, Operation, ResourceType
+from gateway.security.acl_format import TABLE, encode_key
+from gateway.security.acls import CLUSTER_NAME, Acl, AclFilter, AclSet, Operation, ResourceType
 from gateway.security.audit import Audit
 from gateway.security.authorizer import Authorizer, fault_of
 from gateway.security.principal import ANONYMOUS, Principal
 from gateway.security.rights import Rights
-from tests.gateway.security.harness import ALICE, BOB, HOST, acl, authorizer_with
+from tests.gateway.security.harness import ALICE, BOB, HOST, SILENT, Rows, acl, authorizer_with
 
 TOPIC = ResourceType.TOPIC
 
@@ -133,3 +140,98 @@ def test_no_line_for_what_is_only_asked() -> None:
     assert not rights.may(Operation.WRITE, TOPIC, "a", "Produce")
     assert not rights.may(Operation.WRITE, TOPIC, "a", "Produce")
     assert len(lines) == 2
+
+
+class Shared(Rows):
+    """A registry that others change, too: after each change it is looked at by all, before the change has returned."""
+
+    def __init__(self, acls: Iterable[Acl] = ()) -> None:
+        super().__init__(acls)
+        self.looks: list[Callable[[], None]] = []
+
+    async def change_settings(self, kind: str, changes: Mapping[bytes, bytes | None]) -> None:
+        self.changed(changes)
+        await self.catch_up()
+
+    def changed(self, changes: Mapping[bytes, bytes | None]) -> None:
+        """Another process has changed it, and nobody here has looked yet."""
+        for key, value in changes.items():
+            self._table.apply(Delete(TABLE, key) if value is None else Put(TABLE, key, value))
+
+    async def catch_up(self) -> None:
+        for look in self.looks:
+            look()
+
+
+def test_the_room_for_texts_is_counted_once() -> None:
+    """Beside others that share the registry, too: a change counts once, whoever hears of it first."""
+    registry = Shared([acl("there", Operation.READ)])
+    authorizer = Authorizer(load(environ={}), cast(Store, registry), SILENT)
+    registry.looks.append(authorizer.take_over)
+    before = authorizer._chars
+    made = [acl(f"t{number}", Operation.READ) for number in range(20)]
+
+    async def scenario() -> None:
+        assert await authorizer.create(made) == [None] * 20
+        assert authorizer._chars == before + sum(map(module._chars, made))
+        assert await authorizer.delete([AclFilter(*one) for one in made]) == [[one] for one in made]
+
+    asyncio.run(scenario())
+    assert (len(authorizer), authorizer._chars) == (1, before)
+
+
+def test_a_change_starts_from_what_other_processes_have_answered() -> None:
+    """An ACL that one has just removed is made again, and one that it has just made is removed."""
+    gone, new = acl("gone", Operation.READ), acl("new", Operation.READ)
+    registry = Shared([gone])
+    authorizer = Authorizer(load(environ={}), cast(Store, registry), SILENT)
+    registry.looks.append(authorizer.take_over)
+
+    async def scenario() -> None:
+        registry.changed({encode_key(gone): None})
+        assert await authorizer.create([gone]) == [None]
+        assert list(registry.settings(TABLE)) == [encode_key(gone)]
+        registry.changed({encode_key(new): b""})
+        assert await authorizer.delete([AclFilter(*new)]) == [[new]]
+        assert list(registry.settings(TABLE)) == [encode_key(gone)]
+
+    asyncio.run(scenario())
+
+
+def test_what_filters_choose_together_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One may choose all ACLs, and more may choose some of them again. Beyond the bound nothing is removed."""
+    monkeypatch.setattr(module, "REPEATED_MAX", 30)
+    acls = [acl(f"t{number}", Operation.READ) for number in range(20)]
+    authorizer = Authorizer(load(environ={}), cast(Store, Shared(acls)), SILENT)
+    every, first = AclFilter(1, None, 1, None, None, 1, 1), AclFilter(*acls[0])
+
+    async def scenario() -> None:
+        with pytest.raises(Refusal, match="send fewer") as refused:
+            await authorizer.delete([every] * 1_000)
+        assert refused.value.code is ErrorCode.invalid_request
+        assert len(authorizer) == 20
+        assert [len(some) for some in await authorizer.delete([every, first, every])] == [20, 1, 20]
+        assert len(authorizer) == 0
+
+    asyncio.run(scenario())
+
+
+def test_rules_of_one_name_are_gone_through_once() -> None:
+    """In one step as many ACLs go as it has, in whatever order they were named."""
+
+    class Counted(list[Any]):
+        passes = 0
+
+        def __iter__(self) -> Any:
+            Counted.passes += 1
+            return super().__iter__()
+
+    acls = [acl("t", Operation.READ, principal=f"User:u{number}") for number in range(100)]
+    known = AclSet(acls)
+    of_type = known._by_type[TOPIC]
+    of_type.literal["t"] = Counted(of_type.literal["t"])
+
+    assert known.remove(reversed(acls[:60])) == acls[59::-1]
+    assert list(known) == acls[60:]
+    assert len(of_type.literal["t"]) == 40
+    assert Counted.passes == 1

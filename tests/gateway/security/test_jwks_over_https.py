@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from gateway.security.oauth import KEYS_BYTES_MAX, KeySet
 from tests.gateway.security.certificates import Files, make
 
+pytestmark = pytest.mark.slow
+
 SIGNER: Final = rsa.generate_private_key(65_537, 2_048)
 HOUR_MS: Final = 3_600_000
 

@@ -15,9 +15,19 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from gateway.config.layers import ConfigError
 from gateway.config.security import ListenerSecurity, TransportKeys
 from gateway.security.exchange import Done, More, Refused
-from gateway.security.oauth import INVALID, TOKEN_BYTES_MAX, BadKeys, KeySet, OAuthBearerExchange, Tokens, parse_keys
+from gateway.security.oauth import (
+    INVALID,
+    KEYS_BYTES_MAX,
+    TOKEN_BYTES_MAX,
+    BadKeys,
+    KeySet,
+    OAuthBearerExchange,
+    Tokens,
+    parse_keys,
+)
 
 RSA = rsa.generate_private_key(65_537, 2_048)
 OTHER = rsa.generate_private_key(65_537, 2_048)
@@ -198,8 +208,36 @@ class TestKeys:
         assert keys.renew()
 
     @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            (None, "cannot be read: No such file or directory"),
+            (b"", "it is no JWKS"),
+            (b"-----BEGIN CERTIFICATE-----", "it is no JWKS"),
+            (b'{"keys": []}', "it has no public key that verifies signatures"),
+            (b"x" * (KEYS_BYTES_MAX + 1), "it has more than 1048576 bytes"),
+        ],
+    )
+    def test_a_file_without_keys_at_a_start(self, tmp_path: Path, text: bytes | None, why: str) -> None:
+        """The start ends, with the key, the listener and the file: else every token would be refused, one by one."""
+        file = tmp_path / "keys.json"
+        if text is not None:
+            file.write_bytes(text)
+        with pytest.raises(ConfigError) as refused:
+            KeySet("SASL_SSL", file.as_uri(), 3_600_000)
+        told = f"sasl.oauthbearer.jwks.endpoint.url of listener SASL_SSL, {file.as_uri()}: {why}"
+        assert str(refused.value).startswith(told)
+
+    @pytest.mark.parametrize(
         "text",
-        [b"", b"[]", b"{}", b'{"keys": 7}', b'{"keys": [{"kty": "oct", "k": "AAAA"}]}', b'{"keys": [{"kty": "RSA"}]}'],
+        [
+            b"",
+            b"[]",
+            b"{}",
+            b'{"keys": 7}',
+            b'{"keys": [{"kty": "oct", "k": "AAAA"}]}',
+            b'{"keys": [{"kty": "RSA"}]}',
+            b"[" * 100_000,
+        ],
     )
     def test_sets_without_keys(self, text: bytes) -> None:
         """Refused, as nobody could come."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from gateway.security.pem import BadPem, certificates, revocation_lists
+from gateway.security.pem import BadPem, certificates, check_authorities, revocation_lists
 from tests.gateway.security.certificates import Authority
 
 NOTES = "a note: of somebody's\n\n-----no block-----\n"
@@ -31,3 +33,16 @@ def test_text_that_ends_within_a_block(authority: Authority, kept: float) -> Non
     for read in (certificates, revocation_lists):
         with pytest.raises(BadPem, match="it ends within a block: -----END X509 CRL----- is missing"):
             read(text)
+
+
+def test_files_of_authorities(authority: Authority, tmp_path: Path) -> None:
+    """A file counts if it has a certificate, among whatever else; text, a key or a list of revoked ones are none."""
+    file = tmp_path / "ca.pem"
+    revoked = authority.revoked(authority.issue())
+    for text in (authority.pem, NOTES + authority.pem + revoked):
+        file.write_text(text)
+        check_authorities(file)
+    for text in ("", NOTES, authority.issue().key_pem(), revoked, authority.pem[:200]):
+        file.write_text(text)
+        with pytest.raises(BadPem, match=r"ca\.pem: it has no certificate"):
+            check_authorities(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,25 @@ def test_same_name_at_the_same_time(admin: Admin) -> None:
     outcomes = admin.run(together())
     assert sum(isinstance(outcome, Stream) for outcome in outcomes) == 1
     assert [outcome.code for outcome in outcomes if isinstance(outcome, Refusal)] == [36] * 3
+
+
+def test_deleted_by_another_process_before_its_creation_is_told(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves nothing behind that would be in the way of another one of its name."""
+    topics, store, name = admin.broker.topics, admin.broker.store, new_name()
+    create, before = store.create_stream, topics.partition_count
+
+    async def overtaken(*arguments: Any, **options: Any) -> Stream:
+        stream = await create(*arguments, **options)
+        await store.delete_stream(stream)
+        topics.followed([], [stream.state])
+        return stream
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "create_stream", overtaken)
+        admin.run(topics.create([WantedTopic(name)]))
+    assert topics.partition_count == before
+    (again,) = admin.run(topics.create([WantedTopic(name)]))
+    assert isinstance(again, Stream)
 
 
 def test_appends_at_the_same_time(admin: Admin) -> None:

@@ -289,9 +289,9 @@ async def serving(
         streams_settings_of(config, lambda _: {}),
         Elsewhere(lambda container_id: None),
     )
-    transactions = TransactionCoordinators(config, store, clock, topics, groups, ProducerIds(store))
-    groups.load()
-    transactions.load()
+    transactions = TransactionCoordinators(config, store, clock, groups, ProducerIds(store))
+    await groups.load()
+    await transactions.load()
     await groups.start()
     await transactions.start()
     try:

@@ -29,6 +29,8 @@ from tests.gateway.transactions.client import (
     visible,
 )
 
+pytestmark = pytest.mark.slow
+
 # InitProducerId
 
 

@@ -24,6 +24,8 @@ from gateway.transactions.transaction import Identity, TransactionState
 from tests.core.support import KIB, before_syncs, until
 from tests.gateway.transactions.services import TIMEOUT_MS, Services, run, serving
 
+pytestmark = pytest.mark.slow
+
 CONTAINERS: Final = (0, 1, 2, 3)
 GROUPS_HOME: Final = 3
 SMALL: Final[dict[str, Any]] = {"log_file_bytes": 64 * KIB, "checkpoint_interval_ms": 3_600_000}

@@ -9,6 +9,8 @@ import pytest
 from core.clock import ManualClock
 from tests.gateway.transactions.services import Services, run, serving
 
+pytestmark = pytest.mark.slow
+
 DAY_S = 86_400
 YEAR_MS = 365 * DAY_S * 1_000
 

@@ -15,6 +15,8 @@ from gateway.transactions.transaction import Identity
 from tests.core.support import owner_of
 from tests.gateway.transactions.services import ELSEWHERE, TIMEOUT_MS, Services, run, serving
 
+pytestmark = pytest.mark.slow
+
 LIVES = 4
 PRODUCERS = (("x", True), ("x", True), ("y", False))
 """Transactional id, and whether with a new epoch for each transaction. Two fight for the same id."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kio.schema.errors import ErrorCode
 
+from core.container.container import Container
+from core.container.ports import TransactionEnd
+from gateway.apis import write_txn_markers
 from gateway.transactions.transaction import Identity
-from tests.gateway.apis.harness import Admin, admin_of, new_name
+from tests.gateway.apis.harness import KEYS, Admin, admin_of, new_name
+from tests.gateway.harness import Client
 from tests.gateway.transactions.client import (
     INVALID_PRODUCER_EPOCH,
     INVALID_REQUEST,
@@ -144,7 +151,16 @@ def mark(
     committed: bool = False,
     transaction_version: int = 0,
 ) -> list[int]:
-    marker = {
+    marker = marker_of(who, *where, committed=committed, transaction_version=transaction_version)
+    (answer,) = admin.ask("WriteTxnMarkers", version, markers=[marker]).markers
+    assert answer.producer_id == who.producer_id
+    return [p.error_code for t in answer.topics for p in t.partitions]
+
+
+def marker_of(
+    who: Identity, *where: tuple[str, int], committed: bool = False, transaction_version: int = 0
+) -> dict[str, Any]:
+    return {
         "producer_id": who.producer_id,
         "producer_epoch": who.epoch,
         "transaction_result": committed,
@@ -152,9 +168,6 @@ def mark(
         "coordinator_epoch": 0,
         "transaction_version": transaction_version,
     }
-    (answer,) = admin.ask("WriteTxnMarkers", version, markers=[marker]).markers
-    assert answer.producer_id == who.producer_id
-    return [p.error_code for t in answer.topics for p in t.partitions]
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -173,6 +186,22 @@ def test_markers(admin: Admin, topic: str, version: int, committed: bool) -> Non
         assert len(admin.slot(topic).aborted_in(0, 2)) == (not committed)
 
 
+def test_markers_while_coordinators_load(tmp_path: Path) -> None:
+    """Nobody knows then which coordinators were replaced: a marker is to be sent again, and changes nothing."""
+    with admin_of(tmp_path) as admin:
+        topic, producer = admin.create(), Producer(admin, new_name())
+        producer.write(topic, b"a")
+        container_id = admin.slot(topic).container_id
+        admin.run(admin.broker.transactions.release(container_id))
+
+        assert mark(admin, producer.who, (topic, 0)) == [ErrorCode.not_leader_or_follower]
+        assert admin.slot(topic).has_open_transaction(producer.who.producer_id)
+
+        admin.run(admin.broker.transactions.load_in(container_id))
+        admin.run(admin.broker.transactions.start_in(container_id))
+        assert mark(admin, producer.who, (topic, 0)) == [NONE]
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_stale_markers(admin: Admin, topic: str, version: int) -> None:
     """A marker of an epoch that is behind is refused and changes nothing."""
@@ -183,6 +212,48 @@ def test_stale_markers(admin: Admin, topic: str, version: int) -> None:
 
     assert mark(admin, stale, (topic, 0), version=version) == [INVALID_PRODUCER_EPOCH]
     assert visible(admin, topic) == 0
+
+
+def test_a_transaction_that_begins_between_two_steps(admin: Admin, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Markers come in steps: one that is behind the partition's epoch by its own step is refused there, and the new
+    transaction goes on."""
+    producer = Producer(admin, new_name())
+    for partition in (0, 1):
+        producer.write(topic, b"a", partition=partition)
+    marker = marker_of(producer.who, (topic, 0), (topic, 1))
+    first, goes_on = asyncio.Event(), asyncio.Event()
+    end = Container.end_transactions
+
+    async def after(logged: asyncio.Future[None]) -> None:
+        await logged
+        await goes_on.wait()
+
+    def held(container: Container, ends: Sequence[TransactionEnd], operations: Any) -> asyncio.Future[None]:
+        monkeypatch.setattr(Container, "end_transactions", end)
+        first.set()
+        return asyncio.ensure_future(after(end(container, ends, operations)))
+
+    async def sent() -> tuple[Client, tuple[int, int, int]]:
+        client = await Client.connect(admin.broker)
+        correlation = client.send(KEYS["WriteTxnMarkers"], 1, {"markers": [marker]})
+        await first.wait()
+        return client, correlation
+
+    async def answered(client: Client, correlation: tuple[int, int, int]) -> list[int]:
+        goes_on.set()
+        (told,) = (await client.receive(correlation)).markers
+        client.close()
+        return [p.error_code for t in told.topics for p in t.partitions]
+
+    monkeypatch.setattr(write_txn_markers, "ENDS_AT_ONCE", 1)
+    monkeypatch.setattr(Container, "end_transactions", held)
+    sending = admin.run(sent())
+    producer.init()
+    producer.write(topic, b"b", partition=1)
+
+    assert admin.run(answered(*sending)) == [NONE, INVALID_PRODUCER_EPOCH]
+    producer.end()
+    assert len(admin.slot(topic, 1).aborted_in(0, admin.slot(topic, 1).end)) == 1
 
 
 def test_markers_of_the_second_version(admin: Admin, topic: str, producer: Producer) -> None:

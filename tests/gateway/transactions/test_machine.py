@@ -10,7 +10,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from gateway.transactions.transaction import EPOCH_MAX
+from tests.faults.settings import SOAK, scaled
 from tests.gateway.transactions.model import AWAY, CLIENTS, HOME, World
+
+pytestmark = pytest.mark.slow
 
 VERSIONS = st.sampled_from([1, 2])
 
@@ -56,7 +59,8 @@ def test_long_histories() -> None:
     run_state_machine_as_test(Transactions, settings=HISTORIES)
 
 
-@pytest.mark.slow
+@pytest.mark.timeout(0 if SOAK else 600)
 def test_many_long_histories() -> None:
     """The same, more of them and longer."""
-    run_state_machine_as_test(Transactions, settings=settings(HISTORIES, max_examples=400, stateful_step_count=150))
+    many = settings(HISTORIES, max_examples=scaled(150, 5_000), stateful_step_count=150)
+    run_state_machine_as_test(Transactions, settings=many)

@@ -7,8 +7,8 @@ from pathlib import Path
 import confluent_kafka
 import pytest
 
+from tests.gateway.forking import serving
 from tests.gateway.http.calls import call, create_topic, get
-from tests.gateway.launching import serving
 
 pytestmark = pytest.mark.slow
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from gateway.topics.topics import CONSUMER_OFFSETS
+from gateway.transactions.group_writes import GroupWrites
 from tests.gateway.apis.harness import Admin, new_name
 from tests.gateway.transactions.client import (
     ILLEGAL_GENERATION,
@@ -143,3 +145,39 @@ def test_offsets_of_a_deleted_group(admin: Admin, topic: str, producer: Producer
 
     assert offset(admin, group, topic) == (NONE, -1)
     assert offset(admin, other, topic) == (NONE, 7)
+
+
+def test_offsets_of_internal_topics(admin: Admin, producer: Producer) -> None:
+    """A consumer of groups' offsets commits its own ones in transactions, too. A restart in the middle of one drops
+    neither these nor those that other groups have committed."""
+    groups, other = [new_name() for _ in range(2)], new_name()
+    assert producer.commit_offsets(groups[0], (CONSUMER_OFFSETS, 0, 7)) == [NONE]
+    assert producer.end() == NONE
+    commit = {"committed_offset": 3, "committed_leader_epoch": -1, "committed_metadata": ""}
+    topics = [{"name": CONSUMER_OFFSETS, "partitions": [{"partition_index": 0, **commit}]}]
+    admin.ask("OffsetCommit", 8, group_id=other, generation_id_or_member_epoch=-1, member_id="", topics=topics)
+    assert producer.commit_offsets(groups[1], (CONSUMER_OFFSETS, 0, 8)) == [NONE]
+    admin.restart()
+    assert producer.end() == NONE
+
+    assert [offset(admin, group, CONSUMER_OFFSETS) for group in (*groups, other)] == [(NONE, 7), (NONE, 8), (NONE, 3)]
+
+
+def test_a_topic_that_goes_while_the_coordinator_is_asked(
+    admin: Admin, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new topic of its name gets none of its offsets, and the others are committed."""
+    (gone, stays), group = (admin.create(), admin.create()), new_name()
+    admit = GroupWrites.admit
+
+    async def meanwhile(writes: GroupWrites, *, adds: bool) -> bool:
+        assert await admin.broker.topics.delete([admin.stream(gone)]) == [None]
+        return await admit(writes, adds=adds)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(GroupWrites, "admit", meanwhile)
+        told = producer.commit_offsets(group, (gone, 0, 7), (stays, 0, 8))
+    assert told == [UNKNOWN_TOPIC_OR_PARTITION, NONE]
+    admin.create(name=gone)
+    assert producer.end() == NONE
+    assert [offset(admin, group, topic) for topic in (gone, stays)] == [(NONE, -1), (NONE, 8)]

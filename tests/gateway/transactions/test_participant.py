@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -16,15 +17,18 @@ from core.log.records import Put
 from gateway.groups.persistence import UnreadableRecord
 from gateway.records.record_batch import read_header
 from gateway.refusals import Refusal
+from gateway.transactions import participant as module
 from gateway.transactions.coordinator_epochs import COORDINATORS_TABLE, CoordinatorEpochs
 from gateway.transactions.outcome import Outcome
 from gateway.transactions.participant import Participant
 from gateway.transactions.persistence import PENDING_OFFSETS_TABLE, TRANSACTIONS_TABLE
-from gateway.transactions.transaction import Identity, TransactionState
+from gateway.transactions.transaction import COMPLETE, Identity, TransactionState
 from gateway.transactions.writes import TransactionalWrites
 from gateway.wire.errors import InvalidBatch
 from tests.core.support import Gate, until
 from tests.gateway.transactions.services import ELSEWHERE, HOME, TIMEOUT_MS, Services, batch_of, run, serving
+
+pytestmark = pytest.mark.slow
 
 BOTH = (HOME, ELSEWHERE)
 
@@ -322,7 +326,8 @@ def test_a_partition_waits_for_the_coordinators_of_both_containers(tmp_path: Pat
             with pytest.raises(NotMovedYet, match=f"container {container} is not loaded"):
                 await services.store.move_slot(services.slot("u").stream, 0, HOME)
             assert services.slot("u").container_id == ELSEWHERE
-            await services.all_transactions.open(container)
+            await services.all_transactions.load_in(container)
+            await services.all_transactions.start_in(container)
             await services.store.move_slot(services.slot("u").stream, 0, HOME)
             await services.write(who, "u", b"c", sequence=2)
             with pytest.raises(Refusal, match="transaction_coordinator_fenced"):
@@ -536,3 +541,138 @@ def test_memory_and_log_agree(raised: list[tuple[int, int]]) -> None:
     loaded = CoordinatorEpochs(3)
     loaded.load(table.items())
     assert [loaded.get(producer_id) for producer_id in range(6)] == [epochs.get(n) for n in range(6)]
+
+
+def test_a_coordinator_is_replaced_between_two_steps_of_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its successor has ended all of the transaction by then, and the producer has begun the next one, with the same
+    epoch: the rest of the late end would commit that."""
+    monkeypatch.setattr(module, "PLACES_AT_ONCE", 1)
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who, it = await services.init(), part(services)
+            for partition in range(2):
+                await services.write(who, "u", b"a", partition=partition)
+            late = outcome_of(services, who)
+            await services.store.home.rise(late.coordinator_epoch + 1)
+            begun, go_on, real = asyncio.Event(), asyncio.Event(), it._step
+
+            async def held(logged: asyncio.Future[None]) -> None:
+                begun.set()
+                await logged
+                await go_on.wait()
+
+            def step(outcome: Outcome, *arguments: Any) -> asyncio.Future[None]:
+                logged = real(outcome, *arguments)
+                return asyncio.ensure_future(held(logged)) if outcome is late else logged
+
+            monkeypatch.setattr(it, "_step", step)
+            ending = asyncio.create_task(it.end(late, [services.place("u"), services.place("u", 1)]))
+            await begun.wait()
+            await ended(services, who)
+            await services.write(who, "u", b"b", partition=1, sequence=1)
+            go_on.set()
+            with pytest.raises(Refusal, match="transaction_coordinator_fenced"):
+                await ending
+            assert it.coordinator_epoch(who.producer_id) == services.store.home.epoch
+            await services.end(who, committed=False, bumps=False)
+            assert await services.committed("u", 1) == [b"a"]
+
+    run(scenario())
+
+
+def test_a_coordinator_is_replaced_while_it_commits_many_offsets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is pending by then is of the producer's next transaction, and nobody has chosen its outcome."""
+    monkeypatch.setattr(module, "OFFSETS_AT_ONCE", 1)
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create("t")
+            await services.create("v")
+            group = services.name_in(ELSEWHERE, "g")
+            who, it = await services.init(), part(services)
+            for topic in ("t", "v"):
+                await services.commit_offset(who, 1, group=group, topic=topic)
+            late = outcome_of(services, who)
+            await services.store.home.rise(late.coordinator_epoch + 1)
+            real = it._container.end_transactions
+
+            def end_transactions(*arguments: Any) -> asyncio.Future[None]:
+                logged = real(*arguments)
+                monkeypatch.setattr(it._container, "end_transactions", real)
+                return asyncio.ensure_future(overtaken(logged))
+
+            async def overtaken(logged: asyncio.Future[None]) -> None:
+                await logged
+                await ended(services, who)
+                for topic in ("t", "v"):
+                    await services.commit_offset(who, 7, group=group, topic=topic)
+
+            monkeypatch.setattr(it._container, "end_transactions", end_transactions)
+            with pytest.raises(Refusal, match="transaction_coordinator_fenced"):
+                await it.end(late, [])
+            await services.end(who, committed=False, bumps=False)
+            assert [services.offset(group, topic) for topic in ("t", "v")] == [1, 1]
+
+    run(scenario())
+
+
+def test_a_container_goes_and_comes_back_between_question_and_batch(tmp_path: Path) -> None:
+    """Whoever has it now has not seen whether the transaction has ended since: the batch would begin one that nobody
+    ends."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create_elsewhere("u")
+            who, real = await services.init(), services.transactions.add_elsewhere
+
+            async def overtaken(*arguments: Any) -> None:
+                await real(*arguments)
+                await again(services, ELSEWHERE)
+                services.clock.advance(TIMEOUT_MS / 1_000)
+                await services.abort_overdue()
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(services.transactions, "add_elsewhere", overtaken)
+                with pytest.raises(SlotMoves):  # the client tries again
+                    await services.write(who, "u", b"a")
+            assert services.slot("u").end == 0
+
+    run(scenario())
+
+
+def test_a_coordinator_goes_and_comes_back_before_a_batch_is_judged(tmp_path: Path) -> None:
+    """A Produce that had to wait asks the one that is there now: the former one has not heard of the end."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, containers=BOTH) as services:
+            await services.create("t")
+            who, slot = await services.init(), services.slot("t")
+            batch = batch_of(slot, who, b"a")
+            writes = TransactionalWrites(services.all_transactions, services.name, 12)
+            assert not any(writes.preparing([("t", [(0, memoryview(batch))])], lambda _: slot.stream))
+            await services.store.home.all_durable()
+            await again(services, HOME)
+            await services.end(who)
+            with pytest.raises(NotHosted):  # the client tries again
+                writes.check(slot, read_header(memoryview(batch)))
+
+    run(scenario())
+
+
+async def again(services: Services, container_id: int) -> None:
+    """The coordinator of a container ends, and another one begins from its rows."""
+    await services.all_transactions.release(container_id)
+    await services.all_transactions.load_in(container_id)
+    await services.all_transactions.start_in(container_id)
+
+
+async def ended(services: Services, who: Identity) -> None:
+    """The producer's transaction is committed, everywhere, and its next one has the same epoch."""
+    await services.end(who, bumps=False)
+    await until(lambda: services.known().state in COMPLETE)

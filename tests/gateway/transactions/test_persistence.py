@@ -16,6 +16,8 @@ from gateway.transactions.persistence import (
 from gateway.transactions.places import Place
 from gateway.transactions.transaction import NOBODY, Identity, Transaction, TransactionState
 
+pytestmark = pytest.mark.slow
+
 U32, I32 = st.integers(0, 2**32 - 1), st.integers(-(2**31), 2**31 - 1)
 I64 = st.integers(-(2**63), 2**63 - 1)
 IDENTITIES = st.builds(Identity, I64, st.integers(-(2**15), 2**15 - 1))

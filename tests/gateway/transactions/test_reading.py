@@ -17,6 +17,8 @@ from tests.gateway.apis.harness import NOW, Admin, admin_of, new_name
 from tests.gateway.harness import FETCH, Client, fetch_body, split
 from tests.gateway.transactions.client import NONE, READ_COMMITTED, Producer
 
+pytestmark = pytest.mark.slow
+
 LONG_WAIT_MS = 60_000
 """Longer than the client waits for an answer."""
 

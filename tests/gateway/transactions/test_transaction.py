@@ -20,6 +20,8 @@ from gateway.transactions.transaction import (
 )
 from tests.gateway.transactions.model import AWAY, CLIENTS, HOME, World
 
+pytestmark = pytest.mark.slow
+
 EMPTY, ONGOING, PREPARE_COMMIT, PREPARE_ABORT, COMPLETE_COMMIT, COMPLETE_ABORT = TransactionState
 
 ME, BEFORE, STALE, AHEAD, STRANGER = Identity(7, 3), Identity(7, 2), Identity(7, 1), Identity(7, 4), Identity(8, 3)

@@ -10,6 +10,8 @@ from typing import Any, get_args, get_origin
 from kio.schema.errors import ErrorCode
 from kio.serial._introspect import get_field_tag
 
+from gateway.wire.schema import OWN_FIELDS
+
 INTEGERS = {"int8": 8, "int16": 16, "int32": 32, "int64": 64}
 MILLISECOND = datetime.timedelta(milliseconds=1)
 TEXTS = ["", "a", "topic-1", "é✓𝄞", "x" * 127, "y" * 300]
@@ -42,9 +44,15 @@ def _plain_field(field: Any, value: Any) -> Any:
 
 
 def as_mapping(message: Any) -> Any:
-    """A decoded Message as nested dicts."""
+    """A decoded Message as nested dicts, without the fields that only our nodes send, and that have their default."""
     if hasattr(message, "schema_fields"):
-        return {name: as_mapping(getattr(message, name)) for name in message.schema_fields}
+        own = OWN_FIELDS.get(type(message).__name__)
+        names = [
+            name
+            for name in message.schema_fields
+            if own is None or name != own.name or getattr(message, name) != own.default
+        ]
+        return {name: as_mapping(getattr(message, name)) for name in names}
     if isinstance(message, list):
         return [as_mapping(item) for item in message]
     return bytes(message) if isinstance(message, memoryview) else message

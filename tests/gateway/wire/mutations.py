@@ -4,6 +4,7 @@ import random
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from kio.index import load_request_schema
@@ -51,9 +52,10 @@ def valid_request(key: int, version: int, rng: random.Random) -> bytes:
 
 def counts_and_lengths(key: int, version: int, body: bytes) -> list[tuple[int, list[bytes]]]:
     """The place of each count or length in a valid request, with the extremes to put there."""
-    found: list[tuple[int, list[bytes]]] = []
-    with _noting(found):
-        Codec(key, version, is_request=True).decode(body)
+    codec, noted = _noting_codec(key, version)
+    noted.clear()
+    codec.decode(body)
+    found = list(noted)
     if request_codec(key, version).flexible:
         found.append((len(body) - 1, EXTREMES_VARINT))
     return found
@@ -84,6 +86,16 @@ def damaged(key: int, version: int, rng: random.Random) -> bytes:
         case _:
             damage = rng.choice(DAMAGE)
             return body[:position] + damage + body[position + len(damage) :]
+
+
+@cache
+def _noting_codec(key: int, version: int) -> tuple[Codec, list[tuple[int, list[bytes]]]]:
+    """A codec whose decoder notes in the list where it reads counts and lengths: to generate one takes long."""
+    noted: list[tuple[int, list[bytes]]] = []
+    with _noting(noted):
+        codec = Codec(key, version, is_request=True)
+        assert codec._decoder
+    return codec, noted
 
 
 @contextmanager

@@ -19,6 +19,9 @@ from gateway.wire.primitives import Parts
 from tests.gateway.wire.kio_values import as_mapping, instance, plain
 from tests.gateway.wire.mutations import damaged, extremes
 
+pytestmark = pytest.mark.slow
+
+ADD_PARTITIONS_TO_TXN, WRITE_TXN_MARKERS = 24, 27
 METADATA, OFFSET_FETCH, HEARTBEAT, API_VERSIONS, DESCRIBE_TOPIC_PARTITIONS, SHARE_FETCH = 3, 9, 12, 18, 75, 78
 
 
@@ -167,6 +170,23 @@ def test_tagged_field_keeps_to_its_size() -> None:
 
     assert refusal(codec, head + "01010700000000000005").path == "finalized_features_epoch"
     assert refusal(codec, head + "010109000000000000000500").path == "finalized_features_epoch"
+
+
+def test_own_tagged_field() -> None:
+    """What our nodes say beside Kafka's fields comes back, and is left out where nothing is said: then, and in versions
+    without tags, the bytes are Kafka's."""
+    topic = {"name": "t", "partition_indexes": [3]}
+    marker = {"producer_id": 1, "producer_epoch": 2, "transaction_result": True, "topics": [topic]}
+    kafkas = bytes(request_codec(WRITE_TXN_MARKERS, 2).encode({"markers": [marker]}))
+    ours = {"markers": [marker | {"topics": [topic | {"topic_id": UUID(int=7)}]}]}
+    codec = request_codec(WRITE_TXN_MARKERS, 2)
+
+    assert codec.decode(kafkas).markers[0].topics[0].topic_id is None
+    assert codec.decode(codec.encode(ours)).markers[0].topics[0].topic_id == UUID(int=7)
+    assert bytes(codec.encode(ours)).replace(bytes.fromhex("01904e10") + UUID(int=7).bytes, b"\0") == kafkas
+    older = request_codec(ADD_PARTITIONS_TO_TXN, 2)
+    named = {"v3_and_below_topics": [{"name": "t", "partitions": [1], "topic_id": UUID(int=7)}]}
+    assert older.decode(older.encode(named)).v3_and_below_topics[0].topic_id is None
 
 
 def test_nullable_structure() -> None:

@@ -12,6 +12,8 @@ from gateway.wire.codec import response_codec
 from gateway.wire.leader_hints import Hints, encode_fetch_with_hints, encode_produce_with_hints
 from gateway.wire.responses import FetchedPartition, encode_fetch_response, encode_produce_response
 
+pytestmark = pytest.mark.slow
+
 NO_HINTS = Hints({}, [])
 ID = UUID(int=7)
 NUMBERS = st.integers(-1, 2**40)

@@ -23,6 +23,8 @@ from gateway.wire.responses import (
 )
 from tests.gateway.wire.kio_values import instance
 
+pytestmark = pytest.mark.slow
+
 PRODUCE, FETCH = 0, 1
 SEEDS = range(12)
 

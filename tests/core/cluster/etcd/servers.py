@@ -16,7 +16,7 @@ from pathlib import Path
 from core.cluster.etcd.client import EtcdSettings
 from core.cluster.etcd.http import Endpoint
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 90.0
 REPOSITORY = Path(__file__).resolve().parents[4]
 
 

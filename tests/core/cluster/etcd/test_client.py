@@ -21,6 +21,8 @@ from tests.core.cluster.etcd.proxy import CuttingProxy
 from tests.core.cluster.etcd.servers import EtcdServer, free_ports, stop_all, three_members
 from tests.core.cluster.etcd.support import connected, new_prefix, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("way", ["cut_requests", "cut_answers", "cut_within_answers"])
 def test_a_cut_call_is_answered(etcd: EtcdServer, way: str) -> None:
@@ -37,6 +39,15 @@ def test_a_cut_call_is_answered(etcd: EtcdServer, way: str) -> None:
                 assert (found.key, found.value, found.created) == (prefix, b"value", found.revision)
 
     run(test())
+
+
+@pytest.mark.parametrize("file", ["/dev/null", __file__])
+def test_authorities_that_are_none(file: str) -> None:
+    """A file that vouches for nobody is refused by its name, before etcd is asked anything."""
+    settings = EtcdSettings(endpoints=(Endpoint("127.0.0.1", 1),), tls=True, ca_file=file)
+    with pytest.raises(CoordinatorRefuses, match="for etcd, cannot be used: it has no certificate") as refused:
+        EtcdClient(settings)
+    assert file in str(refused.value)
 
 
 def test_a_silent_member_is_left(etcd: EtcdServer) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from core.cluster.etcd.clock import boot_s
 from core.cluster.etcd.lease import Lease
 from core.cluster.etcd.wire import Put, Range
 from tests.core.cluster.etcd.proxy import CuttingProxy
 from tests.core.cluster.etcd.servers import EtcdServer
 from tests.core.cluster.etcd.support import connected, new_prefix, run, until
+
+pytestmark = pytest.mark.slow
 
 TTL_S = 3
 

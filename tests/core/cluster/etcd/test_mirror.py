@@ -19,6 +19,8 @@ from tests.core.cluster.etcd.servers import EtcdServer, stop_all, three_members
 from tests.core.cluster.etcd.support import connected, new_prefix, run, until
 from tests.core.cluster.etcd.test_client import post
 
+pytestmark = pytest.mark.slow
+
 
 class Seen:
     """All that a mirror has told, and whether it told it rightly."""

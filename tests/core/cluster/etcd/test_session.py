@@ -14,6 +14,8 @@ from tests.core.cluster.etcd.proxy import CuttingProxy
 from tests.core.cluster.etcd.servers import EtcdServer
 from tests.core.cluster.etcd.support import connected, new_prefix, run, until
 
+pytestmark = pytest.mark.slow
+
 
 async def read(client: EtcdClient, key: bytes) -> KeyValue | None:
     found = (await client.read(Range(key))).keys

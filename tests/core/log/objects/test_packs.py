@@ -18,6 +18,8 @@ from tests.core.tiering.support import storage_in
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.storage import Data, ObjectStat, Unavailable
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent / "golden" / "pack-1.hex"
 TOKEN = "00112233445566778899aabbccddeeff"
 OBJECTS = [
@@ -132,14 +134,14 @@ def test_packs_go_with_the_groups_that_they_hold(tmp_path: Path) -> None:
     """When the log is cut behind a checkpoint, packs below it are removed as well."""
 
     async def scenario() -> None:
-        from core.log.objects.home import remove_before
+        from core.log.objects.home import remove_before, remove_states_before
         from core.log.objects.manifest import Manifest
 
         storage = await storage_in(tmp_path / "bucket")
         for first, last in ((1, 9), (10, 19), (20, 29)):
             await storage.put(pack_key(0, 1, first, last), b"x")
             await storage.put(log_key(0, Place(1, first)), bytes(200))
-        await remove_before(storage, 0, Manifest(Place(1, 15), 1, 30, ()), log=False)
+        await remove_states_before(storage, 0, Manifest(Place(1, 15), 1, 30, ()))
         assert len([info async for info in storage.list("packs/0/")]) == 3, "the log begins where it began"
         await remove_before(storage, 0, Manifest(Place(1, 20), 1, 30, ()))
         assert [ends_of(info.key) async for info in storage.list("packs/0/")] == [(20, 29)]

@@ -34,6 +34,8 @@ from core.log.objects.protocol import (
     outcome,
 )
 
+pytestmark = pytest.mark.slow
+
 OWNERS_MAX = 4
 STEPS_MAX = 200
 NUMBER = st.integers(0, 5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -41,6 +41,8 @@ from tier2.storage import (
     Storage,
     Unavailable,
 )
+
+pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 CONTAINER = 7
@@ -125,6 +127,10 @@ class Door:
     async def delete(self, key: str) -> None:
         self._objects.stored.pop(key, None)
 
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            await self.delete(key)
+
 
 class Cache:
     """The files: written at once, never full."""
@@ -180,6 +186,9 @@ class Owner:
     checkpoints: int = 0
 
     # LogReports
+
+    def on_filled(self, lsn: int) -> None:
+        assert lsn < self.next_lsn
 
     def on_written(self, end: LogPosition) -> None:
         raise AssertionError("nothing is durable by the file alone")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,9 @@ import pytest
 from core.clock import SystemClock
 from core.config import LogStore, StoreConfig
 from core.errors import StorageFailure
+from core.log.objects.format import HEADER_SIZE
 from core.log.objects.home import CHECKPOINT_OBJECTS
+from core.log.objects.manifest import newest_manifest
 from core.store import Store
 from core.streams.live import Slot
 from core.tiering.context import LongTermStorage
@@ -25,7 +27,11 @@ from tests.tier2.chunks import entry, head_of
 from tier2.filesystem import FilesystemStorage
 from tier2.storage import AlreadyExists, Buffer, Data, ObjectStat, Storage, Unavailable
 
+pytestmark = pytest.mark.slow
+
 OBJECTS = replace(TIERING, log_store=LogStore.OBJECT)
+UNCUT = replace(OBJECTS, chunk_bytes=1 << 20)
+"""Nothing comes into chunks, however long a test takes: `OBJECTS` has some after a second."""
 CUTTING = replace(AGEING, log_store=LogStore.OBJECT)
 MANY_FILES = 6 * OBJECTS.log_file_bytes
 
@@ -69,6 +75,9 @@ class Faulty:
         self.told: Callable[[], object] = lambda: None  # called before each put
         self.takes_state = asyncio.Event()
         self.takes_state.set()
+        self.takes_cuts = asyncio.Event()
+        self.takes_cuts.set()
+        self.cutting = 0  # objects of the log that are to be removed, and wait
         self.waiting = 0
         self.state: list[str] = []  # what has been put without a condition
 
@@ -82,6 +91,12 @@ class Faulty:
         stat = await self._inner.put(key, data, token=token)
         self.state.append(key)
         return stat
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        if keys[0].startswith("log/"):
+            self.cutting += len(keys)
+            await self.takes_cuts.wait()
+        await self._inner.delete_many(keys)
 
     async def put_new(self, key: str, data: Buffer, *, token: str = "") -> ObjectStat:
         if not key.startswith("log/"):
@@ -115,6 +130,32 @@ def test_a_vanished_disk_loses_nothing(tmp_path: Path, clean: bool) -> None:
                 written += await fill(slot, 2 * OBJECTS.log_file_bytes)
                 assert await contents(store, slot) == b"".join(written)
             shutil.rmtree(tmp_path / f"machine-{number}")
+        await storage.close()
+
+    run(scenario())
+
+
+def test_what_is_not_stored_yet_can_be_read(tmp_path: Path) -> None:
+    """It lies in the files here, and nobody is told of it: only who asks for it by name reads it."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "bucket")
+        faulty = Faulty(storage)
+        async with store_on(tmp_path / "a", faulty) as store:  # type: ignore[arg-type]
+            slot = (await make(store)).slot(0)
+            await append(slot, text(0))
+            faulty.gate.clear()
+            _, late = begin_append(slot, text(1))
+            log = container_of(store).log
+            await log.filled()
+            assert log.durable_lsn < log.filled_lsn == log.next_lsn - 1
+            assert (slot.durable_end, late.future.done()) == (1, False)
+            reader = store.hosted(slot).reader
+            assert list(map(bytes, (await reader.read(slot, 1, 2, 1 << 20, True)).parts)) == [text(1)]
+            assert await contents(store, slot) == text(0)
+            faulty.gate.set()
+            await late.future
+            assert log.durable_lsn == log.filled_lsn
         await storage.close()
 
     run(scenario())
@@ -158,7 +199,7 @@ def test_a_takeover_replays_what_came_behind_the_last_checkpoint(
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "bucket")
         faulty = Faulty(storage)
-        async with store_on(tmp_path / "a", faulty) as store:  # type: ignore[arg-type]
+        async with store_on(tmp_path / "a", faulty, UNCUT) as store:  # type: ignore[arg-type]
             slot = (await make(store)).slot(0)
             maintenance = store.containers[0].maintenance
             written = await fill(slot, 2 * OBJECTS.log_file_bytes)
@@ -183,7 +224,7 @@ def test_a_takeover_replays_what_came_behind_the_last_checkpoint(
             await append(slot, text(100))
             numbers = [*range(CHECKPOINT_OBJECTS), *range(50, 51 + CHECKPOINT_OBJECTS), 100]
         caplog.clear()
-        async with store_on(tmp_path / "b", storage) as store:
+        async with store_on(tmp_path / "b", storage, UNCUT) as store:
             assert await contents(store, found(store)) == b"".join([*written, *map(text, numbers)])
             assert store.replayed_bytes < 1_000
         read = [record for record in caplog.records if record.message == "reading log file"]
@@ -214,6 +255,40 @@ def test_a_store_that_takes_no_checkpoint_delays_none_on_this_machine(tmp_path: 
             await until(lambda: any(key.startswith("state/0/manifests/") for key in faulty.state))
         async with store_on(tmp_path / "b", storage, CUTTING) as store:
             assert await contents(store, found(store)) == b"".join(written)
+        await storage.close()
+
+    run(scenario())
+
+
+def test_a_checkpoint_waits_for_no_removal_of_what_it_has_cut(tmp_path: Path) -> None:
+    """A busy log has thousands of objects to remove behind each cut. An owner that hands it over stores a last
+    checkpoint meanwhile, and the next cut takes up what was left."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "bucket")
+        faulty = Faulty(storage)
+        faulty.takes_cuts.clear()
+        async with store_on(tmp_path / "a", faulty, CUTTING) as store:  # type: ignore[arg-type]
+            slot = (await make(store)).slot(0)
+            written = await fill(slot, MANY_FILES)
+            await until(lambda: faulty.cutting > 0)
+            written += await fill(slot, OBJECTS.log_file_bytes // 2)
+            end = container_of(store).log.durable_lsn
+            async with asyncio.timeout(30):
+                await store.containers[0].maintenance.store_now()
+            manifest = await newest_manifest(storage, 0)
+            assert manifest is not None
+            assert manifest.lsn >= end
+        first = {info.key async for info in storage.list("log/0/") if info.size > HEADER_SIZE}
+        async with store_on(tmp_path / "b", storage, CUTTING) as store:
+            slot = found(store)
+            assert await contents(store, slot) == b"".join(written)
+            written += await fill(slot, MANY_FILES)
+            left = first
+            async with asyncio.timeout(30):
+                while left:
+                    left = first & {info.key async for info in storage.list("log/0/")}
+            assert await contents(store, slot) == b"".join(written)
         await storage.close()
 
     run(scenario())

@@ -77,6 +77,9 @@ class Counting:
     async def delete(self, key: str) -> None:
         await self.inner.delete(key)
 
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        await self.inner.delete_many(keys)
+
     async def stat(self, key: str) -> ObjectStat | None:
         return await self.inner.stat(key)
 

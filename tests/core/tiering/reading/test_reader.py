@@ -29,6 +29,8 @@ from tier2.chunk_format import AbortedTransaction
 from tier2.filesystem import FilesystemSettings, FilesystemStorage
 from tier2.storage import Unavailable
 
+pytestmark = pytest.mark.slow
+
 WAIT_S: Final = 20.0
 
 

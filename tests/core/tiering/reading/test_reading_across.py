@@ -20,6 +20,8 @@ from tests.core.tiering.support import AGEING, TIERING, fill, runs_of, storage_i
 from tests.core.transactional import Transactional
 from tests.tier2.chunks import entry
 
+pytestmark = pytest.mark.slow
+
 
 @asynccontextmanager
 async def mostly_tiered(directory: Path, **policy: int) -> AsyncIterator[tuple[Store, Slot, list[bytes], Counting]]:

@@ -19,6 +19,7 @@ import pytest
 from core.store import Store
 from core.streams.live import Slot, Stream
 from core.tiering.rewriting.rewriter import Rewriter
+from core.tiering.rewriting.rules import MERGE_CHUNKS_MIN
 from core.tiering.rows import ChunkState, chunk_key
 from tests.core.support import append, begin_append, hosted_of, run, until
 from tests.core.tiering.rewriting.support import REWRITING, Deadly, FirstByte, rewriter_of, rewriting_store
@@ -26,6 +27,14 @@ from tests.core.tiering.support import chunk_entries, chunks_in, chunks_of, obje
 from tests.tier2.chunks import entry, head_of
 from tier2.chunk import ChunkReader
 from tier2.storage import Storage
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk that was verified behind the last look is not left alone for five minutes."""
+    monkeypatch.setattr("core.tiering.rewriting.rewriter.LOOK_AGAIN_S", 0.1)
 
 
 def is_tiered(slot: Slot) -> bool:
@@ -86,7 +95,7 @@ async def assert_as_written(store: Store, written: dict[Slot, list[bytes]]) -> N
     for slot, entries in written.items():
         runs = runs_of(store, slot)
         assert (runs[0].first, runs[-1].end) == (0, slot.tiered_end)
-        assert all(without_gaps(runs))
+        assert without_gaps(runs)
         assert sum(run.appended for run in runs) == slot.tiered_bytes
         assert [run.bytes_before for run in runs] == [*accumulate((r.appended for r in runs[:-1]), initial=0)]
         assert await chunk_entries(storage_of(store), store, slot) == entries
@@ -101,7 +110,11 @@ def test_merge(tmp_path: Path) -> None:
             await until(lambda: rewriter_of(store).counters.rewrites)
             await assert_as_written(store, written)
 
-            await until(lambda: len(chunks_of(store)) < 5)
+            # How many chunks there were is the machine's affair. Of each level fewer are left than a merge takes.
+            tier = hosted_of(store).tier
+            assert tier is not None
+            made = tier.writer.counters.chunks
+            await until(lambda: len(chunks_of(store)) < MERGE_CHUNKS_MIN + made // MERGE_CHUNKS_MIN)
             await until(lambda: not chunks_in(store, ChunkState.DELETING))
             assert len(await object_keys(storage_of(store))) == len(chunks_of(store))
             await assert_as_written(store, written)
@@ -142,7 +155,7 @@ def test_trims_meanwhile(tmp_path: Path) -> None:
 
             for slot, entries in written.items():
                 runs = runs_of(store, slot)
-                assert all(without_gaps(runs))
+                assert without_gaps(runs)
                 if slot.start < slot.tiered_end:
                     assert runs[0].first <= slot.start
                     assert runs[-1].end == slot.tiered_end
@@ -228,7 +241,7 @@ def test_compaction(tmp_path: Path) -> None:
 
             runs = runs_of(store, slot)
             assert (runs[0].first, runs[-1].end) == (0, slot.end)
-            assert all(without_gaps(runs))
+            assert without_gaps(runs)
             assert sum(run.appended for run in runs) == slot.tiered_bytes
             assert await written_chunks(store, storage_of(store), slot) == dict(last.values())
 

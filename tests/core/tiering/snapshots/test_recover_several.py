@@ -23,6 +23,8 @@ from tests.core.tiering.support import CLUSTER, chunk_entries, storage_in, tiere
 from tests.tier2.chunks import entry, head_of
 from tier2.storage import Storage
 
+pytestmark = pytest.mark.slow
+
 FOUR: Final = replace(QUIET, container_ids=(0, 1, 2, 3))
 
 

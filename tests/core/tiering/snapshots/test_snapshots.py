@@ -23,11 +23,19 @@ from tests.core.tiering.support import CLUSTER, TIERING, storage_in, tiered_stor
 from tests.tier2.chunks import head_of
 from tier2.storage import Storage
 
+pytestmark = pytest.mark.slow
+
 QUIET = replace(TIERING, tier2_snapshot_interval_ms=3_600_000)
 """The test says when."""
 
 
-def snapshots_of(store: Store, storage: Storage) -> Snapshots:
+async def snapshots_of(store: Store, storage: Storage) -> Snapshots:
+    """Other ones of the store's container, which takes none of its own any more: both would put the same objects."""
+    tier = hosted_of(store).tier
+    assert tier is not None
+    own = tier.snapshots
+    await until(lambda: own._last_s > 0 and not own._taking.locked())  # its first step is due at once, and is over
+    await own.stop(last=False)
     return Snapshots(container_of(store), LongTermStorage(storage=storage, cluster_id=CLUSTER, head_of=head_of))
 
 
@@ -49,7 +57,7 @@ def test_what_is_in_it(tmp_path: Path) -> None:
             await store.hosted(slot).truncate(slot, 5)
             await append(slot, b"12", count=2)
             lsn = container_of(store).applied_lsn
-            await snapshots_of(store, storage).take()
+            await (await snapshots_of(store, storage)).take()
             taken = (await stored(storage))[-1]
 
             assert (taken.container, taken.id.lsn, taken.cluster_id) == (0, lsn, CLUSTER)
@@ -69,7 +77,7 @@ def test_only_when_something_changed(tmp_path: Path) -> None:
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")
         async with tiered_store(tmp_path, QUIET, storage) as store:
-            snapshots = snapshots_of(store, storage)
+            snapshots = await snapshots_of(store, storage)
             await snapshots.take()
             await snapshots.take()
             assert snapshots.counters.taken == 1
@@ -91,7 +99,7 @@ def test_the_newest_stay(tmp_path: Path) -> None:
         await storage.put("meta/1/00000000-0000000000000001", b"another container's")
         for _ in range(2):
             async with tiered_store(tmp_path, QUIET, storage) as store:
-                snapshots = snapshots_of(store, storage)
+                snapshots = await snapshots_of(store, storage)
                 for number in range(KEPT):
                     await store.update(Put("offsets", b"k", bytes((number,))))
                     await snapshots.take()
@@ -113,7 +121,7 @@ def test_when_asked(tmp_path: Path) -> None:
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "objects")
         async with tiered_store(tmp_path, QUIET, storage) as store:
-            snapshots = snapshots_of(store, storage)
+            snapshots = await snapshots_of(store, storage)
             snapshots.start()
             wanted = container_of(store).applied_lsn
             snapshots.request()
@@ -136,7 +144,7 @@ def test_while_slots_change(tmp_path: Path) -> None:
             slot = (await store.create_stream("s", slots=1)).slot(0)
             await append(slot, b"1")
             before = slot.durable_end
-            snapshots = snapshots_of(store, storage)
+            snapshots = await snapshots_of(store, storage)
             await asyncio.gather(snapshots.take(), *(append(slot, b"2") for _ in range(50)))
             taken = (await stored(storage))[-1]
 
@@ -158,7 +166,7 @@ def test_writers(tmp_path: Path) -> None:
             for number in range(7):
                 container.append(slot, b"1234", 2, 5, None, 9, 1, 2 * number)
             await container.all_durable()
-            snapshots = snapshots_of(store, storage)
+            snapshots = await snapshots_of(store, storage)
             container.append(slot, b"1234", 2, 5, None, 9, 1, 14)
             container.append(slot, b"1234", 2, 5, None, 10, 0, 0)
             captured, writers = await snapshots._capture()
@@ -241,7 +249,7 @@ def test_a_hundred_thousand_writers(tmp_path: Path) -> None:
             slot = (await store.create_stream("s", slots=1)).slot(0)
             await append(slot, b"1234", count=5 * WRITERS)
             slot.writers = {n: _writer(n) for n in range(WRITERS)}
-            snapshots = snapshots_of(store, storage)
+            snapshots = await snapshots_of(store, storage)
             await asyncio.sleep(0)
             gc.collect()
             before = gc.get_threshold()

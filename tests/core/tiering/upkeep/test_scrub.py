@@ -15,6 +15,8 @@ from core.tiering.upkeep.scrub import ScrubCounters
 from tests.core.support import KIB, hosted_of, until
 from tests.core.tiering.support import TIERING, chunks_in, fill, storage_in, tiered_store
 
+pytestmark = pytest.mark.slow
+
 SCRUBBING: Final = replace(TIERING, tier2_scrub_interval_ms=20)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.launching import free_port, run, serving
+from tests.gateway.forking import run, serving
+from tests.gateway.launching import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.cli.kafka.tools import Tools
-from tests.gateway.launching import serving
+from tests.gateway.forking import serving
 
 
 @pytest.fixture(scope="package")

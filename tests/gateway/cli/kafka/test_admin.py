@@ -39,6 +39,8 @@ def test_nobody_there(tools: Tools) -> None:
         (("--user", "ann"), "needs --user and --password-file"),
         (("--key", "k.pem"), "give --cert as well"),
         (("--user", "ann", "--password-file", "/nonexistent"), "/nonexistent: cannot be read"),
+        (("--ca", "/dev/null"), "--ca /dev/null: it has no certificate"),
+        (("--ca", "/nonexistent"), "--ca /nonexistent: cannot be read: No such file"),
         (("--profile", "nope"), "no profile 'nope'"),
     ],
 )

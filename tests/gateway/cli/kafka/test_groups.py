@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from confluent_kafka import Consumer
 
@@ -74,6 +76,18 @@ def test_refusals(tools: Tools) -> None:
     assert "name topics with --topic" in tools.refuse("groups", "reset", "nope", "--to", "start", code=2)
     tools.say("topics", "create", "few", "-p", "1")
     assert "few has no partition '7'" in tools.refuse("groups", "reset", "nope", "--topic", "few:7", "--to", "end")
+
+
+def test_one_of_several_is_not_deleted(tools: Tools) -> None:
+    """The group that is there goes, and is told; of the one that is not, why."""
+    with_lag(tools, "several")
+    done = tools.run("groups", "delete", "several-group", "nobody", "several-group", "--yes", "--json")
+
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert (told["deleted"], list(told["refused"])) == (["several-group"], ["nobody"])
+    assert done.stderr.startswith("penstock: group 'nobody': ")
+    assert "several-group" not in tools.say("groups", "list")
 
 
 def test_deleted_topic(tools: Tools) -> None:

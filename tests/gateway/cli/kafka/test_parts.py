@@ -21,6 +21,8 @@ from gateway.cli.output import json_text, visible
 from gateway.cli.refused import Refused
 from gateway.config.quantities import in_unit_of, size_of, time_ms_of
 
+pytestmark = pytest.mark.slow
+
 BYTES = st.none() | st.binary(max_size=50)
 RECORDS = st.builds(
     Record,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.gateway.cli.kafka.tools import Tools
-from tests.gateway.launching import serving
+from tests.gateway.forking import serving
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +88,28 @@ def test_without_rights(tools: Tools, ann: Tools) -> None:
     assert "AUTHORIZATION" in _named(ann.refuse("quotas", "list"))
     assert "AUTHORIZATION" in _named(ann.refuse("topics", "delete", "closed", "--yes"))
     assert "must not be empty" in tools.refuse("configs", "show", "group", "")
+    tools.say("acls", "delete", "--principal", "User:ann", "--yes")
+
+
+def test_some_offsets_are_not_set(tools: Tools, ann: Tools) -> None:
+    """Offsets of topics that somebody may read are set, and told; the others each with the reason."""
+    rights = (("read", "group:some"), ("read", "topic:some-open"), ("describe", "topic:some-closed"))
+    for operation, resource in rights:
+        tools.say("acls", "add", "--principal", "User:ann", "--operation", operation, "--resource", resource)
+    for name in ("some-open", "some-closed"):
+        tools.say("topics", "create", name, "-p", "1")
+        tools.say("produce", name, given="1\n2\n")
+    done = ann.run(
+        *("groups", "reset", "some", "--topic", "some-open", "--topic", "some-closed", "--to", "end", "--yes", "--json")
+    )
+
+    assert done.returncode == 1
+    told = json.loads(done.stdout)
+    assert told["changed"]
+    assert [one["topic"] for one in told["partitions"] if "refused" in one] == ["some-closed"]
+    assert "AUTHORIZATION" in _named(done.stderr)
+    offsets = {one["topic"]: one["offset"] for one in tools.tell("groups", "lag", "some")}
+    assert offsets == {"some-open": 2}
     tools.say("acls", "delete", "--principal", "User:ann", "--yes")
 
 

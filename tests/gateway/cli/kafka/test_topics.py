@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.cli.kafka.tools import Tools
-from tests.gateway.launching import serving
+from tests.gateway.forking import serving
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +84,59 @@ def test_refusals(tools: Tools) -> None:
     assert "Unknown topic config name: nonsense" in tools.refuse("topics", "alter", "refusals", "--set", "nonsense=1")
     assert "must be KEY=VALUE" in tools.refuse("topics", "alter", "refusals", "--set", "nonsense", code=2)
     assert "no regular expression" in tools.refuse("topics", "list", "(", code=2)
+
+
+def test_one_of_several_is_not_created(tools: Tools) -> None:
+    """Of each topic is told what became of it: those before the refused one are there, those after it are not."""
+    tools.say("topics", "create", "there")
+    done = tools.run("topics", "create", "one-a", "there", "one-c", "--json")
+    text = tools.run("topics", "create", "one-d", "there", "one-e", "one-f")
+
+    assert (done.returncode, text.returncode) == (1, 1)
+    told = json.loads(done.stdout)
+    assert "TOPIC_ALREADY_EXISTS" in told["refused"].pop("there")
+    assert told == {"topics": ["one-a"], "created": True, "refused": {}, "not_tried": ["one-c"]}
+    assert text.stdout.splitlines() == ["one-d: created", "one-e: not tried", "one-f: not tried"]
+    assert done.stderr == text.stderr
+    assert text.stderr.startswith("penstock: topic 'there': ")
+    first = json.loads(tools.run("topics", "create", "there", "one-g", "--json").stdout)
+    assert (first["topics"], first["created"], first["not_tried"]) == ([], False, ["one-g"])
+    assert {one["topic"] for one in tools.tell("topics", "list", "^one-")} == {"one-a", "one-d"}
+    assert tools.run("topics", "create", "there", "--json").stdout == ""
+
+
+def test_one_of_several_is_not_deleted(tools: Tools) -> None:
+    """Those that can be deleted are, and are told; the others each with the reason."""
+    for name in ("two-a", "two-b"):
+        tools.say("topics", "create", name)
+    done = tools.run("topics", "delete", "two-a", "__consumer_offsets", "--yes", "--json")
+    text = tools.run("topics", "delete", "__consumer_offsets", "two-b", "--yes")
+
+    assert (done.returncode, text.returncode) == (1, 1)
+    told = json.loads(done.stdout)
+    assert told["deleted"] == ["two-a"]
+    assert "a view of the store's tables" in told["refused"]["__consumer_offsets"]
+    assert text.stdout == "two-b: deleted\n"
+    assert text.stderr.startswith("penstock: topic '__consumer_offsets': ")
+    assert tools.tell("topics", "list", "^two-") == []
+
+
+def test_one_of_several_is_not_there(tools: Tools) -> None:
+    """Nothing is deleted where a name is wrong, and each of them is told."""
+    tools.say("topics", "create", "three-a", "three-b")
+    done = tools.run("topics", "delete", "three-a", "nope", "three-b", "neither", "--yes", "--json")
+    text = tools.run("topics", "delete", "three-a", "nope", "three-b", "neither", "--yes")
+
+    assert (done.returncode, text.returncode) == (1, 1)
+    told = json.loads(done.stdout)
+    assert set(told.pop("refused")) == {"nope", "neither"}
+    assert told == {"deleted": [], "not_tried": ["three-a", "three-b"]}
+    assert text.stdout.splitlines() == ["three-a: not tried", "three-b: not tried"]
+    assert done.stderr == text.stderr
+    assert "there is no topic 'nope'" in text.stderr
+    assert "there is no topic 'neither'" in text.stderr
+    assert len(tools.tell("topics", "list", "^three-")) == 2
+    assert tools.run("topics", "delete", "nope", "--yes", "--json").stdout == ""
 
 
 @pytest.mark.parametrize("command", [("delete",), ("grow", "-p", "9")])

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.gateway.launching import END_WITHIN_S, PENSTOCK
+from tests.gateway.forking import finished
+from tests.gateway.launching import END_WITHIN_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,11 @@ class Tools:
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end; standard input is `given` and no terminal."""
         where = ["--bootstrap", self.address] if bootstrap else []
-        done = subprocess.run(
-            [PENSTOCK, *arguments, *where],
-            input=given.encode() if isinstance(given, str) else given,
-            capture_output=True,
-            timeout=2 * END_WITHIN_S,
-            check=False,
-            env={**os.environ, "XDG_CONFIG_HOME": str(self.home), "TZ": "UTC"},
+        done = finished(
+            [*arguments, *where],
+            {**os.environ, "XDG_CONFIG_HOME": str(self.home), "TZ": "UTC"},
+            given.encode() if isinstance(given, str) else given,
+            2 * END_WITHIN_S,
         )
         out, err = (text.decode(errors="surrogateescape") for text in (done.stdout, done.stderr))
         return subprocess.CompletedProcess(done.args, done.returncode, out, err)

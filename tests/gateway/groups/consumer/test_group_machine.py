@@ -10,12 +10,13 @@ from hypothesis import settings
 from hypothesis.stateful import initialize, invariant, rule
 from kio.schema.errors import ErrorCode
 
+from core.turns import at_once
 from gateway.groups.consumer import group as consumer_group
 from gateway.groups.consumer import reconciliation
 from gateway.groups.consumer.committing import Place, check_commit
 from gateway.groups.consumer.format import decode_key
 from gateway.groups.consumer.messages import ConsumerState, MemberState
-from gateway.groups.consumer.rows import restored
+from gateway.groups.consumer.rows import decoded, restored
 from gateway.groups.consumer_groups import FORM
 from gateway.groups.modern import subscriptions
 from gateway.refusals import Refusal
@@ -212,7 +213,8 @@ class GroupMachine(History[Client, Driver]):
 
     def restore(self, rows: Mapping[bytes, bytes]) -> None:
         by_key = {decode_key(key)[1]: value for key, value in rows.items()}
-        restored(self.driver.group, by_key, self.driver.now)
+        said = {key: decoded(key, value) for key, value in by_key.items()}
+        at_once(restored(self.driver.group, said, self.driver.now))
 
     def facts(self) -> object:
         group = self.driver.group

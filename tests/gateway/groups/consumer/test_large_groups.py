@@ -74,6 +74,43 @@ def test_a_member_gives_up_step_by_step(driver: Driver) -> None:
     assert driver.owned("m") | driver.owned("n") == {(name, 0) for name in NAMES}
 
 
+def test_a_wide_topic_goes_over_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one topic with very many partitions a member gets, and gives up, so many at a time."""
+    monkeypatch.setattr(reconciliation, "PLACES_AT_ONCE", STEP + 1)  # a topic and its partitions
+    driver = Driver(FakeTopics(wide=3 * STEP))
+    joining = Heartbeat(member_id="m", epoch=0, names=frozenset({"wide"}), rebalance_timeout_ms=REBALANCE_MS, owned={})
+    answer = driver.group.heartbeat(joining, driver.now)
+    got = [len(driver.owned("m"))]
+    while answer.is_partial:
+        answer = driver.group.answer_again("m", {}, driver.now)
+        got.append(len(driver.owned("m")))
+    driver.join("n", "wide")
+    kept = []
+    while driver.state_of("m") is not MemberState.STABLE or not kept:
+        answer = driver.heartbeat("m", answer.epoch, owned=driver.group.member("m").partitions())
+        kept.append(len(driver.owned("m")))
+    driver.heartbeat("n", driver.group.member("n").epoch)
+
+    assert got == [10, 20, 30]
+    assert kept[:2] == [20, 15]
+    assert driver.owned("n") == {("wide", number) for number in range(3 * STEP)} - driver.owned("m")
+
+
+def test_partitions_that_others_have_hide_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first partitions of a topic are not free yet, and more than a step takes: those behind come all the same."""
+    monkeypatch.setattr(reconciliation, "PLACES_AT_ONCE", 2)
+    driver = Driver(FakeTopics(wide=8))
+    first = driver.join("m", "wide")
+    driver.join("n", "wide")
+    driver.heartbeat("m", first.epoch, owned=driver.group.member("m").partitions())  # it must give some up
+    driver.group.remove(driver.group.member("m"), driver.now)
+    second = driver.group.member("n")
+    driver.heartbeat("n", second.epoch)
+    driver.heartbeat("n", second.epoch)
+
+    assert driver.owned("n") == {("wide", number) for number in range(8)}
+
+
 def test_who_waits_asks_for_all_in_turn(driver: Driver) -> None:
     """What a member cannot get yet does not hide from it what is free behind."""
     first = driver.join("m", *NAMES)
@@ -104,8 +141,11 @@ def test_a_subscription_that_comes_back(driver: Driver) -> None:
     assert driver.owned("m") == {(name, 0) for name in NAMES}
 
 
-def test_long_rows_are_encoded_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row of many topics does not hold the loop; it is stored and read again like any other."""
+@pytest.mark.parametrize(("topics", "partitions"), [(6, 1), (1, 6)])
+def test_long_rows_are_encoded_in_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, topics: int, partitions: int
+) -> None:
+    """A row of many topics, or partitions, does not hold the loop; it is stored and read again like any other."""
     monkeypatch.setattr(landing, "SIZE_AT_ONCE", 5)
     loop_thread = threading.get_ident()
     elsewhere: set[int] = set()
@@ -119,14 +159,13 @@ def test_long_rows_are_encoded_in_a_thread(tmp_path: Path, monkeypatch: pytest.M
 
     async def test() -> None:
         async with serving(tmp_path, AT_ONCE, clean=False) as services:
-            names = [f"t{n}" for n in range(6)]
-            await services.create(*names)
+            names = [f"t{n}" for n in range(topics)]
+            await services.create(*names, partitions=partitions)
             answer = await beat(services, "m", 0, names=frozenset(names))
             had = group_of(services).member("m").current()
         async with serving(tmp_path, AT_ONCE) as services:
             assert group_of(services).member("m").current() == had
-            assert len(answer.assignment or {}) == 6
-            await asyncio.sleep(0)
+            assert sum(map(len, (answer.assignment or {}).values())) == topics * partitions
 
     run(test())
     assert loop_thread not in elsewhere

@@ -33,9 +33,9 @@ def test_who_goes_frees_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     owners.leave("m", many)
 
     assert [owners.of(topic, 1) for topic in many] == [None] * 10
-    assert not any(owners.is_taken("n", topic, 0) for topic in many)
+    assert all(owners.free_for("n", topic, [0, 1]) == [0, 1] for topic in many)
     owners.take("n", held(UUID(int=19), 0))
-    for _ in range(20):
+    for _ in range(len(many) * 2):
         owners.take("n", {})
     assert owners.of(UUID(int=19), 0) == "n", "what another has taken meanwhile is not thrown away"
     assert repr(owners) == "<Owners of 1 topics>", "and all else is"
@@ -51,7 +51,7 @@ def test_who_comes_again_has_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert owners.of(A, 0) is None
     owners.take("n", held(A, 0))
-    assert owners.is_taken("m", A, 0)
+    assert owners.free_for("m", A, [0]) == []
 
 
 def test_another_id() -> None:
@@ -60,6 +60,7 @@ def test_another_id() -> None:
     owners.rename("m", "n")
 
     assert owners.of(A, 0) == "n"
-    assert owners.is_taken("m", A, 0)
+    assert owners.free_for("m", A, [0, 1]) == [1]
+    assert owners.free_for("n", A, [0, 1]) == [0, 1]
     owners.let_go(held(A, 0))
     assert owners.of(A, 0) is None

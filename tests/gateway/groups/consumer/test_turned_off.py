@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 from kio.schema.errors import ErrorCode
 
-from tests.gateway.launching import serving
+from tests.gateway.forking import serving
 from tests.likeness.asking import Server
 from tests.likeness.questions import Question
 

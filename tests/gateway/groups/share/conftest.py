@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway.forking import serving
 from tests.gateway.groups.share.speaking import Member, configured, topic, write
-from tests.gateway.launching import serving
 from tests.likeness.asking import Server
 
 

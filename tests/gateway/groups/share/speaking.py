@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from typing import Any, Final
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from tests.likeness.questions import Question
 
 ACCEPT, RELEASE, REJECT, RENEW = 1, 2, 3, 4
 WHOLE_BATCHES, RECORD_LIMIT = 0, 1
-WITHIN_S: Final = 30.0
+WITHIN_S: Final = 90.0
 
 
 def configured(server: Server, **configs: str) -> None:
@@ -34,11 +35,14 @@ def topic(address: str, name: str, partitions: int = 1, **configs: str) -> UUID:
     return UUID(bytes=base64.urlsafe_b64decode(f"{described.topic_id}=="))
 
 
-def write(address: str, name: str, *values: str, keys: str = "", partition: int = 0, **options: str) -> None:
-    """Write records to a partition; `keys`: a letter for each record."""
+def write(
+    address: str, name: str, *values: str, keys: str = "", partition: int = 0, ago_s: int = 0, **options: str
+) -> None:
+    """Write records to a partition; `keys`: a letter for each record, `ago_s`: their age."""
     producer = Producer({"bootstrap.servers": address, **options})
+    written_ms = int((time.time() - ago_s) * 1000)
     for place, value in enumerate(values):
-        producer.produce(name, value.encode(), keys[place] if keys else None, partition)
+        producer.produce(name, value.encode(), keys[place] if keys else None, partition, timestamp=written_ms)
     assert producer.flush(WITHIN_S) == 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from tests.gateway.forking import serving
 from tests.gateway.groups.share.speaking import (
     REJECT,
     RELEASE,
@@ -20,7 +21,7 @@ from tests.gateway.groups.share.speaking import (
     topic,
     write,
 )
-from tests.gateway.launching import Running, serving
+from tests.gateway.launching import Running
 from tests.likeness.asking import Server
 
 pytestmark = pytest.mark.slow

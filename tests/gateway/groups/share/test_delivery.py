@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from gateway.groups.share import delivery
 from gateway.groups.share.delivery import Delivery, Wanted, deliver
 from gateway.groups.share.format import PlaceKey
+from gateway.groups.share.live_partition import LivePartition
 from gateway.groups.share.partition import Acquired
-from gateway.groups.share.partitions import LivePartition, SharePartitions
+from gateway.groups.share.partitions import SharePartitions
 from gateway.records.record_batch import PLACE
 from gateway.records.records import Record, build_batch
 from gateway.wire.primitives import Parts

@@ -11,6 +11,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from kio.schema.errors import ErrorCode
 
+from tests.gateway.forking import serving
 from tests.gateway.groups.share.speaking import (
     ACCEPT,
     RELEASE,
@@ -23,7 +24,7 @@ from tests.gateway.groups.share.speaking import (
     topic,
     write,
 )
-from tests.gateway.launching import Running, serving
+from tests.gateway.launching import Running
 from tests.likeness.asking import Server
 
 pytestmark = pytest.mark.slow
@@ -109,15 +110,14 @@ def test_renewal(tmp_path: Path) -> None:
 
 
 def test_a_beginning_by_duration(tmp_path: Path) -> None:
-    """A group may begin with the records of the last seconds, without those before."""
+    """A group may begin with the records of the last hour, without those before."""
     with serving(tmp_path, *SMALL) as gateway:
         address = gateway.ready()["kafka"][0]
         topic_id = topic(address, "t")
-        write(address, "t", "old", "older")
-        time.sleep(2.5)
+        write(address, "t", "old", "older", ago_s=7_200)
         write(address, "t", "new")
         server = Server(address, own={})
-        configured(server, share_auto_offset_reset="by_duration:PT2S")
+        configured(server, share_auto_offset_reset="by_duration:PT1H")
         member = Member(server, topic_id)
         member.join()
         assert acquired(member.fetch(0)) == [(2, 2, 1)]

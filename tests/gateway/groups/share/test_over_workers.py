@@ -12,8 +12,8 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from kio.schema.errors import ErrorCode
 
+from tests.gateway.forking import serving
 from tests.gateway.groups.share.speaking import WITHIN_S, Member, configured, topic, write
-from tests.gateway.launching import serving
 from tests.likeness.asking import Server
 
 pytestmark = pytest.mark.slow

@@ -13,6 +13,8 @@ from gateway.groups.share.format import decode_partition, encode_partition
 from gateway.groups.share.partition import Judgement, Limits, Run, SharePartition, Span, State, Verdict
 from gateway.refusals import Refusal
 
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(lock_s=10.0, deliveries=3, in_flight=12, keeps_dead=True)
 MEMBERS = ("a", "b", "c")
 members = st.sampled_from(MEMBERS)

@@ -10,6 +10,7 @@ from kio.schema.errors import ErrorCode
 
 from core.errors import SlotMoves
 from gateway.groups.share.format import PARTITIONS_TABLE, PlaceKey, decode_partition, encode_key
+from gateway.groups.share.live_partition import LivePartition
 from gateway.groups.share.partition import Judgement, Span, Verdict
 from gateway.groups.share.partitions import SharePartitions
 from gateway.refusals import Refusal
@@ -38,6 +39,24 @@ def test_what_was_settled_in_a_partition_that_is_closed(tmp_path: Path) -> None:
         assert row is not None
         assert decode_partition(row).start == 0
         assert told == ErrorCode.not_leader_or_follower
+
+
+def test_a_partition_is_closed_while_a_member_is_listened_to(tmp_path: Path) -> None:
+    """No lock is renewed that there is not any more, although a renewal needs no write."""
+    with admin_of(tmp_path) as admin:
+        topic = admin.create()
+        slot, key = admin.slot(topic), PlaceKey("g", admin.stream(topic).uuid, 0)
+
+        async def settled() -> None:
+            live = await admin.broker.share.partitions.of(key, slot)
+            now_s = admin.broker.clock.monotonic_s()
+            live.state.acquire("m", live.state.end, [Span(0, 9)], 10, live.settings().limits, now_s)
+            live.close()
+            with pytest.raises(Refusal) as why:
+                live.acknowledge("m", [Judgement(0, 9, [Verdict.RENEW])])
+            assert why.value.code is ErrorCode.not_leader_or_follower
+
+        admin.run(settled())
 
 
 class Held:
@@ -93,7 +112,7 @@ def test_where_an_operator_says_outlives_a_beginning(tmp_path: Path, monkeypatch
 
 def test_no_group_begins_a_partition_that_is_about_to_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A partition leaves for another container: what a group would settle of it here stays behind, so no group begins
-    it, by a fetch or by an operator; and the partition stays where a group has begun, before its row is there."""
+    it, by a fetch or by an operator."""
     with admin_of(tmp_path) as admin:
         held = Held(admin, monkeypatch)
         container = admin.broker.store.hosted(held.slot).container
@@ -106,21 +125,46 @@ def test_no_group_begins_a_partition_that_is_about_to_leave(tmp_path: Path, monk
                 await opening
             with pytest.raises(SlotMoves):
                 await held.partitions.begin_at(held.key, held.slot, 7)
+            with pytest.raises(Refusal) as why:
+                await asyncio.wait_for(held.partitions.of(held.key, held.slot), 10)
+            assert why.value.code is ErrorCode.not_leader_or_follower
             container.thaw(held.slot)
-
-        async def begun() -> str | None:
-            beginning = asyncio.create_task(held.partitions.begin_at(held.key, held.slot, 7))
-            while held.partitions.find(held.key) is None:  # noqa: ASYNC110 - it is there after a turn of the loop
-                await asyncio.sleep(0)
-            assert held.row(admin) is None
-            why = held.partitions._keeps(held.slot)
-            await beginning
-            return why
 
         admin.run(refused())
         assert held.row(admin) is None
-        assert held.partitions._keeps(held.slot) is None
-        assert "share group 'g' reads it" in (admin.run(begun()) or "")
+
+
+def test_a_row_that_was_brought_along_while_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch has found a group's row when the partition begins to leave: what its members would settle by that row
+    would be left behind, so it is not in use here any more."""
+    with admin_of(tmp_path) as admin:
+        held = Held(admin, monkeypatch)
+        container = admin.broker.store.hosted(held.slot).container
+
+        async def refused() -> None:
+            opening = await held.begin()
+            held.go_on()
+            live = await opening
+            assert isinstance(live, LivePartition)
+            live.close()
+            ended, goes_on = live.ended, asyncio.Event()
+
+            async def late() -> None:
+                await ended()
+                await goes_on.wait()
+
+            monkeypatch.setattr(live, "ended", late)
+            again = asyncio.create_task(held.partitions.of(held.key, held.slot))
+            await asyncio.sleep(0)
+            container.freeze(held.slot, 1)
+            goes_on.set()
+            with pytest.raises(SlotMoves):
+                await again
+            assert held.partitions.find(held.key) is None
+            container.thaw(held.slot)
+            assert (await held.partitions.of(held.key, held.slot)).state.start == live.state.start
+
+        admin.run(refused())
 
 
 def test_a_deletion_outlives_a_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +175,7 @@ def test_a_deletion_outlives_a_beginning(tmp_path: Path, monkeypatch: pytest.Mon
 
         async def both() -> None:
             opening = await held.begin()
-            deletion = asyncio.create_task(held.partitions.delete_group("g"))
+            deletion = asyncio.create_task(held.partitions.delete_groups(["g"]))
             await asyncio.sleep(0)
             held.go_on()
             await opening
@@ -139,29 +183,3 @@ def test_a_deletion_outlives_a_beginning(tmp_path: Path, monkeypatch: pytest.Mon
 
         admin.run(both())
         assert held.row(admin) is None
-
-
-def test_a_group_that_begins_while_the_partition_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it would settle would be left behind: either the partition stays for it, or it begins where that goes."""
-    with admin_of(tmp_path) as admin:
-        held = Held(admin, monkeypatch)
-        container = admin.broker.store.hosted(held.slot).container
-        refused = ErrorCode.not_leader_or_follower
-
-        async def both() -> None:
-            assert held.partitions._keeps(held.slot) is None
-            container.freeze(held.slot, 1)
-            with pytest.raises(Refusal) as why:
-                await asyncio.wait_for(held.partitions.of(held.key, held.slot), 10)
-            assert why.value.code is refused
-            with pytest.raises(SlotMoves):
-                await held.partitions.begin_at(held.key, held.slot, 7)
-            assert held.partitions._keeps(held.slot) is None
-            container.thaw(held.slot)
-            opening = await held.begin()
-            assert "'g' reads it" in (held.partitions._keeps(held.slot) or "")
-            held.go_on()
-            await opening
-            assert "'g' reads it" in (held.partitions._keeps(held.slot) or "")
-
-        admin.run(both())

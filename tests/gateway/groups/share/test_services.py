@@ -9,6 +9,7 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from gateway.groups.lag import AGE_S_MAX
+from tests.gateway.forking import serving
 from tests.gateway.groups.share.speaking import (
     ACCEPT,
     RECORD_LIMIT,
@@ -21,7 +22,7 @@ from tests.gateway.groups.share.speaking import (
     topic,
     write,
 )
-from tests.gateway.launching import http_get, serving
+from tests.gateway.launching import http_get
 from tests.likeness.asking import Server
 from tests.likeness.questions import CLASSIC_AND_CONSUMER
 

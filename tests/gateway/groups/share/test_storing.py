@@ -12,16 +12,21 @@ from kio.schema.errors import ErrorCode
 
 from core.errors import StorageFailure, StorageFull
 from core.log.records import Operation, Put
-from gateway.groups.share.format import PARTITIONS_TABLE, PlaceKey, decode_partition, encode_key
+from gateway.groups.modern.epochs import JOINING_EPOCH, LEAVING_EPOCH
+from gateway.groups.share.format import GROUPS_TABLE, PARTITIONS_TABLE, PlaceKey, decode_partition, encode_key
+from gateway.groups.share.group import Answer, Heartbeat
+from gateway.groups.share.live_partition import LivePartition, hand_on
 from gateway.groups.share.partition import Judgement, Span, State, Verdict
-from gateway.groups.share.partitions import LivePartition, hand_on
+from gateway.refusals import Refusal
 from gateway.wire.message import Message
 from tests.gateway.apis.harness import KEYS, NOW, Admin, admin_of
 from tests.gateway.groups.share.speaking import ACCEPT, RECORD_LIMIT
 from tests.gateway.groups.share.test_delivery import LARGE, batch, produced
 
+pytestmark = pytest.mark.slow
+
 _T = TypeVar("_T")
-WITHIN_S = 20
+WITHIN_S = 60
 
 
 @pytest.fixture
@@ -369,3 +374,67 @@ def test_room_for_more_wakes(admin: Admin) -> None:
 
     admin.run(woke())
     assert woken == ["woken"]
+
+
+def said(member_id: str, epoch: int) -> Heartbeat:
+    names = frozenset({"t"}) if epoch == JOINING_EPOCH else None
+    return Heartbeat(
+        member_id=member_id, epoch=epoch, rack_id=None, names=names, client_id="c", client_host="127.0.0.1"
+    )
+
+
+def test_members_that_leave_while_their_group_is_deleted(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their epochs wait behind one that is on its way, and the deletion does, too: nothing of them is stored behind
+    that, or a restart would find the group again."""
+    log = HeldLog(admin, admin.create(name="t"), monkeypatch)
+
+    async def scenario() -> None:
+        share = admin.broker.share
+        coordinator = share.coordinators.of("g")
+        await coordinator.heartbeat("g", said("one", JOINING_EPOCH))
+        log.hold()
+        others = [asyncio.create_task(coordinator.heartbeat("g", said("other", JOINING_EPOCH)))]
+        await reached(lambda: bool(coordinator._writes))
+        for member in ("one", "other"):
+            others.append(asyncio.create_task(coordinator.heartbeat("g", said(member, LEAVING_EPOCH))))
+        group = coordinator.get("g")
+        assert group is not None
+        await reached(lambda: group.is_empty)
+        deleting = asyncio.create_task(share.delete(["g"]))
+        await reached(lambda: coordinator.get("g") is None)
+        log.let_go()
+        assert await deleting == {"g": ErrorCode.none}
+        outcomes = await asyncio.gather(*others, return_exceptions=True)
+        assert all(isinstance(outcome, Answer | Refusal) for outcome in outcomes)
+        await log.container.all_durable()
+        assert log.container.table(GROUPS_TABLE).get(b"g") is None
+
+    admin.run(scenario())
+
+
+def test_no_member_comes_while_an_operator_sets_where_a_group_begins(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would lose what it holds of a partition whose turn comes later."""
+    log = HeldLog(admin, admin.create(2, name="t"), monkeypatch)
+
+    async def scenario() -> None:
+        coordinator = admin.broker.share.coordinators.of("g")
+        await coordinator.ensure("g")
+        log.hold()
+        places = [{"partition_index": number, "start_offset": 0} for number in range(2)]
+        topics = [{"topic_name": "t", "partitions": places}]
+        altering = asyncio.create_task(
+            admin._client.ask(KEYS["AlterShareGroupOffsets"], 0, {"group_id": "g", "topics": topics})
+        )
+        await reached(lambda: bool(log.records))
+        joining = asyncio.create_task(coordinator.heartbeat("g", said("m", JOINING_EPOCH)))
+        await asyncio.sleep(0)
+        log.let_go()
+        answer = await altering
+        assert {one.error_code for told in answer.responses for one in told.partitions} == {ErrorCode.none}
+        with pytest.raises(Refusal, match="coordinator_load_in_progress"):
+            await joining
+        assert (await coordinator.heartbeat("g", said("m", JOINING_EPOCH))).epoch > 0
+
+    admin.run(scenario())

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from gateway.groups.streams.assignor import GroupSpec, MemberSpec, assign
 from gateway.groups.streams.messages import NO_TASKS, Task, Tasks
 from tests.gateway.groups.streams.harness import tasks
+
+pytestmark = pytest.mark.slow
 
 
 def spec(

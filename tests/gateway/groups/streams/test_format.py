@@ -8,6 +8,7 @@ from hypothesis import given
 
 from gateway.groups.persistence import UnreadableRecord
 from gateway.groups.streams import format as stored
+from gateway.groups.streams.held import Held
 from gateway.groups.streams.messages import (
     CurrentRecord,
     Endpoint,
@@ -40,8 +41,8 @@ CURRENT = CurrentRecord(
     epoch=7,
     previous_epoch=6,
     state=MemberState.UNREVOKED_TASKS,
-    assigned=Holdings({Task("0", 1): 5, Task("0", 0): 7}, tasks("1_2")),
-    revoking=Holdings({Task("1", 0): 3}),
+    assigned=Holdings(Held.of([(Task("0", 1), 5), (Task("0", 0), 7)]), tasks("1_2")),
+    revoking=Holdings(Held.of([(Task("1", 0), 3)])),
 )
 TARGET = Tasks(tasks("0_1", "0_0"), tasks("1_2"))
 JOINED = topology(

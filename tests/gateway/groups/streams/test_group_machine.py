@@ -10,10 +10,11 @@ from hypothesis import settings
 from hypothesis.stateful import initialize, invariant, rule
 from kio.schema.errors import ErrorCode
 
+from core.turns import at_once
 from gateway.groups.streams.committing import check_commit
 from gateway.groups.streams.format import decode_key
 from gateway.groups.streams.messages import NO_TASKS, Endpoint, MemberState, StreamsState, Task
-from gateway.groups.streams.rows import restored
+from gateway.groups.streams.rows import decoded, restored
 from gateway.groups.streams_groups import FORM
 from tests.gateway.groups.consumer.harness import FakeTopics
 from tests.gateway.groups.histories import WHO, History, Place
@@ -188,7 +189,8 @@ class GroupMachine(History[Client, Driver]):
 
     def restore(self, rows: Mapping[bytes, bytes]) -> None:
         by_key = {decode_key(key)[1]: value for key, value in rows.items()}
-        restored(self.driver.group, by_key, self.driver.now)
+        said = {key: decoded(key, value) for key, value in by_key.items()}
+        at_once(restored(self.driver.group, said, self.driver.now))
 
     def facts(self) -> object:
         group = self.driver.group

@@ -11,13 +11,13 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from kio.schema.errors import ErrorCode
 
+from tests.gateway.forking import serving
 from tests.gateway.groups.streams.test_apis import Client
-from tests.gateway.launching import serving
 from tests.likeness.asking import Server
 
 pytestmark = pytest.mark.slow
 
-WITHIN_S: Final = 10.0
+WITHIN_S: Final = 60.0
 PARTITIONS: Final = 4
 EVERY: Final = {(subtopology, number) for subtopology in "01" for number in range(PARTITIONS)}
 SETTINGS: Final = (

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.groups.streams.checks import check_owned
 from gateway.groups.streams.group import own_tasks
+from gateway.groups.streams.held import Held
 from gateway.groups.streams.messages import CurrentRecord, Holdings, MemberState, Task, Tasks, extents_of
 from gateway.groups.streams.reconciliation import Role, next_step
 from gateway.refusals import Refusal
@@ -22,8 +23,8 @@ def currents(draw: st.DrawFn) -> CurrentRecord:
     active, standby = draw(SETS), draw(SETS)
     revoking = Holdings()
     if is_giving_up := draw(st.booleans()):
-        revoking = Holdings(dict.fromkeys(draw(SETS) - active, 1), draw(SETS) - standby)
-    assigned = Holdings({task: draw(st.integers(1, 3)) for task in sorted(active)}, standby)
+        revoking = Holdings(Held({1: draw(SETS) - active}), draw(SETS) - standby)
+    assigned = Holdings(Held.of([(task, draw(st.integers(1, 3))) for task in sorted(active)]), standby)
     states = [MemberState.STABLE, MemberState.UNRELEASED_TASKS]
     state = MemberState.UNREVOKED_TASKS if is_giving_up else draw(st.sampled_from(states))
     return CurrentRecord(epoch=3, previous_epoch=2, state=state, assigned=assigned, revoking=revoking)
@@ -44,6 +45,16 @@ def test_gains_and_releases(
         assert released <= had
         assert gained.isdisjoint(had - released)
         assert (had - released) | gained == has
+
+
+@given(currents(), st.builds(Tasks, SETS, SETS))
+def test_a_task_keeps_its_epoch(current: CurrentRecord, target: Tasks) -> None:
+    """What a member keeps, or must give up, it has since it got it; what it gets, since the target's epoch."""
+    step = next_step(current, 4, target, None, lambda role, tasks: frozenset())
+    for holdings in (step.current.assigned, step.current.revoking):
+        for task, epoch in holdings.active.pairs():
+            known = (current.assigned.active.epoch_of(task), current.revoking.active.epoch_of(task))
+            assert epoch == next((one for one in known if one is not None), 4)
 
 
 @given(SETS, SETS)

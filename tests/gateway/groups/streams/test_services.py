@@ -22,6 +22,8 @@ from gateway.refusals import Refusal
 from tests.gateway.groups.services import Services, run, serving
 from tests.gateway.groups.streams.harness import STATELESS, tasks
 
+pytestmark = pytest.mark.slow
+
 AT_ONCE = ("group.streams.assignment.interval.ms=0", "group.streams.initial.rebalance.delay.ms=0")
 
 
