@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from core.index.rows import BlockRef
 from core.log.files import KEPT, log_path
 from core.log.replay import open_log_files
 from core.reading.log_reader import Location
+from core.store import Store
 from core.streams.live import Slot
 from tests.core.support import DEADLINE_S, container_of, hosted_of, maintenance_of, owner_of, run, until
 from tests.core.tiering.support import storage_in, tiered_store
@@ -92,6 +94,7 @@ def test_a_file_that_goes_while_damage_is_set_aside(tmp_path: Path, monkeypatch:
             container, reader = container_of(store), hosted_of(store).reader
             hurt, busy, sent = await damaged_store(store, storage, BAD)
             path = log_path(container.directory, container.files.complete[0].first_lsn)
+            _look_late(store, monkeypatch, {hurt: BAD, busy: busy.end})
             payloads = reader.payloads
 
             def looking(slot: Slot, wanted: list[Location]) -> object:
@@ -126,6 +129,22 @@ def _patched_copy(monkeypatch: pytest.MonkeyPatch, looked: threading.Event) -> l
 
     monkeypatch.setattr("core.container.keeper.copy", copying)
     return made
+
+
+def _look_late(store: Store, monkeypatch: pytest.MonkeyPatch, ends: Mapping[Slot, int]) -> None:
+    """Damage is looked through only when nothing else holds the files before these ends: no chunk is made during it."""
+    tier, catalog = hosted_of(store).tier, hosted_of(store).catalog
+    assert tier is not None
+    pins = tier.writer._pins
+    has_pinned = pins._has_pinned
+
+    def is_free(slot: Slot, end: int) -> bool:
+        return slot.tiered_end >= end and catalog.held().get((slot.stream.id, slot.number), end) >= end
+
+    def has_pinned_alone(slot: Slot) -> bool:
+        return has_pinned(slot) and all(is_free(one, end) for one, end in ends.items())
+
+    monkeypatch.setattr(pins, "_has_pinned", has_pinned_alone)
 
 
 def _wait_until_gone(path: Path) -> None:
