@@ -26,6 +26,8 @@ from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.kafka_configs.resource_keys import KINDS
 from gateway.kafka_configs.topic_keys import TOPIC_KEYS
 
+pytestmark = pytest.mark.slow
+
 ROOT: Final = Path(__file__).parents[1]
 WORDS_MAX: Final = {"README.md": 1_200, "ARCHITECTURE.md": 2_500}
 DOCUMENTS: Final = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]

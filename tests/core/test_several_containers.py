@@ -39,6 +39,8 @@ from tests.core.support import (
     until,
 )
 
+pytestmark = pytest.mark.slow
+
 TWO: Final = replace(SMALL, container_ids=(0, 1))
 ELSEWHERE: Final = 1
 STREAM_ID: Final = 1_000

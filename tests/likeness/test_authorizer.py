@@ -14,6 +14,8 @@ from gateway.security.principal import Principal
 from tests.gateway.security.harness import authorizer_with
 from tests.likeness.authorizer import ANSWERS, CASES, JARS, SEED, Case, asked, cases, short
 
+pytestmark = pytest.mark.slow
+
 LIVE_SEED: Final = 7
 LIVE_CASES: Final = 300
 

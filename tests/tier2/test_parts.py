@@ -18,6 +18,7 @@ def pieces_of(sizes: list[int]) -> list[bytes]:
     return [bytes([65 + number]) * size for number, size in enumerate(sizes)]
 
 
+@pytest.mark.slow
 @given(SIZES)
 def test_parts_are_full_but_for_the_last_and_none_is_empty_unless_all_is(sizes: list[int]) -> None:
     pieces = pieces_of(sizes)

@@ -269,6 +269,7 @@ def test_a_stream_that_goes_before_its_change_is_known(etcd: EtcdServer, monkeyp
     run(test())
 
 
+@pytest.mark.slow
 def test_two_that_race_over_cut_ways(etcd: EtcdServer) -> None:
     """Two registries change the same few streams, numbers and settings at random while their ways to etcd are cut: both
     end with the same, no name is there twice, and no number was given twice or left out."""

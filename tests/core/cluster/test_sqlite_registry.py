@@ -63,6 +63,7 @@ def _create_for_ever(path: Path, ready: Any) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle(tmp_path: Path) -> None:
     """kill -9 of a process that creates streams: what it was told is there, at most one more is, and all is whole."""
     path = tmp_path / "r.db"

@@ -114,6 +114,7 @@ def test_storage_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     run(scenario())
 
 
+@pytest.mark.slow
 def test_full_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends have a reserve where appends are refused; when it is used up they change nothing, and go on with room."""
 

@@ -44,6 +44,7 @@ def test_entry_too_large_for_what_is_left(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.slow
 def test_aborted_transactions(tmp_path: Path) -> None:
     """A read names the aborted transactions that overlap it, from memory, by rows in memory, and by a sidecar."""
 

@@ -35,6 +35,7 @@ def list_groups(admin: Admin, client: Client) -> Any:
     return admin.run(client.ask(KEYS["ListGroups"], 4, {"states_filter": []}))
 
 
+@pytest.mark.slow
 def test_a_client_over_its_share(fresh: Admin) -> None:
     """It is answered, then muted; what it asks next is answered after a second, with the pause that follows."""
     assert set_quota(fresh, BUSY, SHARE, LITTLE) == 0

@@ -160,6 +160,7 @@ def transaction(number: int) -> Transaction:
     return Transaction(transactional_id=f"x{number}", producer_id=number, epoch=0, timeout_ms=60_000, changed_ms=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "name", "most"),
     [

@@ -83,6 +83,7 @@ def test_addresses_have_their_own_rates() -> None:
     assert [rates.hold_s("a") is None for _ in range(3)] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_an_address_over_its_rate_is_held() -> None:
     """Its connections are served when they are due; at a stop those that are held are closed and not counted."""
 
@@ -103,6 +104,7 @@ def test_an_address_over_its_rate_is_held() -> None:
     run(test())
 
 
+@pytest.mark.slow
 def test_held_up_and_not_refused() -> None:
     """Connections that come too fast are all served, the last ones later; existing ones notice nothing."""
 

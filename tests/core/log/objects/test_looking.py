@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from core.log.objects.home import LogObjects, LogStorage
 from core.log.objects.looking import copied
 from tests.core.support import run
@@ -23,6 +25,7 @@ class Meanwhile(FilesystemStorage):
         return await super().get_range(key, start, length)
 
 
+@pytest.mark.slow
 def test_a_copy_has_the_files_of_one_checkpoint(tmp_path: Path) -> None:
     """The owner stores another one while the first is read, and removes its files."""
     count = 0

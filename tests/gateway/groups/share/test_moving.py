@@ -32,6 +32,8 @@ from tests.gateway.apis.harness import NOW, Admin, admin_of
 from tests.gateway.groups.share.speaking import ACCEPT, RELEASE
 from tests.gateway.groups.share.test_storing import Speaker, accept, acquired, begun, reached
 
+pytestmark = pytest.mark.slow
+
 TWO: Final = "containers=2"
 RECORDS: Final = 50
 
