@@ -25,8 +25,13 @@ RUN_S_MAX: Final = 1_500
 SAID_CHARS_MAX: Final = 6_000
 KAFKA: Final = "4.1.0"
 """The version that the tests take Penstock for."""
-SETTINGS: Final = {"group.min.session.timeout.ms": "6000", "num.partitions": "4"}
-"""As the tests' own cluster sets them."""
+SETTINGS: Final = {
+    "group.min.session.timeout.ms": "6000",
+    "num.partitions": "4",
+    "group.initial.rebalance.delay.ms": "3000",
+}
+"""As the tests' own cluster sets them. The delay is Kafka's default: 0118 takes for granted that two consumers that
+begin together come into one rebalance."""
 LEFT_OUT: Final[Mapping[str, str]] = {
     "0076": "it breaks connections, and takes TLS's word for that for a failure, as it waits for a socket's"
 }
