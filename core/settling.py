@@ -10,7 +10,7 @@ Where nothing can be read before it is durable, on a disk, the target is given t
 **Invariants**
 
 - Nothing is decided before the source has settled, nor before the target has, durably, the state that the slot has
-  then. What was foreseen counts for nothing.
+  then. What was foreseen counts for nothing, but for what is in chunks of it.
 - No entry lies behind a state in the target's log: a slot that is frozen gets none.
 """
 
@@ -20,7 +20,7 @@ import asyncio
 
 from core.beside import Beside
 from core.container.arrivals import arrival_put
-from core.copying import Move, copy, learn_outcomes, mark_untiered
+from core.copying import Move, copy, foresee_outcomes, learn_outcomes, mark_untiered
 from core.errors import CannotMove, StorageFull
 from core.stations import Stations
 from core.streams.handing import handed_over, tiered_of
@@ -56,6 +56,7 @@ async def _settle(move: Move, beside: Beside, stations: Stations, waiting: list[
     move.check()
     beside.bring(slot, target.id)
     tiered, foreseen = tiered_of(move.arrived), Foreseen.of(slot, source.markers_on_way(slot))
+    foresee_outcomes(move, foreseen.transactions)
     expected = handed_over(slot, move.arrived, move.aborted, foreseen, tiered)
     waiting.append(target.submit([arrival_put(move.place, expected)]))
     stations.reached("rest queued")

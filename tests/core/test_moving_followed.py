@@ -303,7 +303,9 @@ def test_the_log_is_indexed_while_nobody_knows_whether_the_slot_leaves(tmp_path:
         forget_bytes(stream.slot(number).columns)
         assert await read_all(store, stream.slot(number)) == [*written, b"y"]
         await check_after_a_failure(store, tmp_path / "store", number, source.id, [*written, b"y"])
-        await check_after_a_failure(await open_several(tmp_path / "killed"), tmp_path / "killed", number, source.id, written)
+        await check_after_a_failure(
+            await open_several(tmp_path / "killed"), tmp_path / "killed", number, source.id, written
+        )
 
     run(scenario())
 
