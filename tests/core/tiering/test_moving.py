@@ -131,9 +131,9 @@ def test_aborted_transactions_in_chunks(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_what_waits_for_a_chunk_while_nobody_knows_whether_the_slot_leaves(tmp_path: Path) -> None:
+def test_tiering_while_nobody_knows_whether_the_slot_leaves(tmp_path: Path) -> None:
     """Its target fails with the decision, and the slot stays: its entries go into chunks, though no further one comes
-    that would tell of them."""
+    that would tell of them; and a snapshot has had it all the time."""
 
     async def scenario() -> None:
         storage = await storage_in(tmp_path / "tier2")
@@ -153,6 +153,8 @@ def test_what_waits_for_a_chunk_while_nobody_knows_whether_the_slot_leaves(tmp_p
                 await until(lambda: slot.has_moved)
                 assert source.tier is not None
                 await source.tier.writer._plan()
+                snapshot, _ = await source.tier.snapshots._capture()
+                assert [(one.slot, one.durable_end) for one in snapshot.slots] == [(number, slot.end)]
                 home.log.on_failed(StorageFailure("the disk is gone"))
                 await change
 
