@@ -174,6 +174,13 @@ async def learn_outcomes(move: Move) -> None:
     move.met(known)
 
 
+def foresee_outcomes(move: Move, transactions: SlotTransactions | None) -> None:
+    """Take what markers on their way will abort as known: they become durable, or nothing is ever decided. The target
+    may cut a chunk by a foreseen state, and list what it knows in it only after that freeze was taken back."""
+    if move.barrier is not None and transactions is not None:
+        move.met(overlapping(transactions.aborted, move.barrier[0], move.arrived.end))
+
+
 async def copy(move: Move, end: int, *, patient: bool) -> None:
     """Copy the entries up to `end`, which can be read at the source. They are durable at the target then, or, if it is
     not `patient`, with what is logged there next."""

@@ -264,8 +264,7 @@ class HostedContainer:
         self.container.fail(error)
 
     async def _for_each_slot(self, do: Callable[[Slot], None]) -> None:
-        slots = [slot for stream in self.container.streams.values() for slot in stream.slots_in(self.id)]
-        async for slot in in_turns(slots):
+        async for slot in in_turns(dict.fromkeys(self.container.all_slots())):
             do(slot)
 
     async def _admit(self, long_term: LongTermStorage | None) -> None:

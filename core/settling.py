@@ -10,7 +10,7 @@ Where nothing can be read before it is durable, on a disk, the target is given t
 **Invariants**
 
 - Nothing is decided before the source has settled, nor before the target has, durably, the state that the slot has
-  then. What was foreseen counts for nothing.
+  then. What was foreseen counts for nothing, but for what is in chunks of it.
 - No entry lies behind a state in the target's log: a slot that is frozen gets none.
 """
 
@@ -20,11 +20,11 @@ import asyncio
 
 from core.beside import Beside
 from core.container.arrivals import arrival_put
-from core.copying import Move, copy, learn_outcomes, mark_untiered
+from core.copying import Move, copy, foresee_outcomes, learn_outcomes, mark_untiered
 from core.errors import CannotMove, StorageFull
 from core.stations import Stations
-from core.streams.handing import handed_over, tiered_of
-from core.streams.saving import Foreseen
+from core.streams.handing import tiered_of, with_copied
+from core.streams.saving import Foreseen, encode_slot
 
 
 async def settled(move: Move, limit_s: float, beside: Beside) -> bool:
@@ -56,8 +56,9 @@ async def _settle(move: Move, beside: Beside, stations: Stations, waiting: list[
     move.check()
     beside.bring(slot, target.id)
     tiered, foreseen = tiered_of(move.arrived), Foreseen.of(slot, source.markers_on_way(slot))
-    expected = handed_over(slot, move.arrived, move.aborted, foreseen, tiered)
-    waiting.append(target.submit([arrival_put(move.place, expected)]))
+    foresee_outcomes(move, foreseen.transactions)
+    expected = encode_slot(slot, foreseen)
+    waiting.append(target.submit([arrival_put(move.place, with_copied(expected, move.arrived, move.aborted, tiered))]))
     stations.reached("rest queued")
     await waiting[0]
     stations.reached("source settled")
@@ -67,9 +68,9 @@ async def _settle(move: Move, beside: Beside, stations: Stations, waiting: list[
     if move.lacks(slot.tiered_end):
         return False  # chunks of the source came to be meanwhile
     beside.bring(slot, target.id)
-    value = handed_over(slot, move.arrived, move.aborted, tiered=tiered)
-    if value != expected:
-        waiting.append(target.submit([arrival_put(move.place, value)]))
+    state = encode_slot(slot)
+    if state != expected:
+        waiting.append(target.submit([arrival_put(move.place, with_copied(state, move.arrived, move.aborted, tiered))]))
         stations.reached("state queued again")
     await target.all_durable()
     await target.synced()

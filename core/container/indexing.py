@@ -5,7 +5,8 @@
 - A file counts as indexed once its sidecar is written and the applied state names its rows.
 - Files are indexed in the order of the log.
 - Only the rows of indexed files leave memory: until then nothing else leads to their entries.
-- No rows are registered of a slot that has left the container, even if it left while its sidecar was written.
+- No rows are registered of a slot that has left the container, even if it left while its sidecar was written. It has
+  left once the container's own log says so, durably: a decision that is on its way may come to nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Indexing:
             columns = [
                 (slot.stream.id, slot.number, rows)
                 for slot, rows in files.columns_of(file)
-                if not slot.stream.deleted and not slot.has_moved
+                if not slot.stream.deleted and self._container.is_here(slot)
             ]
             try:
                 refs = await self._thread.run(write_sidecar, file, columns)

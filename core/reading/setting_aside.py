@@ -53,7 +53,7 @@ def set_aside(reader: Reader, directory: Path, slot: Slot, first: int, end: int)
 def _locations(reader: Reader, slot: Slot, first: int, end: int) -> Iterator[Location]:
     for file_lsn, rows in reader.all_rows(slot, first, lambda ref: True):
         for row in range(max(0, rows.row_of(first)), len(rows.base)):
-            if rows.row_end(row) > end:
+            if rows.base[row] >= end or rows.row_end(row) > end:  # one behind the end may be half written by now
                 return
             yield location_of(file_lsn, rows, row)
 

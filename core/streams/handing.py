@@ -67,8 +67,14 @@ def handed_over(
     `aborted`: the aborted transactions that were met on the way; `source` may have forgotten some of them by now,
     because only chunks have their entries. `tiered`: of `copied`, now (None) or before. Raises Mismatch.
     """
-    tiered_end, tiered_bytes = tiered or tiered_of(copied)
-    saved = decode_slot(encode_slot(source, foreseen))
+    return with_copied(encode_slot(source, foreseen), copied, aborted, tiered or tiered_of(copied))
+
+
+def with_copied(state: bytes, copied: Slot, aborted: Iterable[Aborted], tiered: Tiered) -> bytes:
+    """The same, made of the source's state as `encode_slot` gives it. That is read, which takes three times as long as
+    to make it: some 10 microseconds a writer. Raises Mismatch."""
+    tiered_end, tiered_bytes = tiered
+    saved = decode_slot(state)
     if copied.end != saved.end:
         raise Mismatch(copied.end, saved.end)
     more = copied.total_bytes - saved.total_bytes

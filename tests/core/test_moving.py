@@ -12,7 +12,9 @@ from core.container.container import Container
 from core.errors import CannotMove, NotHosted, NotMovedYet, SequenceGap, SlotMoves, StorageFull, UnknownStream
 from core.log.records import Operation
 from core.store import Store
+from core.streams import handing
 from core.streams.live import Slot, Stream
+from core.streams.slot_format import SavedSlot, decode_slot
 from core.streams.state import StreamState
 from core.streams.writers import Duplicate
 from tests.core.cluster.several import check_copies, open_several, places_of
@@ -143,6 +145,29 @@ def test_idempotent_writers_go_on(tmp_path: Path) -> None:
         assert owner.check_writer(slot, 7, 3, 7, 1) is None
         with pytest.raises(SequenceGap):
             owner.check_writer(slot, 7, 3, 8, 1)
+        await store.close()
+
+    run(scenario())
+
+
+def test_a_state_that_comes_as_foreseen_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot may have tens of thousands of writers, and appends are refused while its state is made."""
+    made = list[int]()
+
+    def decoded(value: bytes) -> SavedSlot:
+        made.append(len(value))
+        return decode_slot(value)
+
+    monkeypatch.setattr(handing, "decode_slot", decoded)
+
+    async def scenario() -> None:
+        store, stream, _, target = await opened(tmp_path)
+        for writer in range(20):
+            await append(stream.slot(1), b"x", writer=(writer, 0, 0))
+        await store.move_slot(stream, 1, target)
+        assert len(made) == 1
+        slot = stream.slot(1)
+        assert all(isinstance(owner_of(slot).check_writer(slot, writer, 0, 0, 1), Duplicate) for writer in range(20))
         await store.close()
 
     run(scenario())

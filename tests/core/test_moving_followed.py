@@ -20,8 +20,8 @@ from core.streams.live import Slot, Stream
 from core.streams.state import STREAMS_TABLE, StreamState
 from core.streams.writers import Duplicate
 from tests.core.cluster.several import FOUR, check_copies, open_several
-from tests.core.support import Gate, append, copy_files, owner_of, read_all, run, until
-from tests.core.test_moving import again, entries, opened
+from tests.core.support import Gate, append, copy_files, forget_bytes, owner_of, read_all, run, until
+from tests.core.test_moving import again, entries, fill, opened
 
 pytestmark = pytest.mark.slow
 
@@ -262,6 +262,50 @@ def test_both_containers_fail_at_the_decision(tmp_path: Path) -> None:
         assert arrived is not None
         assert arrived.durable_end == 1
         await check_after_a_failure(store, tmp_path, number, home.id, [b"x"])
+
+    run(scenario())
+
+
+def test_the_log_is_indexed_while_nobody_knows_whether_the_slot_leaves(tmp_path: Path) -> None:
+    """The decision is on its way to a disk that takes nothing more: the target fails, or a kill comes before. The slot
+    stays, and rows lead to each of its entries, as its container has not let go of it."""
+
+    async def scenario() -> None:
+        store = await open_several(tmp_path / "store")
+        stream = await store.create_stream("s", slots=4)
+        home = store.containers[stream.state.container].container
+        number = next(n for n in range(4) if stream.slot(n).container_id != home.id)
+        source = store.containers[stream.slot(number).container_id]
+        written = await fill(stream.slot(number), 30)
+        assert source.container.files.unindexed
+        real = home.change_stream
+
+        async def fail(changed: Stream, state: StreamState) -> None:
+            home.change_stream = real  # type: ignore[method-assign]
+            home.log._writer.write = lambda buffers, end: None  # type: ignore[method-assign]
+            change = asyncio.ensure_future(real(changed, state))
+            await asyncio.sleep(0)
+            assert stream.slot(number).container_id == home.id  # where callers find it, as the log was given that
+            await source.maintenance.index_files()
+            await source.maintenance.checkpoint()
+            copy_files(store, tmp_path / "killed")
+            home.log.on_failed(StorageFailure("the disk is gone"))
+            await change
+
+        home.change_stream = fail  # type: ignore[method-assign]
+        with pytest.raises(NotMovedYet):
+            await store.move_slot(stream, number, home.id)
+        assert await append(stream.slot(number), b"y") == len(written)
+        for _ in range(2):
+            await source.maintenance.index_files()
+            await source.maintenance.checkpoint()
+            await source.maintenance.truncate()
+        forget_bytes(stream.slot(number).columns)
+        assert await read_all(store, stream.slot(number)) == [*written, b"y"]
+        await check_after_a_failure(store, tmp_path / "store", number, source.id, [*written, b"y"])
+        await check_after_a_failure(
+            await open_several(tmp_path / "killed"), tmp_path / "killed", number, source.id, written
+        )
 
     run(scenario())
 

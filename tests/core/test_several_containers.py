@@ -16,12 +16,15 @@ import pytest
 
 from core.clock import ManualClock
 from core.config import MIB, StoreConfig
+from core.container.arrivals import arrival_put
 from core.errors import NotHosted, StorageFailure
 from core.log.records import Put
 from core.offline import looked_at
 from core.store import Store
 from core.streams.live import Slot, Stream
-from core.streams.state import STREAMS_TABLE, new_stream
+from core.streams.saving import encode_slot
+from core.streams.slot_format import decode_slot
+from core.streams.state import STREAMS_TABLE, new_stream, stream_key
 from tests.core.support import (
     KIB,
     SMALL,
@@ -255,6 +258,28 @@ class Watching:
 
     def slot_changed(self, slot: Slot) -> None:
         self.told += 1
+
+
+def test_writers_of_what_arrives_count_no_more_after_a_release(tmp_path: Path) -> None:
+    """A container goes while a slot is on its way into it, with a state that has writers."""
+
+    async def scenario() -> None:
+        store = await open_two(tmp_path)
+        slot, target = (await make(store)).slot(0), store.containers[ELSEWHERE].container
+        await append(slot, b"x", writer=(7, 0, 0))
+        state = decode_slot(encode_slot(slot))._replace(since_lsn=target.log.file.first_lsn)
+        stream = slot.stream
+        await target.update(
+            Put(STREAMS_TABLE, stream_key(stream.id), stream.logged.encode()),
+            arrival_put((stream.id, 0), state.encode()),
+        )
+        assert target.arriving((stream.id, 0)) is not None
+        assert store.known_writers.count == 2
+        await store.release(ELSEWHERE)
+        assert store.known_writers.count == 1
+        await store.close()
+
+    run(scenario())
 
 
 def test_one_is_released_and_the_others_serve(tmp_path: Path) -> None:

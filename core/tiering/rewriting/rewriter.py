@@ -193,10 +193,14 @@ class Rewriter:
 
     async def _forget_streams(self) -> None:
         """Rows of streams that are gone go too."""
-        table = self._container.table(CLEANED_TABLE)
-        gone = [key for key in table.entries if decode_cleaned_key(key).stream_id not in self._container.streams]
+        table, streams = self._container.table(CLEANED_TABLE), self._container.streams
+        gone = [key for key in table.entries if decode_cleaned_key(key).stream_id not in streams]
         for start in range(0, len(gone), ROWS_PER_RECORD):
-            await self._container.update(*(Delete(CLEANED_TABLE, key) for key in gone[start : start + ROWS_PER_RECORD]))
+            some = gone[start : start + ROWS_PER_RECORD]
+            # Some may have come back, with rows, while others were logged.
+            still = [key for key in some if decode_cleaned_key(key).stream_id not in streams]
+            if still:
+                await self._container.update(*(Delete(CLEANED_TABLE, key) for key in still))
 
     # Making
 

@@ -32,7 +32,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -251,18 +251,17 @@ class Snapshots:
         writers: dict[int, list[_Writer]] = {}
         room = WRITERS_MAX
         yield_at = SLICE_SLOTS
-        for stream in list(container.streams.values()):
-            for slot in list(stream.slots_in(container.id)):
-                if slot.has_moved or not container.outcomes.owns((stream.id, slot.number)):
-                    continue
-                slots.append(_slot_snapshot(slot))  # before its writers: they may be newer than its end
-                if slot.writers and room > 0:
-                    found = writers[len(slots) - 1] = await _capture_writers(slot, room)
-                    room -= len(found)
-                    yield_at -= len(found) * SLICE_SLOTS // SLICE_WRITERS
-                if len(slots) >= yield_at:
-                    yield_at = len(slots) + SLICE_SLOTS
-                    await asyncio.sleep(0)
+        for slot in _slots_of(container):
+            if not container.outcomes.owns((slot.stream.id, slot.number)) or not container.is_here(slot):
+                continue
+            slots.append(_slot_snapshot(slot))  # before its writers: they may be newer than its end
+            if slot.writers and room > 0:
+                found = writers[len(slots) - 1] = await _capture_writers(slot, room)
+                room -= len(found)
+                yield_at -= len(found) * SLICE_SLOTS // SLICE_WRITERS
+            if len(slots) >= yield_at:
+                yield_at = len(slots) + SLICE_SLOTS
+                await asyncio.sleep(0)
         if room <= 0:
             logger.warning("a metadata snapshot leaves writers out", extra={"writers": WRITERS_MAX})
         snapshot = Snapshot(
@@ -322,6 +321,17 @@ def _writer_snapshot(writer: _Writer) -> WriterSnapshot:
     batches = tuple(durable)[-BATCHES_KEPT:]
     epoch = max([writer.marked_epoch, *(batch.epoch for batch in batches[-1:])])
     return WriterSnapshot(writer.writer_id, epoch, writer.last_use_ms, batches)
+
+
+def _slots_of(container: Container) -> Iterator[Slot]:
+    """The slots of a container, each once, whatever comes or goes meanwhile; also those that their streams have another
+    object for: a decision that they leave is on its way, and may come to nothing."""
+    given: set[Slot] = set()
+    for stream in list(container.streams.values()):
+        found = list(stream.slots_in(container.id))
+        given.update(found)
+        yield from found
+    yield from [slot for slot in container.outcomes.beside.values() if slot not in given]
 
 
 def _slot_snapshot(slot: Slot) -> SlotSnapshot:

@@ -273,8 +273,8 @@ def _stretches(reader: Reader, backlog: Backlog) -> Iterator[_Stretch]:
         ends: list[int] = []
         sizes: list[int] = []
         for row in range(max(0, rows.row_of(first)), len(rows.base)):
-            end = rows.row_end(row)
-            if end > backlog.end:
+            # In this order: a row behind the backlog may be half written by now.
+            if rows.base[row] >= backlog.end or (end := rows.row_end(row)) > backlog.end:
                 break
             size += rows.length[row]
             if not lost(rows.base[row]):  # no piece ends with a lost range, so each has entries

@@ -249,6 +249,8 @@ class StorageWriter:
         untiered = list(self._container.untiered.items())
         for start in range(0, len(untiered), SLICE_SLOTS):
             for slot, since in untiered[start : start + SLICE_SLOTS]:
+                if slot.has_moved and self._container.is_here(slot):
+                    continue  # the decision is on its way, and may come to nothing
                 first, before = self._place_of(slot)
                 end, end_bytes = pins.end_of(slot)
                 if slot.stream.deleted or slot.has_moved or first >= end:

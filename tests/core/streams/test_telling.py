@@ -141,6 +141,30 @@ def test_a_watcher_that_leaves_before_its_turn(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_watcher_that_fails(tmp_path: Path) -> None:
+    """The others hear of their slots, also in the next steps, and of streams that go later; and what is on its way to
+    the log comes to its end."""
+
+    class Failing(Watcher):
+        def slot_changed(self, slot: Slot) -> None:
+            raise RuntimeError("a defect")
+
+    async def scenario() -> None:
+        store = await open_store(tmp_path, SMALL, ManualClock())
+        watcher = Watcher()
+        for name in ("s", "t"):
+            slots = slots_of(await store.create_stream(name, slots=SLOTS))
+            for slot in slots:
+                slot.watch(watcher)
+            for number in (0, AT_ONCE + 1):  # at once, and in a later turn
+                slots[number].watch(Failing())
+            await store.delete_stream(slots[0].stream)
+            await until(lambda slots=slots: set(slots) <= set(watcher.told))  # type: ignore[misc]
+        await store.close()
+
+    run(scenario())
+
+
 def test_writers_of_a_deleted_stream_stop_counting_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that still writes then, as its batch was on its way, counts no more either."""
     turns = Watcher()

@@ -15,7 +15,7 @@ import pytest
 from core import freezing, moving
 from core.clock import SystemClock
 from core.copying import Move
-from core.errors import CannotMove, SlotMoves, StorageFull
+from core.errors import CannotMove, NotMovedYet, SlotMoves, StorageFailure, StorageFull
 from core.store import Store
 from core.streams.live import Slot, Stream
 from core.streams.removed import Removed
@@ -126,6 +126,48 @@ def test_aborted_transactions_in_chunks(tmp_path: Path) -> None:
         async with opened(tmp_path / "store", storage, TWO_AGEING) as store:
             (stream,) = store.streams
             assert await skipped(store, stream.slot(0)) == expected
+        await storage.close()
+
+    run(scenario())
+
+
+def test_tiering_while_nobody_knows_whether_the_slot_leaves(tmp_path: Path) -> None:
+    """Its target fails with the decision, and the slot stays: its entries go into chunks, though no further one comes
+    that would tell of them; and a snapshot has had it all the time."""
+
+    async def scenario() -> None:
+        storage = await storage_in(tmp_path / "tier2")
+        async with opened(tmp_path / "store", storage, clean=False) as store:
+            stream = await store.create_stream("s", slots=2)
+            home = store.containers[stream.state.container].container
+            number = next(n for n in range(2) if stream.slot(n).container_id != home.id)
+            slot = stream.slot(number)
+            source = store.hosted(slot)
+            await fill(slot, 4 * KIB)
+            real, captured = home.change_stream, list[tuple[int, int]]()
+
+            async def fail(changed: Stream, state: StreamState) -> None:
+                home.change_stream = real  # type: ignore[method-assign]
+                home.log._writer.write = lambda buffers, end: None  # type: ignore[method-assign]
+                change = asyncio.ensure_future(real(changed, state))
+                await until(lambda: slot.has_moved)
+                assert source.tier is not None
+                await source.tier.writer._plan()
+                snapshot, _ = await source.tier.snapshots._capture()
+                captured.extend((one.slot, one.durable_end) for one in snapshot.slots)
+                home.log.on_failed(StorageFailure("the disk is gone"))
+                await change
+
+            home.change_stream = fail  # type: ignore[method-assign]
+            with pytest.raises(NotMovedYet):
+                await store.move_slot(stream, number, home.id)
+            assert stream.slot(number) is slot
+            assert captured == [(number, slot.end)]
+            assert source.tier is not None
+            source.tier.writer.hurry(slot)
+            await until(lambda: slot.tiered_end == slot.end)
+            with contextlib.suppress(StorageFailure):
+                await store.close(clean=False)
         await storage.close()
 
     run(scenario())

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from core.log.records import Put
 from core.store import Store
 from core.streams.live import Slot
+from core.tiering.rewriting import rewriter
+from core.tiering.rewriting.cleaned import CLEANED_TABLE, Cleaned, cleaned_key
 from core.tiering.rewriting.outputs import Outputs
+from core.tiering.rewriting.requests import SlotKey
 from core.tiering.rows import ChunkState
 from tests.core.support import append, container_of, run, until
 from tests.core.tiering.rewriting.support import REWRITING, FirstByte, rewriter_of, rewriting_store
@@ -73,5 +78,25 @@ def test_its_inputs_stay_for_those_who_read_them(tmp_path: Path, monkeypatch: py
             left = [row for row in chunks_in(store, ChunkState.DELETING) if row.id in inputs]
             assert left
             assert all(row.changed_ms >= now_ms for row in left)
+
+    run(scenario())
+
+
+def test_a_stream_that_comes_while_rows_of_others_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far slots of streams that are gone are compacted is forgotten in several records: one of these streams is
+    here again before its turn, and keeps its row."""
+    monkeypatch.setattr(rewriter, "ROWS_PER_RECORD", 2)
+
+    async def scenario() -> None:
+        async with rewriting_store(tmp_path, filter_for=FirstByte) as store:
+            container, own = container_of(store), rewriter_of(store)
+            await own.stop()
+            rows = [cleaned_key(SlotKey(stream_id, 0)) for stream_id in (7, 8, 1)]
+            await container.update(*(Put(CLEANED_TABLE, key, Cleaned().encode()) for key in rows))
+            forgetting = asyncio.create_task(own._forget_streams())
+            stream = await store.create_stream("s", slots=1)
+            await forgetting
+            assert stream.id == 1
+            assert list(container.table(CLEANED_TABLE).entries) == rows[2:]
 
     run(scenario())

@@ -18,7 +18,7 @@ from core.store import Store
 from core.streams.live import Slot
 from core.tiering.rows import RUNS_TABLE
 from core.tiering.writing import storage_writer
-from core.tiering.writing.backlog import Backlog, Piece, adjoining, all_entries, pack
+from core.tiering.writing.backlog import Backlog, Piece, adjoining, all_entries, cut_segment, pack
 from core.tiering.writing.storage_writer import StorageWriter
 from tests.core.support import KIB, container_of, hosted_of, owner_of, read_all, run, until
 from tests.core.tiering.support import (
@@ -244,3 +244,24 @@ def test_pieces_that_go_on() -> None:
     assert kept(piece(slot, 1, 5, 20)) == []
     assert kept(piece(slot, 1, 15, 20), reached=18) == [piece(slot, 1, 15, 20)]
     assert kept(one, piece(slot, 3, 15, 25)) == [one]
+
+
+@pytest.mark.parametrize("written", range(4))
+def test_a_backlog_is_cut_while_the_next_entry_is_appended(tmp_path: Path, written: int) -> None:
+    """Its row comes column by column, and the thread that cuts may see a part of it: that is none of the backlog."""
+
+    async def scenario() -> None:
+        async with tiered_store(tmp_path, clean=False) as store:
+            slot = (await store.create_stream("s", slots=1)).slot(0)
+            await fill(slot, 4 * KIB)
+            rows = slot.columns[-1]
+            columns = ((rows.base, slot.end), (rows.position, 1 << 20), (rows.length, 100), (rows.timestamp, 1))
+            for column, value in columns[: written + 1]:
+                column.append(value)
+            backlog = Backlog(slot, slot.segment_id, 0, slot.stable_end, 0, slot.total_bytes)
+            chunks = cut_segment(hosted_of(store).reader, [backlog], 1 << 20, [], whole=True)
+            for column, _ in columns[: written + 1]:
+                column.pop()
+            assert chunks == [[Piece(slot, slot.segment_id, 0, slot.end, 0, slot.total_bytes)]]
+
+    run(scenario())
