@@ -286,7 +286,7 @@ def test_changes_of_other_kinds_are_told(tmp_path: Path) -> None:
         async with two(tmp_path) as (one, other):
             told: list[Changed] = []
             other.store.on_followed(told.append)
-            await one.registry.change_settings("quotas", {b"a": b"1"})
+            await one.registry.change_settings("quotas", lambda _: {b"a": b"1"})
             await until(lambda: any("quotas" in changed.kinds for changed in told))
             assert other.store.registry.settings("quotas") == {b"a": b"1"}
             await one.store.create_stream("s", slots=4)
