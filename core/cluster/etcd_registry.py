@@ -141,18 +141,20 @@ class EtcdRegistry:
         await self._take_over()
 
     async def _take_over(self) -> None:
-        """Take over what the mirror has, some in each turn of the loop."""
+        """Take over what the mirror has, some in each turn of the loop. Whoever is cancelled has reported his part."""
         changes, taken = Changes(), 0
-        while self._touched:
-            key = next(iter(self._touched))
-            del self._touched[key]
-            self._take(key, self._mirror.values.get(key), changes)
-            taken += 1
-            if taken % TAKEN_MAX == 0:
-                await asyncio.sleep(0)
-        self._unreported.extend(changes)
-        if self._unreported:
-            self.changed.set()
+        try:
+            while self._touched:
+                key = next(iter(self._touched))
+                del self._touched[key]
+                self._take(key, self._mirror.values.get(key), changes)
+                taken += 1
+                if taken % TAKEN_MAX == 0:
+                    await asyncio.sleep(0)
+        finally:
+            self._unreported.extend(changes)
+            if self._unreported:
+                self.changed.set()
 
     def _take(self, key: bytes, row: KeyValue | None, changes: Changes) -> None:
         if key.startswith(STREAMS):
