@@ -130,6 +130,29 @@ def test_a_stream_that_cannot_be_read(etcd: EtcdServer, caplog: pytest.LogCaptur
     run(test())
 
 
+def test_a_look_that_is_cut_off(etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had taken over by then is told by the next one: a request that is given up hides nothing."""
+    monkeypatch.setattr("core.cluster.etcd_registry.TAKEN_MAX", 1)
+
+    async def test() -> None:
+        prefix = new_prefix()
+        async with (
+            etcd_registry(etcd.settings(), prefix) as one,
+            etcd_registry(etcd.settings(), prefix) as other,
+        ):
+            made = [await one.create(wanted(f"s-{number}")) for number in range(5)]
+            await other._mirror.reached(one._mirror.revision)
+            looking = asyncio.create_task(other._take_over())
+            for _ in range(4):  # it takes over one key in each turn
+                await asyncio.sleep(0)
+            assert 0 < len(list(other.streams())) < 5
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+            assert (await other.look()).streams == made
+
+    run(test())
+
+
 def test_a_callers_copy_is_as_new_as_the_registry(etcd: EtcdServer) -> None:
     """Whoever has a copy of settings, as of users and ACLs, changes it behind its own change, and takes all over when a
     look reports the kind. Another node may be faster than the former: the copy must not stay without its change."""
