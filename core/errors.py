@@ -48,12 +48,13 @@ class UnknownStream(StoreError):
 
 
 class Stale(StoreError):
-    """Another process has changed the stream meanwhile. Look at its present state, and decide again."""
+    """Another process has changed the stream, or this kind of settings, meanwhile. Look at what is there now, and
+    decide again."""
 
     kind = ErrorKind.RETRY
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"stream {name!r} was changed by another process meanwhile")
+        super().__init__(f"{name!r} was changed by another process meanwhile")
         self.name = name
 
 

@@ -37,12 +37,12 @@ from core.log.objects.home import Claimed, LogStorage
 from core.log.objects.prefetch import Prefetched
 from core.log.objects.protocol import GENESIS
 from core.log.records import Operation
-from core.log.slabs import AT_ONCE_BYTES, AtOnce
 from core.moving import Moved, Mover
 from core.premises import Premises
 from core.retention import Consumed
 from core.scaling.decisions import Decision
 from core.scaling.scaler import Scaler
+from core.serving import Serving
 from core.showing import Followed, PolicyFor, Showing
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
@@ -96,13 +96,9 @@ class Store:
         self.is_ours: Callable[[int], bool] | None = None  # in a cluster: whether what is open here is still ours
         self.on_lost: Callable[[int, StorageFailure], None] | None = None  # in a cluster: hears that a container failed
         self.on_risen: Callable[[], Awaitable[None]] | None = None  # beside other processes: tells them of all epochs
-        share = AT_ONCE_BYTES // len(config.container_ids)  # other processes may have the rest
-        self._at_once = AtOnce(share * (len(self._hosts) or len(config.container_ids)), share)
         self.raises: Callable[[int], Awaitable[None]] | None = None  # in a cluster: raises a container's leader epoch
         self.relocates: Callable[[Stream, int, int], Awaitable[None]] | None = None  # there: between nodes
-        self._consumed: Consumed | None = None
-        self._retains = False  # retention was started
-        self._scales = False
+        self._serving = Serving(self.containers, config, len(self._hosts), self._container_failed)
         self._premises = Premises(directory, config, self._hosts, is_shared=shared is not None)
 
     def __repr__(self) -> str:
@@ -221,22 +217,7 @@ class Store:
 
     async def begin_serving(self, hosted: HostedContainer) -> None:
         """Have a container take appends, and begin its background work. Raises StoreError."""
-        hosted.container.failed.add_done_callback(
-            lambda failed: None if failed.cancelled() else self._container_failed(hosted, failed.result())
-        )
-        hosted.maintenance.is_replay_long = self._is_replay_long
-        hosted.container.log.slabs.share(self._at_once)
-        await hosted.start(self._long_term)
-        if self._retains:
-            hosted.retention.start(self._consumed)
-        if self._scales:
-            hosted.scaler.start()
-
-    def _is_replay_long(self) -> bool:
-        """Whether the logs have grown since their checkpoints by as much as all together may."""
-        hosted = self.containers.values()
-        allowed = sum(one.container.config.checkpoint_log_bytes for one in hosted)
-        return sum(one.maintenance.log_bytes_since for one in hosted) >= allowed
+        await self._serving.begin(hosted, self._long_term)
 
     def place_of(self, container_id: int) -> Path:
         """The directory that holds a container's."""
@@ -247,16 +228,12 @@ class Store:
 
         `consumed` gives the progress of the consumers that a policy names.
         """
-        self._retains, self._consumed = True, consumed
-        for hosted in self.containers.values():
-            hosted.retention.start(consumed)
+        self._serving.start_retention(consumed)
         self._forgetting.start()
 
     def start_scaling(self) -> None:
         """Take rates and scale streams from now on: once `policy_for` knows every default, not before."""
-        self._scales = True
-        for hosted in self.containers.values():
-            hosted.scaler.start()
+        self._serving.start_scaling()
 
     def _container_failed(self, hosted: HostedContainer, failure: StorageFailure) -> None:
         """End the process only if no container is left: each answers for its own slots. A cluster has other nodes."""

@@ -1,5 +1,5 @@
-"""The coordination of a cluster's nodes in etcd: lives under leases, claims of containers under their owner's lease.
-`core.cluster.etcd_values` has the format of the values.
+"""The coordination of a cluster's nodes in etcd: lives under leases, and what nodes tell of themselves. Claims are
+`core.cluster.etcd_claims`'s. `core.cluster.etcd_values` has the format of the values.
 
 A life begins when ``nodes/<id>`` can be created: two processes with one node id are never both in. It ends with its
 lease, and then the next one begins by itself.
@@ -14,45 +14,20 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from core.cluster.coordination import Claim, Coordination, Life, Owner, Stage, Wish
+from core.cluster.coordination import Claim, Coordination, Life, Owner, Wish
 from core.cluster.etcd.client import CALL_S, EtcdClient
 from core.cluster.etcd.lease import Lease
 from core.cluster.etcd.mirror import Change, Mirror
 from core.cluster.etcd.session import LeaseGone, Outcome, Session
-from core.cluster.etcd.wire import Compare, Delete, KeyValue, Put, Range, absent, same_life, unchanged
+from core.cluster.etcd.wire import Delete, KeyValue, Put, Range, absent, unchanged
+from core.cluster.etcd_claims import EtcdClaims
 from core.cluster.etcd_epochs import Epochs
-from core.cluster.etcd_keys import (
-    ASSIGN,
-    CONTAINERS,
-    EPOCH,
-    LINKS,
-    LOADS,
-    MEMBERS,
-    META,
-    NODES,
-    TROUBLES,
-    WARM,
-    Meta,
-    number_of,
-    refuse_unknown,
-)
+from core.cluster.etcd_keys import LOADS, MEMBERS, META, NODES, TROUBLES, Meta, refuse_unknown
 from core.cluster.etcd_seen import KNOWN, Seen
-from core.cluster.etcd_values import (
-    decode,
-    life_of,
-    links_of,
-    links_value,
-    node_value,
-    owner_of,
-    owner_value,
-    reaches_store,
-    troubles_value,
-    wish_value,
-)
+from core.cluster.etcd_values import decode, node_value, reaches_store, troubles_value
 from core.cluster.loads import Load
 from core.cluster.loads import encode as encode_loads
 from core.cluster.members import Member
@@ -62,7 +37,7 @@ from core.log.objects.protocol import Link
 logger = logging.getLogger(__name__)
 
 TRIES_MAX: Final = 50
-"""How often a claim is tried while others raise the epoch at the same time."""
+"""How often a node's row is written while others change it at the same time."""
 JOIN_S: Final = 30.0
 """How long a node waits for the end of its id's former life, and for etcd."""
 RETRY_S: Final = 0.5
@@ -90,6 +65,7 @@ class EtcdCoordination(Coordination):
         self._task: asyncio.Task[None] | None = None
         self._seen = Seen(mirror)
         self._epochs = Epochs(client, mirror.prefix, self._seen.row_of_claim)
+        self._claims = EtcdClaims(client, mirror, session, self._seen, node, lambda: (self._life, self._lease))
         mirror.on_changed(self._changed)
 
     def __repr__(self) -> str:
@@ -324,8 +300,12 @@ class EtcdCoordination(Coordination):
                 return
             reach = reaches_store(value)
             drained = node_value(life.life, True, value.get("told", {}), life.level, reaches_store=reach)
-            outcome = await self._decide((unchanged(row, row.key),), (Put(row.key, drained, row.lease),), ())
-            if outcome is None or outcome.succeeded:
+            try:
+                outcome = await self._session.change((unchanged(row, row.key),), (Put(row.key, drained, row.lease),))
+            except LeaseGone:
+                return
+            await self._shown(outcome)
+            if outcome.succeeded:
                 return
             await asyncio.sleep(RETRY_S)
         raise CoordinatorAway(f"node {life.node} was not told to drain: it changed its key {TRIES_MAX} times")
@@ -343,159 +323,38 @@ class EtcdCoordination(Coordination):
         except TimeoutError:
             raise CoordinatorAway(f"etcd has not shown within {CALL_S:g} s that node {life.node} is gone") from None
 
-    # Claims
+    # Claims, see `core.cluster.etcd_claims`
 
     async def claim(self, container: int) -> Claim | None:
-        key, counter_key = self._key(CONTAINERS, container), self._mirror.prefix + EPOCH
-        counter = self._mirror.values.get(EPOCH)
-        for _ in range(TRIES_MAX):
-            life, lease = self._life, self._lease
-            if lease is None or not lease.is_fresh():
-                return None
-            epoch = number_of(counter, 0) + 1
-            outcome = await self._decide(
-                (absent(key), unchanged(counter, counter_key)),
-                (
-                    Put(key, owner_value(self._owner(life, epoch, Stage.OPENING)), lease.id),
-                    Put(counter_key, b"%d" % epoch),
-                    Delete(self._key(ASSIGN, container)),
-                ),
-                (Range(key), Range(counter_key)),
-            )
-            if outcome is None:
-                return None
-            if outcome.succeeded:
-                return await self._claimed(container, life, epoch)
-            found, counters = outcome.found
-            if found:
-                owner = owner_of(found[0])
-                if owner is None or owner.life != life:
-                    return None
-                await self._mirror.reached(found[0].revision)  # else whoever looks at the mirror believes it lost
-                return await self._claimed(container, life, owner.epoch)
-            counter = counters[0] if counters else None
-        raise CoordinatorAway(f"container {container} was not claimed: others raised the epoch {TRIES_MAX} times")
-
-    async def _claimed(self, container: int, life: str, epoch: int) -> Claim:
-        """The links are read after the claim: from then on only the claim's holder can write them."""
-        found = (await self._client.read(Range(self._key(LINKS, container)))).keys
-        return Claim(container=container, epoch=epoch, life=life, links=links_of(found[0]) if found else ())
+        return await self._claims.claim(container)
 
     async def confirm(self, claim: Claim, links: Sequence[Link]) -> bool:
-        serving = owner_value(self._owner(claim.life, claim.epoch, Stage.SERVING))
-        stored = Put(self._key(LINKS, claim.container), links_value(links))
-        return await self._change_claimed(claim, lambda row: (Put(row.key, serving, row.lease), stored))
+        return await self._claims.confirm(claim, links)
 
     async def give_up(self, claim: Claim) -> None:
-        await self._change_claimed(claim, lambda row: (Delete(row.key),))
-
-    async def _change_claimed(self, claim: Claim, changes: Callable[[KeyValue], Sequence[Put | Delete]]) -> bool:
-        """Change what belongs to a claim, if the container still has its epoch."""
-        key = self._key(CONTAINERS, claim.container)
-        row = self._mirror.values.get(key[len(self._mirror.prefix) :])
-        for _ in range(TRIES_MAX):
-            owner = None if row is None else owner_of(row)
-            if row is None or owner is None or owner.epoch != claim.epoch:
-                return False
-            outcome = await self._decide((unchanged(row, key),), changes(row), (Range(key),))
-            if outcome is None or outcome.succeeded:
-                return outcome is not None
-            row = next(iter(outcome.found[0]), None)
-        raise CoordinatorAway(f"the claim of container {claim.container} was changed {TRIES_MAX} times meanwhile")
+        await self._claims.give_up(claim)
 
     async def ask(self, container: int, node: int) -> bool:
-        owner, target = self._seen.owners.get(container), self._seen.lives.get(node)
-        row = self._seen.container_row(container)
-        if owner is None or target is None or row is None:
-            return False
-        wish = Wish(epoch=owner.epoch, node=node, life=target.life)
-        if owner.stage is not Stage.SERVING or not wish.stands(owner, self._seen.lives):
-            return False
-        asked = Put(self._key(ASSIGN, container), wish_value(wish))
-        outcome = await self._decide((unchanged(row, row.key),), (asked,), ())
-        return outcome is not None and outcome.succeeded
+        return await self._claims.ask(container, node)
 
     async def tell_warm(self, container: int, wish: Wish) -> None:
-        if self._lease is not None and self._life == wish.life:
-            await self._decide((), (Put(self._key(WARM, container), wish_value(wish), self._lease.id),), ())
+        await self._claims.tell_warm(container, wish)
 
     async def reserve_epoch(self) -> int:
-        key, counter = self._mirror.prefix + EPOCH, self._mirror.values.get(EPOCH)
-        for _ in range(TRIES_MAX):
-            epoch = number_of(counter, 0) + 1
-            outcome = await self._session.change((unchanged(counter, key),), (Put(key, b"%d" % epoch),), (Range(key),))
-            if outcome.succeeded:
-                return epoch
-            counter = next(iter(outcome.found[0]), None)
-        raise CoordinatorAway(f"no epoch was reserved: others raised it {TRIES_MAX} times")
+        return await self._claims.reserve_epoch()
 
     async def rise(self, claim: Claim) -> int | None:
-        key, counter_key = self._key(CONTAINERS, claim.container), self._mirror.prefix + EPOCH
-        row, counter = self._mirror.values.get(key[len(self._mirror.prefix) :]), self._mirror.values.get(EPOCH)
-        for _ in range(TRIES_MAX):
-            owner, risen = None if row is None else owner_of(row), number_of(counter, 0) + 1
-            if row is None or owner is None or owner.epoch != claim.epoch or owner.stage is not Stage.SERVING:
-                return None
-            outcome = await self._decide(
-                (unchanged(row, key), unchanged(counter, counter_key)),
-                (Put(key, owner_value(replace(owner, risen=risen)), row.lease), Put(counter_key, b"%d" % risen)),
-                (Range(key), Range(counter_key)),
-            )
-            if outcome is None or outcome.succeeded:
-                return None if outcome is None else risen
-            row, counter = (next(iter(found), None) for found in outcome.found)
-        raise CoordinatorAway(f"the epoch of container {claim.container} did not rise: others did {TRIES_MAX} times")
+        return await self._claims.rise(claim)
 
     async def hand_over(self, claim: Claim, wish: Wish, link: Link) -> bool:
-        key, links_key = self._key(CONTAINERS, claim.container), self._key(LINKS, claim.container)
-        below = len(self._mirror.prefix)
-        row, target = self._mirror.values.get(key[below:]), self._mirror.values.get(b"%s%d" % (NODES, wish.node))
-        owner = None if row is None else owner_of(row)
-        life = None if target is None else life_of(wish.node, target)
-        if row is None or owner is None or target is None or life is None:
-            return False
-        if owner.epoch == link.next_epoch:
-            return True  # an earlier call went through
-        if owner.epoch != claim.epoch or life.life != wish.life:
-            return False
-        before = self._mirror.values.get(links_key[below:])
-        links = (*(() if before is None else links_of(before)), link)
-        heir = Owner(node=wish.node, life=wish.life, epoch=link.next_epoch, stage=Stage.OPENING)
-        outcome = await self._decide(
-            (unchanged(row, key), same_life(target)),
-            (
-                Put(key, owner_value(heir), target.lease),
-                Put(links_key, links_value(links)),
-                Delete(self._key(ASSIGN, claim.container)),
-                Delete(self._key(WARM, claim.container)),
-            ),
-            (Range(key),),
-        )
-        if outcome is None or outcome.succeeded:
-            return outcome is not None
-        now = next(map(owner_of, outcome.found[0]), None)
-        return now is not None and now.epoch == link.next_epoch
+        return await self._claims.hand_over(claim, wish, link)
 
     async def read_epochs(self, expected: Mapping[int, int] = MappingProxyType({})) -> Mapping[int, int]:
         return await self._epochs.read(expected)
 
-    async def _decide(
-        self, compares: Sequence[Compare], changes: Sequence[Put | Delete], otherwise: Sequence[Range]
-    ) -> Outcome | None:
-        """Make a change, and wait until the mirror shows it. None if our lease is gone: etcd puts nothing under it."""
-        try:
-            outcome = await self._session.change(compares, changes, otherwise)
-        except LeaseGone:
-            return None
-        await self._shown(outcome)
-        return outcome
-
     async def _shown(self, outcome: Outcome) -> None:
         if outcome.succeeded:
             await self._mirror.reached(outcome.revision)
-
-    def _owner(self, life: str, epoch: int, stage: Stage) -> Owner:
-        return Owner(node=self._node, life=life, epoch=epoch, stage=stage)
 
     def _key(self, kind: bytes, number: int) -> bytes:
         return b"%s%s%d" % (self._mirror.prefix, kind, number)

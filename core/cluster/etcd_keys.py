@@ -17,6 +17,7 @@ hex digits, so that they are in order. Format 1:
     ``streams/a/<name>``        the name of the stream whose name is this one, with ``_`` in place of each ``.``
     ``streams/i/<id>``          the stream, as in table ``streams`` (`core.streams.state`)
     ``settings/<kind>/<key>``   a dynamic setting; the key is any bytes
+    ``decided/<kind>``          empty; written by each change of settings of this kind, deletions, too
     ``nodes/<id>``              a node that lives; under its lease (`core.cluster.etcd_values`)
     ``containers/<id>``         the owner of a container; under its lease (there as well)
     ``assign/<id>``             the node that a container is to go to (there as well)
@@ -56,6 +57,7 @@ NAMES: Final = b"streams/n/"
 ALIKE: Final = b"streams/a/"
 STREAMS: Final = b"streams/i/"
 SETTINGS: Final = b"settings/"
+DECIDED: Final = b"decided/"
 NODES: Final = b"nodes/"
 CONTAINERS: Final = b"containers/"
 LINKS: Final = b"links/"

@@ -7,6 +7,7 @@ caller may have clients that wait, and the watch tells no more. The keys are in 
 **Invariants**: see `core.cluster.registry`. Besides:
 
 - A stream is changed only by whoever knew its present state; anybody else gets Stale, and can look again.
+- Each change of settings compares its kind's last change, which one key names, and writes that key.
 - A change that depends on claims is one transaction with them: an owner that was deposed unseen decides nothing.
 - What was answered to anybody before a `look` begins is in the copy when it ends.
 - CoordinatorAway leaves open whether a change was made; the copy shows it, sooner or later.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -28,6 +29,7 @@ from core.cluster.etcd.session import Outcome, Session, newest
 from core.cluster.etcd.wire import Compare, Delete, KeyValue, Put, Range, absent, same_life, unchanged
 from core.cluster.etcd_keys import (
     CONTAINERS,
+    DECIDED,
     EPOCH,
     NAMES,
     NEXT_STREAM,
@@ -40,7 +42,7 @@ from core.cluster.etcd_keys import (
     stream_key,
 )
 from core.cluster.etcd_values import owner_of
-from core.cluster.registry import NOTHING_HELD, Held, NewStream
+from core.cluster.registry import NOTHING_HELD, Decide, Held, NewStream, SettingChanges, Settings
 from core.errors import (
     CoordinatorAway,
     CorruptState,
@@ -57,7 +59,8 @@ logger = logging.getLogger(__name__)
 LOOK_S: Final = 5.0
 """How long a look is tried."""
 TRIES_MAX: Final = 50
-"""How often a counter is tried that others raise at the same time; each time at least one of them gets on."""
+"""How often a change is tried that others make at the same time, of a counter or of one kind of settings. Each time at
+least one of them gets on."""
 PAUSE_S_MAX: Final = 0.05
 TAKEN_MAX: Final = 100
 """The most streams that are decoded in one turn of the loop, at some 50 microseconds each."""
@@ -114,7 +117,7 @@ class EtcdRegistry:
     def was_given(self, stream_id: int) -> bool:
         return stream_id < self._next_stream
 
-    def settings(self, kind: str) -> Mapping[bytes, bytes]:
+    def settings(self, kind: str) -> Settings:
         return self._settings.get(kind, {})
 
     async def look(self) -> Changes:
@@ -138,18 +141,20 @@ class EtcdRegistry:
         await self._take_over()
 
     async def _take_over(self) -> None:
-        """Take over what the mirror has, some in each turn of the loop."""
+        """Take over what the mirror has, some in each turn of the loop. Whoever is cancelled has reported his part."""
         changes, taken = Changes(), 0
-        while self._touched:
-            key = next(iter(self._touched))
-            del self._touched[key]
-            self._take(key, self._mirror.values.get(key), changes)
-            taken += 1
-            if taken % TAKEN_MAX == 0:
-                await asyncio.sleep(0)
-        self._unreported.extend(changes)
-        if self._unreported:
-            self.changed.set()
+        try:
+            while self._touched:
+                key = next(iter(self._touched))
+                del self._touched[key]
+                self._take(key, self._mirror.values.get(key), changes)
+                taken += 1
+                if taken % TAKEN_MAX == 0:
+                    await asyncio.sleep(0)
+        finally:
+            self._unreported.extend(changes)
+            if self._unreported:
+                self.changed.set()
 
     def _take(self, key: bytes, row: KeyValue | None, changes: Changes) -> None:
         if key.startswith(STREAMS):
@@ -260,15 +265,24 @@ class EtcdRegistry:
         if not (await self._changed((same_life(known.row),), gone)).succeeded:
             raise UnknownStream(state.name)
 
-    async def change_settings(self, kind: str, changes: Mapping[bytes, bytes | None]) -> None:
-        below = self._key(SETTINGS + kind.encode() + b"/")
-        await self._changed(
-            (),
-            [Delete(below + key) if value is None else Put(below + key, value) for key, value in changes.items()],
-        )
-        # A look meanwhile may have reported this change and later ones of others, before which the caller comes late.
-        self._unreported.kinds.add(kind)
-        self.changed.set()
+    async def change_settings(self, kind: str, decide: Decide) -> SettingChanges:
+        below, mark = SETTINGS + kind.encode() + b"/", DECIDED + kind.encode()
+        for _ in range(TRIES_MAX):
+            async with self._looking:
+                await self._catch_up()  # a decision against the change needs it as well
+                last, changes = self._mirror.values.get(mark), decide(self.settings(kind))
+            if not changes:
+                return changes
+            keys = ((self._key(below + key), value) for key, value in changes.items())
+            made = [Delete(key) if value is None else Put(key, value) for key, value in keys]
+            compares = (unchanged(last, self._key(mark)),)
+            if (await self._changed(compares, [*made, Put(self._key(mark), b"")])).succeeded:
+                # A look meanwhile may have told of this change and of others' later ones, behind which the caller is.
+                self._unreported.kinds.add(kind)
+                self.changed.set()
+                return changes
+            await _step_aside()
+        raise Stale(kind)
 
     async def take_writer_ids(self, count: int) -> range:
         first = await self._count(NEXT_WRITER, count, 0)

@@ -7,6 +7,7 @@ of another one goes the same way: the registry first, then the copies here, then
 
 - Changes of a stream are taken over in the order of their revisions; one that is known already changes nothing.
 - A stream that another process made is visible here only when each container of this process has its copy.
+- What a look found is taken over in the end, whatever went wrong with it at first; it holds up nothing else.
 - A stream that the registry does not have any more is not begun, however old the word of it is that comes late.
 """
 
@@ -16,6 +17,7 @@ import asyncio
 import logging
 from typing import Final, Protocol
 
+from core.cluster.changes import Changes
 from core.cluster.registry import Registry
 from core.cluster.shares import Shares
 from core.errors import StorageFull, StoreError, UnknownStream
@@ -44,7 +46,7 @@ class SharedRegistry(Registry, Protocol):
 
     changed: asyncio.Event
 
-    async def look(self) -> Changed:
+    async def look(self) -> Changes:
         """All changes since the last look, of this process and of others."""
 
 
@@ -74,6 +76,7 @@ class Following:
         self._follower = follower
         self._task: asyncio.Task[None] | None = None
         self._one_at_a_time = asyncio.Lock()
+        self._left = Changes()  # what looks have found and nobody here has taken over yet
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._follow_for_ever(), name="registry")
@@ -148,24 +151,47 @@ class Following:
             self._shares.note_late(stream, error)
 
     async def follow(self) -> None:
-        """Take over all that is decided by now. Raises StoreError."""
+        """Take over all that is decided by now. Raises StoreError, and whatever else goes wrong."""
         async with self._one_at_a_time:
             await self._follow()
 
     async def _follow(self) -> None:
-        changed = await self._registry.look()
+        """Take over what a look finds, and what those before it have left. Raises the first of its errors."""
+        self._left.extend(await self._registry.look())
+        changed, left, errors = self._left, Changes(), list[Exception]()
         for state in changed.streams:
-            known = self._streams.by_id(state.id)
-            if known is None or known.logged.revision < state.revision or not self._streams.has_name(known):
-                await self.take(state)
+            try:
+                await self._follow_change(state)
+            except Exception as error:
+                left.streams.append(state)
+                errors.append(error)
         for state in changed.deleted:
-            stream = self._streams.by_id(state.id)
-            if stream is not None:
-                async with stream.changing:
-                    if not stream.deleted:
-                        self._follower.end(stream)
-                    await self._drop(stream)
-        self._follower.followed(changed)
+            try:
+                await self._follow_deletion(state)
+            except Exception as error:
+                left.deleted.append(state)
+                errors.append(error)
+        try:
+            self._follower.followed(changed)
+        except Exception as error:
+            left = changed  # who has heard of it hears of it again
+            errors.append(error)
+        self._left = left
+        if errors:
+            raise errors[0]
+
+    async def _follow_change(self, state: StreamState) -> None:
+        known = self._streams.by_id(state.id)
+        if known is None or known.logged.revision < state.revision or not self._streams.has_name(known):
+            await self.take(state)
+
+    async def _follow_deletion(self, state: StreamState) -> None:
+        stream = self._streams.by_id(state.id)
+        if stream is not None:
+            async with stream.changing:
+                if not stream.deleted:
+                    self._follower.end(stream)
+                await self._drop(stream)
 
     async def _follow_for_ever(self) -> None:
         while True:

@@ -7,13 +7,15 @@ epochs. What the containers own themselves is not here: entries, writers, transa
 
 - A name belongs to one stream at most, and an id is never given out twice, whatever crashes.
 - What a call has returned is durable, in every sync mode that its implementation has.
+- Settings are changed only by a decision from all settings of their kind as they are when the change is made. So of two
+  decisions at one time, in whatever processes, the later one has seen what the earlier one made.
 - A stream exists from the moment at which its creation is durable here until its deletion is. Copies of its state in
   the containers that have its slots follow (`core.cluster.shares`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -38,6 +40,14 @@ class NewStream:
 Held = Mapping[int, int]
 """Claims of containers that a decision depends on: their epochs."""
 NOTHING_HELD: Final[Held] = MappingProxyType({})
+
+
+Settings = Mapping[bytes, bytes]
+"""The dynamic settings of a kind."""
+SettingChanges = Mapping[bytes, bytes | None]
+"""Settings with their next values; None deletes."""
+Decide = Callable[[Settings], SettingChanges]
+"""Makes changes of what is there, and nothing else: it is called again if that has changed meanwhile."""
 
 
 def common_form(name: str) -> str:
@@ -72,11 +82,15 @@ class Registry(Protocol):
     def was_given(self, stream_id: int) -> bool:
         """Whether this id was ever given to a stream. One that was, and is not among `streams`, was deleted."""
 
-    def settings(self, kind: str) -> Mapping[bytes, bytes]:
+    def settings(self, kind: str) -> Settings:
         """The dynamic settings of a kind, which the caller names."""
 
-    async def change_settings(self, kind: str, changes: Mapping[bytes, bytes | None]) -> None:
-        """Change some settings as one; None deletes."""
+    async def change_settings(self, kind: str, decide: Decide) -> SettingChanges:
+        """Change some settings of a kind as one; returns what was changed.
+
+        What `decide` raises ends the call, and nothing is changed. It sees all that was answered before this call,
+        by other processes, too, and runs on the loop.
+        """
 
     async def take_writer_ids(self, count: int) -> range:
         """As many ids of writers, which nobody ever had. They are synced."""

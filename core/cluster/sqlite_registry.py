@@ -33,19 +33,23 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from core.cluster.changes import Changes
-from core.cluster.registry import NOTHING_HELD, Held, NewStream, common_form
+from core.cluster.registry import NOTHING_HELD, Decide, Held, NewStream, SettingChanges, Settings, common_form
 from core.errors import CorruptState, NameCollides, Stale, StorageFailure, StorageFull, StreamExists, UnknownStream
 from core.streams.state import REGISTRY_DECIDES, StreamState, decode_stream, new_stream
 
 FORMAT: Final = 1
 BUSY_S_MAX: Final = 10.0
 """Longest wait for another process's change; one takes some milliseconds, and a sync of the disk."""
+
+TRIES_MAX: Final = 50
+"""How often a change of settings is decided while others change the same kind; each time one of them gets on."""
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -135,7 +139,7 @@ class SqliteRegistry:
     def was_given(self, stream_id: int) -> bool:
         return stream_id < self._next_stream
 
-    def settings(self, kind: str) -> Mapping[bytes, bytes]:
+    def settings(self, kind: str) -> Settings:
         return self._settings.get(kind, {})
 
     def nodes(self) -> Mapping[int, Mapping[str, Any]]:
@@ -232,15 +236,30 @@ class SqliteRegistry:
 
         await self._changed(deleted)
 
-    async def change_settings(self, kind: str, changes: Mapping[bytes, bytes | None]) -> None:
-        def changed(change: int) -> None:
-            self._connection.executemany(
-                "INSERT INTO settings VALUES (?, ?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET value = excluded.value, change = excluded.change",
-                [(kind, key, value, change) for key, value in changes.items()],
-            )
+    async def change_settings(self, kind: str, decide: Decide) -> SettingChanges:
+        for _ in range(TRIES_MAX):
+            async with self._looking:
+                await self._take_over()
+                if self._unreported:
+                    self.changed.set()
+                seen, changes = self._seen, decide(self.settings(kind))
+            if not changes:
+                return changes
+            with suppress(Stale):
+                await self._changed(partial(self._change_settings, kind, changes, seen))
+                return changes
+        raise Stale(kind)
 
-        await self._changed(changed)
+    def _change_settings(self, kind: str, changes: SettingChanges, seen: int, change: int) -> None:
+        """Raises Stale if what the change was decided from is not the newest any more; that can be a deletion, too."""
+        newer = self._connection.execute("SELECT 1 FROM settings WHERE kind = ? AND change > ? LIMIT 1", (kind, seen))
+        if newer.fetchone() is not None:
+            raise Stale(kind)
+        self._connection.executemany(
+            "INSERT INTO settings VALUES (?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET value = excluded.value, change = excluded.change",
+            [(kind, key, value, change) for key, value in changes.items()],
+        )
 
     async def tell_node(self, node_id: int, value: Mapping[str, Any]) -> None:
         """Tell all of a node; it replaces what was told before."""

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from core.applied.tables import Delete, Put
-from core.cluster.registry import NOTHING_HELD, Held, NewStream
+from core.cluster.registry import NOTHING_HELD, Decide, Held, NewStream, SettingChanges, Settings
 from core.container.container import Container
 from core.errors import StoreError, StreamExists, UnknownStream
 from core.log.records import Operation
@@ -50,6 +50,7 @@ class TableRegistry:
         self._names: set[str] = set()  # also of streams on their way to the log
         self._next_stream_id = 1
         self._counting = asyncio.Lock()
+        self._changing = asyncio.Lock()
 
     def load(self, streams: Iterable[StreamState]) -> None:
         """Begin with the streams that a start has found, in all containers, whole or not."""
@@ -117,14 +118,18 @@ class TableRegistry:
 
     # Settings
 
-    def settings(self, kind: str) -> Mapping[bytes, bytes]:
+    def settings(self, kind: str) -> Settings:
         return self._home().table(kind).entries
 
-    async def change_settings(self, kind: str, changes: Mapping[bytes, bytes | None]) -> None:
-        operations: list[Operation] = [
-            Delete(kind, key) if value is None else Put(kind, key, value) for key, value in changes.items()
-        ]
-        await self._home().update(*operations)
+    async def change_settings(self, kind: str, decide: Decide) -> SettingChanges:
+        async with self._changing:  # a table has a change only once that is durable
+            changes = decide(self.settings(kind))
+            operations: list[Operation] = [
+                Delete(kind, key) if value is None else Put(kind, key, value) for key, value in changes.items()
+            ]
+            if operations:
+                await self._home().update(*operations)
+        return changes
 
     # Counters
 

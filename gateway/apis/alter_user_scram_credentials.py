@@ -1,12 +1,13 @@
 """AlterUserScramCredentials (key 51), version 0 (KIP-554): makes, changes and deletes users' credentials.
 
-All changes without a fault are made in one durable step, or, if they are many, so many in each. Each user gets one
-result: the first fault, in Kafka's words. The client sends a salted password, of which only the keys of SCRAM are kept;
-none of it is logged.
+All changes without a fault are made in one durable step, or, if they are many, `AT_ONCE` in each. Each user gets one
+result: the first fault, in Kafka's words. Whether there is something to delete is judged by what all processes have
+answered, and once more in the step itself. The client sends a salted password, of which only the keys of SCRAM are
+kept; none of it is logged.
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
@@ -15,7 +16,7 @@ from core.errors import StoreError
 from gateway.apis.shared.administration import told
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
-from gateway.refusals import Refusal, refusal_of
+from gateway.refusals import Refusal, caught_up, refusal_of
 from gateway.security.acls import Operation, ResourceType
 from gateway.security.scram import (
     ITERATIONS_MAX,
@@ -24,7 +25,7 @@ from gateway.security.scram import (
     ScramCredential,
     credential_of_salted,
 )
-from gateway.security.scram_users import MECHANISMS, USERS_MAX, Change, ScramUsers
+from gateway.security.scram_users import MECHANISMS, Change, ScramUsers
 from gateway.wire.message import Message
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,6 @@ TOO_FEW: Final = Refusal(ErrorCode.unacceptable_credential, "Too few iterations"
 TOO_MANY: Final = Refusal(ErrorCode.unacceptable_credential, "Too many iterations")
 NOT_THERE: Final = Refusal(ErrorCode.resource_not_found, "Attempt to delete a user credential that does not exist")
 TWICE: Final = Refusal(ErrorCode.duplicate_resource, "A user credential cannot be altered twice in the same request")
-TOO_MANY_USERS: Final = Refusal(ErrorCode.policy_violation, f"No more than {USERS_MAX} credentials are kept")
 LOG_IS_ELSEWHERE: Final = Refusal(
     ErrorCode.policy_violation, "log.store = object: credentials are kept in the log, and must not leave the machine"
 )
@@ -51,6 +51,8 @@ TOO_LONG: Final = Refusal(
 async def alter_user_scram_credentials(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
     ctx.require(Operation.ALTER, ResourceType.CLUSTER)
     users = ctx.services.scram_users
+    if request.deletions:
+        await caught_up(ctx.services.store)
     refusals: dict[str, Refusal] = {}
     changes: dict[str, Change] = {}
     async for deletion in ctx.paced(request.deletions):
@@ -60,34 +62,32 @@ async def alter_user_scram_credentials(ctx: RequestContext, request: Message) ->
     if not users.are_kept:
         refusals |= dict.fromkeys(changes, LOG_IS_ELSEWHERE)
         changes.clear()
-    room = USERS_MAX - len(users)
-    if sum(credential is not None for _, _, credential in changes.values()) > room:
-        refusals |= dict.fromkeys(changes, TOO_MANY_USERS)
-        changes.clear()
     every = list(changes.items())
     async for first in ctx.paced(range(0, len(every), AT_ONCE)):
-        some = dict(every[first : first + AT_ONCE])
-        if (refusal := await _changed(ctx, some.values())) is not None:
-            refusals |= dict.fromkeys(some, refusal)
-            for name in some:
-                del changes[name]
+        for name, refusal in (await _changed(ctx, dict(every[first : first + AT_ONCE]))).items():
+            refusals[name] = refusal
+            del changes[name]
     results = [{"user": name, "error_code": 0, "error_message": None} async for name in ctx.paced(changes)]
     results += [{"user": name, **told(refusal)} async for name, refusal in ctx.paced(refusals.items())]
     return {"results": results}
 
 
-async def _changed(ctx: RequestContext, changes: Collection[Change]) -> Refusal | None:
-    """Make changes in one durable step; why they could not be made."""
+async def _changed(ctx: RequestContext, changes: Mapping[str, Change]) -> dict[str, Refusal]:
+    """Make changes, by the users' names, in one durable step; why some could not be made."""
     try:
-        await ctx.services.scram_users.change(changes)
+        missing = await ctx.services.scram_users.change(changes.values())
     except StoreError as failed:
-        return refusal_of(failed)
-    async for user, mechanism, credential in ctx.paced(changes):
+        return dict.fromkeys(changes, refusal_of(failed))
+    except Refusal as refused:
+        return dict.fromkeys(changes, refused)
+    refusals = {name: NOT_THERE for name, _, _ in missing}
+    made = [change for name, change in changes.items() if name not in refusals]
+    async for user, mechanism, credential in ctx.paced(made):
         what = "deleted" if credential is None else "set"
         extra = {"user": user[:100], "mechanism": mechanism, "by": str(ctx.principal)[:250]}
         logger.info("a user's credential was %s", what, extra=extra)
         ctx.tell(f"credential {what}", user=user, mechanism=str(mechanism))
-    return None
+    return refusals
 
 
 def _add(refusals: dict[str, Refusal], changes: dict[str, Change], change: Message, refusal: Refusal | None) -> None:

@@ -114,6 +114,8 @@ class TopicRecords:
         except TimeoutError as late:
             raise Problem(503, "Not read", f"no records within {READ_S_MAX:g} s; try again") from late
         except OutOfRange as error:
+            if slot.has_moved:  # what it has left is let go of there
+                raise _elsewhere(slot, NotHosted(slot.container_id)) from error
             raise Problem(416, "Out of range", _range_of(slot)) from error
         except NotHosted as elsewhere:
             raise _elsewhere(slot, elsewhere) from elsewhere
@@ -132,7 +134,7 @@ class TopicRecords:
 
     async def _begin(self, slot: Slot, wanted: Wanted) -> _Page:
         """Where the reading begins. Raises Problem, StoreError."""
-        hosted = self._services.store.hosted(slot)
+        hosted = self._hosted(slot)
         end = slot.stable_end if wanted.committed else slot.durable_end
         if wanted.offset is not None:
             if not slot.start <= wanted.offset <= slot.durable_end:
@@ -148,7 +150,7 @@ class TopicRecords:
         reads = 0
         while not page.records and (wanted.key is None or reads < SEARCH_READS):
             reads += 1
-            hosted = self._services.store.hosted(slot)
+            hosted = self._hosted(slot)
             if slot.stream.deleted:
                 raise Problem(404, "No such stream", "the stream was deleted meanwhile")
             end = slot.stable_end if wanted.committed else slot.durable_end
@@ -157,6 +159,12 @@ class TopicRecords:
             if page.offset >= end:
                 return
             await self._read_on(hosted, slot, end, wanted, page)
+
+    def _hosted(self, slot: Slot) -> HostedContainer:
+        """Raises NotHosted, also once the slot has moved: to another container of this process, too."""
+        if slot.has_moved:
+            raise NotHosted(slot.container_id)
+        return self._services.store.hosted(slot)
 
     async def _read_on(self, hosted: HostedContainer, slot: Slot, end: int, wanted: Wanted, page: _Page) -> None:
         async with self._places:

@@ -3,9 +3,9 @@
 Four layers, strongest first: set for this node, set for the cluster (both at run time, kept in table
 `brokerconfig`), given at start, default. Topic configs lie above all of them.
 
-Keeps: the configuration in effect is that of the table; a change is checked as a whole, made durable,
-and only then takes effect. Table `brokerconfig`: key = entity ("" for the cluster, else the node id
-in decimal), a zero byte, the config's name; value = its text; all UTF-8.
+Keeps: the configuration in effect is that of the table; a change is checked as a whole, beside what the table has when
+the change is made; it is made durable, and only then takes effect. Table `brokerconfig`: key = entity ("" for the
+cluster, else the node id in decimal), a zero byte, the config's name; value = its text; all UTF-8.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
+from core.cluster.registry import SettingChanges, Settings
 from gateway.config.loading import Config
 from gateway.kafka_configs.broker_keys import CLEANER_BUFFER, CLEANER_THREADS, BrokerKey, broker_keys
-from gateway.kafka_configs.keys import LONG_MAX, ConfigKey, ConfigSource, ConfigType, ConfigValue, ResourceType
+from gateway.kafka_configs.keys import LONG_MAX, Change, ConfigKey, ConfigSource, ConfigType, ConfigValue, ResourceType
 from gateway.kafka_configs.topic_config import TopicConfig, check_names, check_together, topic_config
 from gateway.kafka_configs.topic_keys import GROUPS, MIN_BYTES, MIN_MS, TOPIC_KEYS
 from gateway.refusals import InvalidConfig, Refusal
@@ -214,8 +215,11 @@ class BrokerConfigs:
         entry = self.keys.get(name)
         return entry.key if entry else None
 
-    def check_broker(self, entity: str, wanted: Mapping[str, str | None]) -> dict[str, str]:
-        """The configs, if an entity may have all of them. Raises Refusal: INVALID_REQUEST, as Kafka."""
+    def check_broker(
+        self, entity: str, wanted: Mapping[str, str | None], beside: Mapping[str, Mapping[str, str]] | None = None
+    ) -> dict[str, str]:
+        """The configs, if an entity may have all of them, beside those of all entities that are set at run time: now,
+        if no others are given. Raises Refusal: INVALID_REQUEST, as Kafka."""
         texts = {name: text for name, text in wanted.items() if text is not None}
         fixed = [name for name in wanted if name in self.keys and not self.keys[name].dynamic]
         if fixed:
@@ -226,29 +230,36 @@ class BrokerConfigs:
             for name, text in texts.items():
                 if name in self.keys:
                     self.keys[name].key.parse(text)
-            changed = Layers(self.node, self.keys, {**self._layers.set_at_run_time, entity: texts})
+            beside = self._layers.set_at_run_time if beside is None else beside
+            changed = Layers(self.node, self.keys, {**beside, entity: texts})
             check_together(changed.topic_defaults())
             _check_cleaner(changed)
         except InvalidConfig as refused:
             raise _bad(refused.message) from refused
         return texts
 
-    def changes(self, entity: str, wanted: Mapping[str, str]) -> dict[bytes, bytes | None]:
-        """The changes that turn the stored configs of an entity into the wanted ones; None: no longer set."""
-        now = self.current(entity)
+    def changes(self, entity: str, change: Change, stored: Settings) -> SettingChanges:
+        """The changes that turn the stored configs of an entity into those that are wanted. Raises Refusal."""
+        set_now = self._readable_of(stored)
+        now = set_now[entity]
+        wanted = self.check_broker(entity, change(now), set_now)
         gone: dict[bytes, bytes | None] = {_table_key(entity, name): None for name in now if name not in wanted}
         return gone | {
             _table_key(entity, name): text.encode() for name, text in wanted.items() if now.get(name) != text
         }
 
-    def take_over(self, stored: Mapping[bytes, bytes]) -> None:
+    def take_over(self, stored: Settings) -> None:
         """Put the durable configs into effect."""
+        self._use(self._readable_of(stored))
+
+    def _readable_of(self, stored: Settings) -> dict[str, dict[str, str]]:
+        """The stored configs that take effect here, by entity: the cluster, and this node."""
         fresh: dict[str, dict[str, str]] = {CLUSTER: {}, self.node: {}}
         for key, value in stored.items():
             entity, _, name = key.decode().partition("\0")
             if entity in fresh and self._is_taken(name, value.decode()):  # another node's configs are not ours
                 fresh[entity][name] = value.decode()
-        self._use(fresh)
+        return fresh
 
     def _is_taken(self, name: str, text: str) -> bool:
         """Does this release accept a value that an earlier one has stored? It must start even if not."""

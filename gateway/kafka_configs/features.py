@@ -1,7 +1,8 @@
 """The levels of features (KIP-584) that are in effect, which an administrator may raise and lower.
 
-Keeps: a level in effect is durable, and one that this release knows; a change is made as a whole or not at all, one at
-a time. A feature that nobody changed has its highest level; at level 0 it is off, and clients are not told of it.
+Keeps: a level in effect is durable, and one that this release knows; a change is made as a whole or not at all, and is
+decided by the levels that are stored when it is made. A feature that nobody changed has its highest level; at level 0
+it is off, and clients are not told of it.
 
 Table `features`: key = the feature's name, UTF-8; value = its level in decimal, ASCII. Key `\\0changes`, which no
 feature can have: the number of changes so far, in decimal. Both are written in one step.
@@ -9,7 +10,6 @@ feature can have: the number of changes so far, in decimal. Both are written in 
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from typing import Final
 
 from kio.schema.errors import ErrorCode
 
+from core.cluster.registry import SettingChanges, Settings
 from core.errors import StoreError
 from core.store import Store
 from gateway.refusals import Refusal, refusal_of
@@ -56,28 +57,30 @@ class FinalizedFeatures:
         self.supported = supported
         self._store = store
         self._node_id = node_id
-        self._changing = asyncio.Lock()
         self._levels: dict[str, int] = {}
         self.take_over()
 
     def take_over(self) -> None:
         """Put the stored levels into effect."""
-        stored = dict(self._store.registry.settings(TABLE))
-        self._changes = int(stored.pop(CHANGES_KEY, b"0"))
-        self._levels = {name: highest for name, (_, highest) in self.supported.items()}
-        for key, value in stored.items():
-            self._take_over(key.decode(), int(value))
+        stored = self._store.registry.settings(TABLE)
+        self._changes = _changes_of(stored)
+        self._levels = self._levels_of(stored)
+        for name, level in _stored_levels(stored).items():
+            if (in_effect := self._levels.get(name)) != level:
+                told = {"feature": name, "level": level, "in_effect": in_effect}
+                logger.warning("a stored feature level is left out: this release does not know it", extra=told)
 
     def __repr__(self) -> str:
         return f"<FinalizedFeatures {self._levels}>"
 
-    def _take_over(self, name: str, level: int) -> None:
-        lowest, highest = self.supported.get(name, (0, -1))
-        if lowest <= level <= highest:
-            self._levels[name] = level
-        else:
-            told = {"feature": name, "level": level, "in_effect": self._levels.get(name)}
-            logger.warning("a stored feature level is left out: this release does not know it", extra=told)
+    def _levels_of(self, stored: Settings) -> dict[str, int]:
+        """The level in effect of each feature that is supported."""
+        levels = {name: highest for name, (_, highest) in self.supported.items()}
+        for name, level in _stored_levels(stored).items():
+            lowest, highest = self.supported.get(name, (0, -1))
+            if lowest <= level <= highest:
+                levels[name] = level
+        return levels
 
     @property
     def levels(self) -> dict[str, int]:
@@ -94,24 +97,29 @@ class FinalizedFeatures:
 
     async def update(self, changes: Sequence[LevelChange], *, validate_only: bool) -> None:
         """Put all levels into effect, durably. Raises Refusal, in Kafka's words, for the first that cannot be."""
-        async with self._changing:
+
+        def decide(stored: Settings) -> SettingChanges:
+            levels = self._levels_of(stored)
             for change in changes:
-                if reason := self._why_not(change):
+                if reason := self._why_not(change, levels):
                     raise _refused(change, reason)
             wanted = {change.feature: change.level for change in changes}
-            changed = {name: level for name, level in wanted.items() if level != self._levels[name]}
+            changed = {name: level for name, level in wanted.items() if level != levels[name]}
             if validate_only or not changed:
-                return
-            rows: dict[bytes, bytes | None] = {name.encode(): str(level).encode() for name, level in changed.items()}
-            rows[CHANGES_KEY] = str(self._changes + 1).encode()
-            try:
-                await self._store.registry.change_settings(TABLE, rows)
-            except StoreError as failed:
-                raise refusal_of(failed) from failed
-            self.take_over()
-        logger.info("features changed", extra={"levels": changed})
+                return {}
+            rows = {name.encode(): str(level).encode() for name, level in changed.items()}
+            return rows | {CHANGES_KEY: str(_changes_of(stored) + 1).encode()}
 
-    def _why_not(self, change: LevelChange) -> str | None:
+        try:
+            changed = await self._store.registry.change_settings(TABLE, decide)
+        except StoreError as failed:
+            raise refusal_of(failed) from failed
+        self.take_over()
+        if changed:
+            names = [key.decode() for key in changed if key != CHANGES_KEY]
+            logger.info("features changed", extra={"levels": {name: self._levels[name] for name in names}})
+
+    def _why_not(self, change: LevelChange, levels: Mapping[str, int]) -> str | None:
         if change.kind not in set(Kind):
             return "The controller does not support the given upgrade type."
         if change.level < 0:
@@ -121,7 +129,7 @@ class FinalizedFeatures:
         lowest, highest = self.supported[change.feature]
         if not lowest <= change.level <= highest:
             return f"Local controller {self._node_id} only supports versions {lowest}-{highest}"
-        now = self._levels[change.feature]
+        now = levels[change.feature]
         if change.level < now and change.kind == Kind.UPGRADE:
             return (
                 "Can't downgrade the version of this feature without setting the upgrade type to either safe or "
@@ -132,6 +140,14 @@ class FinalizedFeatures:
         if change.level < now and change.feature == FIXED:
             return "Penstock's formats do not go back to those of an older release."
         return None
+
+
+def _stored_levels(stored: Settings) -> dict[str, int]:
+    return {key.decode(): int(value) for key, value in stored.items() if key != CHANGES_KEY}
+
+
+def _changes_of(stored: Settings) -> int:
+    return int(stored.get(CHANGES_KEY, b"0"))
 
 
 def _refused(change: LevelChange, reason: str) -> Refusal:

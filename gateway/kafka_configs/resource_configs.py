@@ -1,32 +1,33 @@
 """The configs of single consumer groups and metrics subscriptions, kept by name.
 
-Keeps: described configs are durable; changes run one at a time, each from the result of the last. Table
+Keeps: described configs are durable; each change is decided by those that are stored when it is made. Table
 `resourceconfig`: key = Kafka's number of the resource's type in decimal, a zero byte, the resource's name, a zero byte,
 the config's name; value = its text; all UTF-8. A resource without configs has no row.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from kio.schema.errors import ErrorCode
 
+from core.cluster.registry import SettingChanges, Settings
 from core.errors import StoreError
 from core.store import Store
 from gateway.config.model import Config
 from gateway.kafka_configs.broker_configs import DescribedConfig, SynonymValue
 from gateway.kafka_configs.keys import Change, ConfigSource
 from gateway.kafka_configs.resource_keys import KINDS, ResourceKind, check
-from gateway.refusals import Refusal, caught_up, invalid_request, refusal_of
+from gateway.refusals import Refusal, invalid_request, refusal_of
 
 logger = logging.getLogger(__name__)
 
 SETTINGS: Final = "resourceconfig"
 STORED_CHARS_MAX: Final = 8 * 2**20
-"""Most characters in the names and values of all resources together: any client may name a group."""
+"""Most characters in the names and values of all resources together: any client may name a group. Those that another
+process has just set are not counted yet."""
 NAME_CHARS_SHOWN_MAX: Final = 100
 """Characters of a resource's name in a log line."""
 
@@ -48,7 +49,6 @@ class ResourceConfigs:
         self._chars = 0
         self.version = 0
         """Rises with every change."""
-        self._changing = asyncio.Lock()
         self._hooks: list[ChangeHook] = []
         self.take_over()
 
@@ -105,31 +105,43 @@ class ResourceConfigs:
 
     async def configure(self, kind: ResourceKind, name: str, change: Change, validate_only: bool = False) -> None:
         """Change a resource's configs in one durable step. Raises Refusal."""
-        async with self._changing:
-            await caught_up(self._store)
-            place = (int(kind.type), name)
-            now = self._set.get(place, {})
+        place = (int(kind.type), name)
+
+        def decide(stored: Settings) -> SettingChanges:
+            now = self._stored_of(kind, place, stored)
             wanted = check(kind, change(now), self._config)
             chars = self._chars + _chars(place, wanted) - _chars(place, now)
             if chars > max(STORED_CHARS_MAX, self._chars):
                 why = f"No more than {STORED_CHARS_MAX} characters of configs are kept for groups and subscriptions"
                 raise Refusal(ErrorCode.policy_violation, why)
-            changes = _changes(place, now, wanted)
-            if validate_only or not changes:
-                return
-            try:
-                await self._store.registry.change_settings(SETTINGS, changes)
-            except StoreError as failed:
-                raise refusal_of(failed) from failed
-            self._chars = chars
-            self.version += 1
-            if wanted:
-                self._set[place] = wanted
-            else:
-                self._set.pop(place, None)  # it may have been taken over meanwhile
-            self._tell(place)
-        told = {"resource": name[:NAME_CHARS_SHOWN_MAX], "configs": sorted(wanted)}
-        logger.info("%s configured", kind.type.name.lower().replace("_", " "), extra=told)
+            return {} if validate_only else _changes(place, now, wanted)
+
+        try:
+            changes = await self._store.registry.change_settings(SETTINGS, decide)
+        except StoreError as failed:
+            raise refusal_of(failed) from failed
+        self._take_over_one(kind, place)
+        if changes:
+            told = {"resource": name[:NAME_CHARS_SHOWN_MAX], "configs": sorted(self.own(*place))}
+            logger.info("%s configured", kind.type.name.lower().replace("_", " "), extra=told)
+
+    def _take_over_one(self, kind: ResourceKind, place: Place) -> None:
+        """Put a resource's stored configs into effect: its own changes are there, and maybe later ones of others."""
+        before, now = self.own(*place), self._stored_of(kind, place, self._store.registry.settings(SETTINGS))
+        if before == now:
+            return
+        self._chars += _chars(place, now) - _chars(place, before)
+        self.version += 1
+        if now:
+            self._set[place] = now
+        else:
+            del self._set[place]
+        self._tell(place)
+
+    def _stored_of(self, kind: ResourceKind, place: Place, stored: Settings) -> dict[str, str]:
+        """A resource's stored configs, found by the names that there are: the others' rows are not gone through."""
+        keys = {name: _key(place, name) for name in kind.keys.keys() | self.own(*place).keys()}
+        return {name: stored[key].decode() for name, key in keys.items() if key in stored}
 
     def _usual(self, name: str) -> str | None:
         """The broker's value of a config of consumer groups."""
@@ -151,13 +163,16 @@ def _chars(place: Place, texts: Mapping[str, str]) -> int:
     return sum(len(place[1]) + len(name) + len(text) for name, text in texts.items())
 
 
-def _changes(place: Place, now: Mapping[str, str], wanted: Mapping[str, str]) -> dict[bytes, bytes | None]:
-    kind, resource = place
+def _changes(place: Place, now: Mapping[str, str], wanted: Mapping[str, str]) -> SettingChanges:
     changes: dict[bytes, bytes | None] = {}
     for name in now.keys() | wanted.keys():
-        key = f"{kind}\0{resource}\0{name}".encode()
         if name not in wanted:
-            changes[key] = None
+            changes[_key(place, name)] = None
         elif now.get(name) != wanted[name]:
-            changes[key] = wanted[name].encode()
+            changes[_key(place, name)] = wanted[name].encode()
     return changes
+
+
+def _key(place: Place, name: str) -> bytes:
+    kind, resource = place
+    return f"{kind}\0{resource}\0{name}".encode()

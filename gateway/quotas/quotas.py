@@ -3,14 +3,14 @@
 Table `quotas`, a row for each value. Key: 1 (this format), then JSON in UTF-8: a list of the entity's parts, each
 [kind, name or null], in the order of kinds, and the quota's name. Value: the limit as a big-endian double.
 
-Keeps: a quota is in effect exactly if it is durable; a change of an entity is one record of the log. A client without a
+Keeps: a quota is in effect exactly if it is durable; a change of an entity is one record of the log, decided by the
+quotas that are stored when it is made. A client without a
 quota costs one look-up; without any quota not even that (`is_on`, and `is_timed` for the time of requests). No more
 than `RATES_MAX` rates are kept, and as many buckets: those of clients that did nothing for a window go first, then all.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import struct
@@ -21,13 +21,14 @@ from typing import Final
 from kio.schema.errors import ErrorCode
 
 from core.clock import Clock
+from core.cluster.registry import SettingChanges, Settings
 from core.errors import StoreError
 from core.store import Store
 from gateway.quotas.buckets import Bucket
 from gateway.quotas.limits import Limit, Parts, limit_of
 from gateway.quotas.rates import SAMPLE_S, SAMPLES, Rate
 from gateway.quotas.told import ToldPauses
-from gateway.refusals import Refusal, caught_up, refusal_of
+from gateway.refusals import Refusal, refusal_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,6 @@ class Quotas:
         self._known: dict[tuple[str, str, str], Limit | None] = {}
         self._rates: dict[Place, Rate] = {}
         self._buckets: dict[Place, Bucket] = {}
-        self._changing = asyncio.Lock()
         self.told = ToldPauses(clock)
         self.pauses: dict[str, int] = dict.fromkeys((PRODUCED, FETCHED, MUTATED, TIME), 0)
         """How often a client had to pause, by quota."""
@@ -103,32 +103,38 @@ class Quotas:
 
     async def change(self, parts: Parts, changes: Changes) -> None:
         """Change an entity's limits in one durable step. Raises Refusal."""
-        async with self._changing:
-            await caught_up(self._store)
-            known = self.entities()
-            if parts not in known and len(known) >= ENTITIES_MAX:
+        keys = {quota: encode_key(parts, quota) for quota in changes}
+
+        def decide(stored: Settings) -> SettingChanges:
+            if not _has_room(stored, parts):
                 raise Refusal(ErrorCode.policy_violation, f"No more than {ENTITIES_MAX} entities have quotas.")
             if any(name is not None and len(name) > NAME_CHARS_MAX for _, name in parts):
                 why = f"Names of entities have at most {NAME_CHARS_MAX} characters."
                 raise Refusal(ErrorCode.policy_violation, why)
-            rows = {
-                encode_key(parts, quota): None if value is None else _VALUE.pack(value)
-                for quota, value in changes.items()
-                if self._by_quota.get(quota, {}).get(parts) != value
-            }
-            if not rows:
-                return
-            try:
-                await self._store.registry.change_settings(TABLE, rows)
-            except StoreError as failed:
-                raise refusal_of(failed) from failed
-            for quota, value in changes.items():
-                if value is None:
-                    self._by_quota.get(quota, {}).pop(parts, None)
-                else:
-                    self._by_quota.setdefault(quota, {})[parts] = value
-            self._in_effect()
-        logger.info("quotas changed", extra={"entity": _shown(parts), "quotas": sorted(changes)})
+            rows = {keys[quota]: None if value is None else _VALUE.pack(value) for quota, value in changes.items()}
+            return {key: value for key, value in rows.items() if stored.get(key) != value}
+
+        try:
+            changed = await self._store.registry.change_settings(TABLE, decide)
+        except StoreError as failed:
+            raise refusal_of(failed) from failed
+        now = self._store.registry.settings(TABLE)  # with later changes of others, maybe
+        self._take_over_some(
+            parts, {quota: _VALUE.unpack(now[key])[0] if key in now else None for quota, key in keys.items()}
+        )
+        if changed:
+            logger.info("quotas changed", extra={"entity": _shown(parts), "quotas": sorted(changes)})
+
+    def _take_over_some(self, parts: Parts, limits: Changes) -> None:
+        """Put some limits of an entity into effect."""
+        if all(self._by_quota.get(quota, {}).get(parts) == value for quota, value in limits.items()):
+            return
+        for quota, value in limits.items():
+            if value is None:
+                self._by_quota.get(quota, {}).pop(parts, None)
+            else:
+                self._by_quota.setdefault(quota, {})[parts] = value
+        self._in_effect()
 
     # --- Rates --------------------------------------------------------------------------------
 
@@ -245,6 +251,13 @@ def address_of(name: str) -> str:
 def encode_key(parts: Parts, quota: str) -> bytes:
     """The row's key."""
     return FORMAT + json.dumps([sorted(parts, key=lambda part: part[0]), quota], separators=(",", ":")).encode()
+
+
+def _has_room(stored: Settings, parts: Parts) -> bool:
+    """Whether an entity may have quotas: it has some, or there are few enough that have."""
+    if any(encode_key(parts, quota) in stored for quota in KINDS):
+        return True
+    return len({key.rpartition(b",")[0] for key in stored}) < ENTITIES_MAX  # before the last comma are the parts
 
 
 def decode_key(key: bytes) -> tuple[Parts, str]:

@@ -2,19 +2,20 @@
 
 Keeps: an ACL is in effect exactly if it is durable. A change is one row of the store's table for each ACL, and the rows
 of up to `ACLS_AT_ONCE` ACLs are one record of the log: after a crash each ACL is there or not, and no other ACL is
-touched. Changes run one at a time, each behind all that other processes have answered before. Whoever has no right is
-told nothing: a decision is made before a resource is looked up.
+touched. Each record is decided by the ACLs that are stored when it is made, by other processes, too. Whoever has no
+right is told nothing: a decision is made before a resource is looked up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from kio.schema.errors import ErrorCode
 
+from core.cluster.registry import SettingChanges, Settings
 from core.errors import StoreError
 from core.store import Store
 from core.turns import in_turns
@@ -42,7 +43,8 @@ ACLS_AT_ONCE: Final = 500
 REPEATED_MAX: Final = 50_000
 """ACLs that filters of one deletion choose after another of them: each is told for each of these, some 400 bytes."""
 STORED_CHARS_MAX: Final = 32 * 2**20
-"""Most characters in the texts of all ACLs together."""
+"""Most characters in the texts of all ACLs together. Those of ACLs that another process has just made are not counted
+yet."""
 REMEMBERED_MAX: Final = 200_000
 """Decisions that are remembered for all principals together, some 150 bytes each; beyond that all are forgotten."""
 KNOWN_MAX: Final = 10_000
@@ -138,10 +140,6 @@ class Authorizer:
         """Make ACLs durable, then let them take effect; each may be refused alone. One that is there stays as it is."""
         outcomes: list[Refusal | None] = []
         async with self._changing:
-            try:
-                await caught_up(self._store)
-            except Refusal as refused:
-                return [refused] * len(acls)
             for first in range(0, len(acls), ACLS_AT_ONCE):
                 await asyncio.sleep(0)
                 outcomes += await self._create_some(acls[first : first + ACLS_AT_ONCE])
@@ -149,29 +147,41 @@ class Authorizer:
 
     async def _create_some(self, acls: Sequence[Acl]) -> list[Refusal | None]:
         outcomes: list[Refusal | None] = []
-        new: dict[Acl, None] = {}
-        chars = self._chars
-        for acl in acls:
-            refusal = fault_of(acl)
-            if refusal is None and acl not in self._acls and acl not in new:
-                if len(self._acls) + len(new) >= self._max:
-                    refusal = Refusal(ErrorCode.policy_violation, f"There are {self._max} ACLs: acls.max={self._max}.")
-                elif chars + _chars(acl) > STORED_CHARS_MAX:
-                    why = f"No more than {STORED_CHARS_MAX} characters of ACLs are kept."
-                    refusal = Refusal(ErrorCode.policy_violation, why)
-                else:
-                    new[acl] = None
-                    chars += _chars(acl)
-            outcomes.append(refusal)
+
+        def decide(stored: Settings) -> SettingChanges:
+            new: dict[bytes, bytes | None] = {}
+            chars = self._chars
+            outcomes.clear()
+            for acl in acls:
+                refusal = fault_of(acl)
+                if refusal is None and (key := encode_key(acl)) not in stored and key not in new:
+                    refusal = self._no_room(len(stored) + len(new), chars + _chars(acl))
+                    if refusal is None:
+                        new[key] = b""
+                        chars += _chars(acl)
+                outcomes.append(refusal)
+            return new
+
         try:
-            await self._stored({encode_key(acl): b"" for acl in new})
-        except Refusal as refused:
-            return [outcome or (refused if acl in new else None) for acl, outcome in zip(acls, outcomes, strict=True)]
-        added = [acl for acl in new if acl not in self._acls]  # a look at what all processes have was sooner, else
+            made = await self._store.registry.change_settings(TABLE, decide)
+        except StoreError as failed:
+            refused = refusal_of(failed)
+            return [fault_of(acl) or refused for acl in acls]
+        there = {acl: None for acl, refusal in zip(acls, outcomes, strict=True) if refusal is None}
+        stored = self._store.registry.settings(TABLE)  # another process may have removed one since
+        added = [acl for acl in there if acl not in self._acls and encode_key(acl) in stored]
         for acl in added:
             self._acls.add(acl)
-        self._changed(self._chars + sum(map(_chars, added)), len(new), 0)
+        self._changed(self._chars + sum(map(_chars, added)), len(made), 0)
         return outcomes
+
+    def _no_room(self, acls: int, chars: int) -> Refusal | None:
+        """Why there is no room for one more beside so many ACLs, with so many characters in all."""
+        if acls >= self._max:
+            return Refusal(ErrorCode.policy_violation, f"There are {self._max} ACLs: acls.max={self._max}.")
+        if chars > STORED_CHARS_MAX:
+            return Refusal(ErrorCode.policy_violation, f"No more than {STORED_CHARS_MAX} characters of ACLs are kept.")
+        return None
 
     async def delete(self, filters: Sequence[AclFilter]) -> list[list[Acl]]:
         """Remove the ACLs that filters choose: for each filter, those that it removed. Raises Refusal, also if the
@@ -179,12 +189,15 @@ class Authorizer:
         async with self._changing:
             await caught_up(self._store)
             chosen, every = await self._chosen(filters)
+            others: set[Acl] = set()  # what other processes have removed meanwhile
             for first in range(0, len(every), ACLS_AT_ONCE):
                 some = every[first : first + ACLS_AT_ONCE]
-                await self._stored({encode_key(acl): None for acl in some})
-                gone = self._acls.remove(some)
-                self._changed(self._chars - sum(map(_chars, gone)), 0, len(some))
-        return chosen
+                removed = await self._removed(some)
+                others.update(acl for acl in some if encode_key(acl) not in removed)
+                stored = self._store.registry.settings(TABLE)  # another process may have made one again since
+                gone = self._acls.remove(acl for acl in some if encode_key(acl) not in stored)
+                self._changed(self._chars - sum(map(_chars, gone)), 0, len(removed))
+        return [[acl for acl in some if acl not in others] for some in chosen] if others else chosen
 
     async def _chosen(self, filters: Sequence[AclFilter]) -> tuple[list[list[Acl]], list[Acl]]:
         """The ACLs that each filter chooses, and each of them once. Raises Refusal."""
@@ -201,11 +214,13 @@ class Authorizer:
                 raise invalid_request(f"The filters choose the same ACLs more than {REPEATED_MAX} times: send fewer")
         return chosen, list(every)
 
-    async def _stored(self, changes: Mapping[bytes, bytes | None]) -> None:
-        if not changes:
-            return
+    async def _removed(self, acls: Sequence[Acl]) -> SettingChanges:
+        """Remove those of these ACLs that are there, as one; returns their rows. Raises Refusal."""
+        keys = [encode_key(acl) for acl in acls]
         try:
-            await self._store.registry.change_settings(TABLE, changes)
+            return await self._store.registry.change_settings(
+                TABLE, lambda stored: {key: None for key in keys if key in stored}
+            )
         except StoreError as failed:
             raise refusal_of(failed) from failed
 
@@ -216,9 +231,10 @@ class Authorizer:
         self._forget()
 
     def _changed(self, chars: int, made: int, removed: int) -> None:
+        if made or removed or chars != self._chars:
+            self._forget()
         self._chars = chars
         if made or removed:
-            self._forget()
             logger.info("ACLs changed", extra={"made": made, "removed": removed, "acls": len(self._acls)})
 
 

@@ -84,6 +84,12 @@ def read_table(table: Mapping[bytes, bytes]) -> Iterator[DelegationToken]:
             yield _token(key[1:].decode(), value, table.get(ENDS + key[1:]))
 
 
+def token_of(table: Mapping[bytes, bytes], token_id: str) -> DelegationToken | None:
+    """A token, if it is there. Raises ValueError."""
+    value = table.get(MADE + token_id.encode())
+    return None if value is None else _token(token_id, value, table.get(ENDS + token_id.encode()))
+
+
 def left_over(table: Mapping[bytes, bytes]) -> list[str]:
     """Ids of which only a renewal is there."""
     return [key[1:].decode() for key in table if key.startswith(ENDS) and MADE + key[1:] not in table]

@@ -3,7 +3,8 @@
 A token's secret is an HMAC of its id under `delegation.token.secret.key`, as in Kafka; it is stored nowhere.
 
 Invariants:
-- A change counts once it is durable. What has ended lets nobody in, whether or not it was removed yet.
+- A change counts once it is durable, and is decided by the tokens that are stored when it is made. What has ended lets
+  nobody in, whether or not it was removed yet.
 - Nothing that a client sees before the end of its exchange tells an id that exists from one that does not: salt and
   keys of each are made from the id alone.
 - No more than `TOKENS_MAX` tokens, `TOKENS_OF_ONE_MAX` by one principal, and `RENEWERS_CHARS_MAX` characters of
@@ -12,7 +13,6 @@ Invariants:
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import hmac
@@ -20,13 +20,14 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from kio.schema.errors import ErrorCode
 
 from core.background import Background
 from core.clock import Clock
+from core.cluster.registry import Decide, SettingChanges, Settings
 from core.errors import StoreError
 from core.store import Store
 from core.turns import in_turns
@@ -41,6 +42,7 @@ from gateway.security.delegation_rows import (
     removal_of,
     renewal_of,
     rows_of,
+    token_of,
 )
 from gateway.security.principal import USER, Principal
 from gateway.security.scram import ITERATIONS_MIN, ScramCredential, TokenClaim, credential_of_salted, drawn_salt
@@ -55,7 +57,9 @@ KEPT_CREDENTIALS: Final = 10_000
 """Credentials of tokens that are kept in memory, 300 bytes each; another costs a thread some milliseconds."""
 REMOVED_AT_ONCE: Final = 500
 STAYS_MS: Final = 60_000
-"""An ended token is removed so much later: another process may have renewed it just before its end."""
+"""An ended token is removed so much later: by another process's clock it may not have ended yet."""
+Judge = Callable[[DelegationToken, int], int | None]
+"""When a token is to end, by what it is and the present time; None: at once and for ever. It may raise Refusal."""
 
 DISABLED: Final = Refusal(ErrorCode.delegation_token_auth_disabled, "delegation.token.secret.key is not set")
 NOT_FOUND: Final = Refusal(ErrorCode.delegation_token_not_found, "There is no such token")
@@ -80,7 +84,6 @@ class DelegationTokens:
         self._pause_s = config.delegation_token_expiry_check_interval_ms / 1000
         self._store = store
         self._clock = clock
-        self._changing = asyncio.Lock()
         self._known: dict[str, DelegationToken] = {}
         self._ids: dict[bytes, str] = {}  # by a hash of the secret: looking one up tells nothing of it
         self._mark = lru_cache(2 * TOKENS_MAX)(self._made_mark)
@@ -119,85 +122,103 @@ class DelegationTokens:
         self._require_on()
         if any(principal.type != USER for principal in (owner, *renewers)):
             raise NO_USER
-        async with self._changing:
-            if not self._has_room(owner, requester, renewers):
+        if sum(len(text) for principal in (owner, requester, *renewers) for text in principal) > RENEWERS_CHARS_MAX:
+            raise TOO_MANY
+        now_ms = self._clock.wall_ms()
+        ends_at_last_ms = now_ms + _within(life_ms, self._life_ms)
+        ends_ms = min(ends_at_last_ms, now_ms + self._period_ms)
+        people = tuple(dict.fromkeys(renewers))
+        token = DelegationToken(_new_id(), owner, requester, people, now_ms, ends_ms, ends_at_last_ms)
+
+        def decide(stored: Settings) -> SettingChanges:
+            requesters = [one.requester for one in read_table(stored)]
+            if len(requesters) >= TOKENS_MAX or requesters.count(requester) >= TOKENS_OF_ONE_MAX:
                 raise TOO_MANY
-            now_ms = self._clock.wall_ms()
-            ends_at_last_ms = now_ms + _within(life_ms, self._life_ms)
-            ends_ms = min(ends_at_last_ms, now_ms + self._period_ms)
-            people = tuple(dict.fromkeys(renewers))
-            token = DelegationToken(_new_id(), owner, requester, people, now_ms, ends_ms, ends_at_last_ms)
-            await self._stored(rows_of(token))
-            self._known[token.id] = token
-            self._ids[self._mark(token.id)] = token.id
-            return token
+            return rows_of(token)
+
+        await self._change(token.id, decide)
+        return token
 
     async def renew(self, secret: bytes, who: Principal, period_ms: int) -> DelegationToken:
         """Put off a token's end; `period_ms` not above 0: by the time that is configured. Raises Refusal."""
-        async with self._changing:
-            await caught_up(self._store)
-            token = self._by_secret(secret)
-            now_ms = self._clock.wall_ms()
+
+        def judge(token: DelegationToken, now_ms: int) -> int:
             if token.has_ended(now_ms):
                 raise ENDED
             if not token.is_of(who):
                 raise NOT_YOURS
-            return await self._ended_at(token, now_ms + _within(period_ms, self._period_ms))
+            return now_ms + _within(period_ms, self._period_ms)
+
+        return await self._end(secret, self._clock.wall_ms(), judge)
 
     async def expire(self, secret: bytes, who: Principal, after_ms: int) -> tuple[DelegationToken, int]:
         """Let a token end after a time, or at once and for ever if that is negative; returns when. Raises Refusal."""
-        async with self._changing:
-            await caught_up(self._store)
-            token = self._by_secret(secret)
-            now_ms = self._clock.wall_ms()
+
+        def judge(token: DelegationToken, now_ms: int) -> int | None:
             if not token.is_of(who):
                 raise NOT_YOURS
             if after_ms < 0:
-                await self._stored(removal_of(token.id))
-                self._forget(token.id)
-                return token, now_ms
+                return None
             if token.has_ended(now_ms):
                 raise ENDED
-            token = await self._ended_at(token, now_ms + after_ms)
-            return token, token.ends_ms
+            return now_ms + after_ms
+
+        now_ms = self._clock.wall_ms()
+        token = await self._end(secret, now_ms, judge)
+        return token, now_ms if after_ms < 0 else token.ends_ms
 
     async def visible(self, may_see: Callable[[DelegationToken], bool]) -> list[DelegationToken]:
         """The tokens that somebody may see. Raises Refusal."""
         self._require_on()
         return [token async for token in in_turns(list(self._known.values())) if may_see(token)]
 
-    def _has_room(self, owner: Principal, requester: Principal, renewers: Iterable[Principal]) -> bool:
-        chars = sum(len(text) for principal in (owner, requester, *renewers) for text in principal)
-        of_one = sum(token.requester == requester for token in self._known.values())
-        return chars <= RENEWERS_CHARS_MAX and len(self._known) < TOKENS_MAX and of_one < TOKENS_OF_ONE_MAX
+    async def _end(self, secret: bytes, now_ms: int, judge: Judge) -> DelegationToken:
+        """Give a token the end that it is judged to have, within its life. Raises Refusal."""
+        await caught_up(self._store)  # its id is known by its secret, and another process may just have made it
+        token = self._by_secret(secret)
 
-    async def _ended_at(self, token: DelegationToken, ends_ms: int) -> DelegationToken:
-        """Give a token another end, within its life."""
-        ends_ms = min(ends_ms, token.ends_at_last_ms)
-        await self._stored(renewal_of(token.id, ends_ms))
-        changed = replace(token, ends_ms=ends_ms)
-        if token.id in self._known:
-            self._known[token.id] = changed
-        return changed
+        def decide(stored: Settings) -> SettingChanges:
+            nonlocal token
+            found = token_of(stored, token.id)
+            if found is None:
+                raise NOT_FOUND
+            ends_ms = judge(found, now_ms)
+            if ends_ms is None:
+                token = found
+                return removal_of(token.id)
+            token = replace(found, ends_ms=min(ends_ms, found.ends_at_last_ms))
+            return renewal_of(token.id, token.ends_ms)
 
-    async def _stored(self, rows: dict[bytes, bytes | None]) -> None:
+        await self._change(token.id, decide)
+        return token
+
+    async def _change(self, token_id: str, decide: Decide) -> None:
         try:
-            await self._store.registry.change_settings(TABLE, rows)
+            await self._store.registry.change_settings(TABLE, decide)
         except StoreError as failed:
             raise refusal_of(failed) from failed
+        self._take_over_one(token_id)
+
+    def _take_over_one(self, token_id: str) -> None:
+        """Put a token's rows into effect: one's own change is there, and maybe later ones of others."""
+        token = token_of(self._store.registry.settings(TABLE), token_id)
+        if token is None:
+            self._forget(token_id)
+            return
+        self._known[token_id] = token
+        if self.is_on:
+            self._ids[self._mark(token_id)] = token_id
 
     async def _sweep(self) -> float:
         """Remove what has ended. Raises StoreError."""
         before_ms = self._clock.wall_ms() - STAYS_MS
         gone = [token.id async for token in in_turns(list(self._known.values())) if token.has_ended(before_ms)]
         gone += left_over(self._store.registry.settings(TABLE))
-        async with self._changing:
-            for first in range(0, len(gone), REMOVED_AT_ONCE):
-                some = gone[first : first + REMOVED_AT_ONCE]
-                rows = {key: value for token_id in some for key, value in removal_of(token_id).items()}
-                await self._store.registry.change_settings(TABLE, rows)
-                for token_id in some:
-                    self._forget(token_id)
+        for first in range(0, len(gone), REMOVED_AT_ONCE):
+            some = gone[first : first + REMOVED_AT_ONCE]
+            await self._store.registry.change_settings(TABLE, partial(_ended, some, before_ms))
+            for token_id in some:
+                self._take_over_one(token_id)
         if gone:
             logger.info("delegation tokens that had ended were removed", extra={"count": len(gone)})
         return self._pause_s
@@ -247,6 +268,13 @@ class DelegationTokens:
 def _new_id() -> str:
     """An id in the form of Kafka's, which its tools take for a word: no dash in front."""
     return secrets.token_urlsafe(ID_BYTES).replace("-", "_")
+
+
+def _ended(token_ids: Iterable[str], before_ms: int, stored: Settings) -> SettingChanges:
+    """What removes those of these tokens that have ended, or of which only a renewal is there."""
+    tokens = {token_id: token_of(stored, token_id) for token_id in token_ids}
+    gone = [token_id for token_id, token in tokens.items() if token is None or token.has_ended(before_ms)]
+    return {key: None for token_id in gone for key in removal_of(token_id) if key in stored}
 
 
 def _within(asked_ms: int, most_ms: int) -> int:

@@ -12,8 +12,8 @@ The row with the key 0x00 holds 32 random bytes, from which the salts of users w
 
 In a cluster of machines the rows lie in etcd, where each node reads them. In no case are they in the bucket.
 
-Invariants: a change is one atomic record; it counts for logins once it is durable. The table leaves this machine by no
-API and in no snapshot (`TABLE` is private).
+Invariants: a change is one atomic record, decided by the credentials that are stored when it is made; it counts for
+logins once it is durable. The table leaves this machine by no API and in no snapshot (`TABLE` is private).
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 import struct
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from kio.schema.errors import ErrorCode
+
+from core.cluster.registry import SettingChanges, Settings
 from core.store import Store
+from gateway.refusals import Refusal
 from gateway.security.plain import parse_users
 from gateway.security.scram import ITERATIONS_MIN, ScramCredential, unknown_credential
 
@@ -75,7 +80,6 @@ class ScramUsers:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._changing = asyncio.Lock()
         self._known: dict[str, dict[str, ScramCredential]] = {name: {} for name in NUMBERS}
         self._secret = secrets.token_bytes(32)
         self.are_kept = False
@@ -109,14 +113,12 @@ class ScramUsers:
                     "machine. Remove the file, or set log.store = disk"
                 )
             return
-        kept = self._store.registry.settings(TABLE).get(SECRET_KEY)
-        if kept is None:
-            await self._store.registry.change_settings(TABLE, {SECRET_KEY: self._secret})
-        else:
-            self._secret = kept
+        first = {SECRET_KEY: self._secret}
+        await self._store.registry.change_settings(TABLE, lambda stored: {} if SECRET_KEY in stored else first)
+        self._secret = self._store.registry.settings(TABLE)[SECRET_KEY]
         changes = list(read_pending(pending).values())
         if changes:
-            await self.change(changes)
+            await self.change(changes, sys.maxsize)  # the operator's own are taken, however many
         await asyncio.to_thread(pending.unlink, missing_ok=True)
 
     def get(self, mechanism: str, user: str) -> ScramCredential | None:
@@ -141,20 +143,33 @@ class ScramUsers:
     def names(self) -> list[str]:
         return sorted({user for known in self._known.values() for user in known})
 
-    async def change(self, changes: Iterable[Change]) -> None:
-        """Apply changes in one durable step. Raises StoreError."""
-        async with self._changing:
-            wanted = list(changes)
-            rows: dict[bytes, bytes | None] = {}
-            for user, mechanism, credential in wanted:
-                key = bytes([NUMBERS[mechanism]]) + user.encode()
-                rows[key] = None if credential is None else encode_credential(credential)
-            await self._store.registry.change_settings(TABLE, rows)
-            for user, mechanism, credential in wanted:
-                if credential is None:
-                    self._known[mechanism].pop(user, None)
-                else:
-                    self._known[mechanism][user] = credential
+    async def change(self, changes: Iterable[Change], most: int = USERS_MAX) -> list[Change]:
+        """Apply changes in one durable step; returns the deletions of what is not there.
+
+        `most`: the most credentials that there may be then, if they become more. Raises Refusal, StoreError."""
+        wanted = {bytes([NUMBERS[change[1]]]) + change[0].encode(): change for change in changes}
+        missing: list[Change] = []
+
+        def decide(stored: Settings) -> SettingChanges:
+            missing[:] = [one for key, one in wanted.items() if one[2] is None and key not in stored]
+            rows = {
+                key: None if credential is None else encode_credential(credential)
+                for key, (_, _, credential) in wanted.items()
+                if credential is not None or key in stored
+            }
+            more = sum(1 if key not in stored else -1 if value is None else 0 for key, value in rows.items())
+            if more > 0 and len(stored) - 1 + more > most:  # one row is the secret
+                raise Refusal(ErrorCode.policy_violation, f"No more than {most} credentials are kept")
+            return rows
+
+        await self._store.registry.change_settings(TABLE, decide)
+        stored = self._store.registry.settings(TABLE)  # another process may have changed it since, too
+        for key, (user, mechanism, _) in wanted.items():
+            if key in stored:
+                self._known[mechanism][user] = decode_credential(mechanism, stored[key])
+            else:
+                self._known[mechanism].pop(user, None)
+        return missing
 
 
 def read_pending(path: Path) -> dict[tuple[str, str], Change]:

@@ -1,8 +1,8 @@
 """Topics are streams, partitions are slots: creating, growing, configuring and deleting them.
 
-Keeps: definitions change one request at a time, so a change's checks still hold when it is made; a
-change is answered when it is durable. Reading a topic never waits for a change. Partitions are charged to their
-client's quota after all checks, before anything is changed.
+Keeps: definitions change one request at a time, so a change's checks still hold when it is made; where other processes
+change them, too, it is decided in the registry. A change is answered when it is durable. Reading a topic never waits
+for a change. Partitions are charged to their client's quota after all checks, before anything is changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from core.cluster.registry import common_form
+from core.cluster.registry import SettingChanges, Settings, common_form
 from core.deciding import Configure
 from core.errors import StoreError, UnknownStream
 from core.store import Store
@@ -26,7 +26,7 @@ from core.turns import in_turns
 from gateway.config.loading import Config
 from gateway.kafka_configs.broker_configs import CLUSTER, SETTINGS, BrokerConfigs
 from gateway.kafka_configs.keys import Change
-from gateway.refusals import Refusal, caught_up, refusal_of
+from gateway.refusals import Refusal, refusal_of
 from gateway.topics.checks import check_growth, check_name
 from gateway.topics.former_names import FormerNames
 
@@ -374,18 +374,18 @@ class Topics:
         await self._to_the_end(self._configure_broker(entity, change, validate_only))
 
     async def _configure_broker(self, entity: str, change: Change, validate_only: bool) -> None:
-        await caught_up(self._store)
-        wanted = self.configs.check_broker(entity, change(self.configs.current(entity)))
-        changes = self.configs.changes(entity, wanted)
-        if validate_only or not changes:
-            return
+        def decide(stored: Settings) -> SettingChanges:
+            changes = self.configs.changes(entity, change, stored)
+            return {} if validate_only else changes
+
         try:
-            await self._store.registry.change_settings(SETTINGS, changes)
+            changes = await self._store.registry.change_settings(SETTINGS, decide)
         except StoreError as failed:
             raise refusal_of(failed) from failed
         self.take_over_configs()
-        whose = "cluster" if entity == CLUSTER else entity
-        logger.info("broker configured", extra={"entity": whose, "configs": sorted(wanted)})
+        if changes:
+            whose = "cluster" if entity == CLUSTER else entity
+            logger.info("broker configured", extra={"entity": whose, "configs": sorted(self.configs.current(entity))})
 
     # --- Deleting -----------------------------------------------------------------------------
 

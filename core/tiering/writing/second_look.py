@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -61,7 +61,9 @@ class SecondLook:
         A chunk that cannot be looked at holds up no other. Raises StoreError, StorageError for the last of those.
         """
         now = self._clock.monotonic_s()
-        committed = [row for row in self._catalog.pending if row.state is ChunkState.COMMITTED]
+        pending = self._catalog.pending
+        self._forget_all_but({row.id for row in pending})
+        committed = [row for row in pending if row.state is ChunkState.COMMITTED]
         for row in committed:
             if row.id not in self._due_at:
                 self._due_at[row.id] = self._begun(row, now)
@@ -88,6 +90,12 @@ class SecondLook:
         await self._confirm(whole)
         if failure is not None:
             raise failure
+
+    def _forget_all_but(self, pending: Set[ChunkId]) -> None:
+        """Chunks that died before their time came are never looked at."""
+        for chunk_id in (self._due_at.keys() | self._refused.keys()) - pending:
+            self._due_at.pop(chunk_id, None)
+            self._refused.pop(chunk_id, None)
 
     def _is_refused(self, chunk_id: ChunkId) -> bool:
         """Whether only this key cannot be looked at: looks at others went well meanwhile."""

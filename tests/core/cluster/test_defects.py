@@ -168,6 +168,33 @@ def test_topics_are_followed(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("call", ["begin", "end", "followed"])
+def test_all_that_a_look_has_found_is_followed(tmp_path: Path, call: str) -> None:
+    """One change cannot be taken over at first. It is at a later look, and those beside it, although nothing else has
+    changed by then."""
+
+    async def scenario() -> None:
+        async with following.two(tmp_path) as (one, other):
+            old = [await one.store.create_stream(f"old-{number}", slots=4) for number in range(3)]
+            await following.until(lambda: all(other.store.streams.get(stream.name) for stream in old))
+            told: set[str] = set()
+            once = Once(getattr(other.store._showing, call))
+            behind = other.store._following
+            assert behind is not None
+            async with behind._one_at_a_time:  # else it would look in between
+                setattr(other.store._showing, call, once)
+                other.store.on_followed(lambda changed: told.update(changed.kinds))
+                for number in range(3):
+                    await one.store.delete_stream(old[number])
+                    await one.store.create_stream(f"new-{number}", slots=4)
+                await one.registry.change_settings("quotas", lambda _: {b"a": b"1"})
+            await following.until(lambda: {one.name for one in other.store.streams} == {f"new-{n}" for n in range(3)})
+            await following.until(lambda: "quotas" in told)
+            assert once.has_failed
+
+    run(scenario())
+
+
 def test_the_copy_of_etcd_does_not_stand_still(etcd: EtcdServer) -> None:
     async def scenario() -> None:
         prefix = etcds.new_prefix()

@@ -16,7 +16,7 @@ from core.cluster.sqlite_registry import SqliteRegistry
 from core.errors import NotHosted, StreamExists, UnknownStream
 from core.store import Store
 from core.streams.live import Stream
-from core.streams.state import STREAMS_TABLE, stream_key
+from core.streams.state import STREAMS_TABLE, StreamState, stream_key
 from tests.core.cluster.several import FOUR, placed_policy
 from tests.core.support import append, read_all, run
 
@@ -286,11 +286,40 @@ def test_changes_of_other_kinds_are_told(tmp_path: Path) -> None:
         async with two(tmp_path) as (one, other):
             told: list[Changed] = []
             other.store.on_followed(told.append)
-            await one.registry.change_settings("quotas", {b"a": b"1"})
+            await one.registry.change_settings("quotas", lambda _: {b"a": b"1"})
             await until(lambda: any("quotas" in changed.kinds for changed in told))
             assert other.store.registry.settings("quotas") == {b"a": b"1"}
             await one.store.create_stream("s", slots=4)
             await until(lambda: any(changed.streams for changed in told))
             assert other.store.streams.get("s") is not None
+
+    run(scenario())
+
+
+def test_a_change_that_cannot_be_followed_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks is told of the error, at each look until it is over; all others are taken over."""
+
+    async def scenario() -> None:
+        async with two(tmp_path) as (one, other):
+            following, begin = other.store._following, other.store._showing.begin
+            assert following is not None
+            await following.stop()
+
+            def failing(state: StreamState) -> Stream:
+                if state.name == "first":
+                    raise LookupError(state.name)
+                return begin(state)
+
+            monkeypatch.setattr(other.store._showing, "begin", failing)
+            for name in ("first", "second"):
+                await one.store.create_stream(name, slots=4)
+            for _ in range(2):
+                with pytest.raises(LookupError):
+                    await other.store.catch_up()
+                assert [stream.name for stream in other.store.streams] == ["second"]
+            monkeypatch.undo()
+            await other.store.catch_up()
+            assert {stream.name for stream in other.store.streams} == {"first", "second"}
+            assert not following._left
 
     run(scenario())

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from core.cluster.etcd.client import EtcdClient, EtcdSettings
 from core.cluster.etcd.mirror import Mirror
 from core.cluster.etcd.session import Session
 from core.cluster.etcd_registry import EtcdRegistry
-from core.cluster.registry import NewStream
+from core.cluster.registry import Decide, NewStream, SettingChanges, Settings
 from core.cluster.sqlite_registry import SqliteRegistry
 from core.errors import NameCollides, Stale, StreamExists, UnknownStream
 from core.streams.state import StreamState
@@ -132,7 +133,7 @@ def test_ones_own_changes(scenario: Scenario) -> None:
         made = await one.create(wanted("orders"))
         assert list(one.streams()) == [made]
         assert one.changed.is_set()
-        await one.change_settings("acls", {b"a": b"1"})
+        await one.change_settings("acls", lambda _: {b"a": b"1"})
         assert one.settings("acls") == {b"a": b"1"}
         changes = await one.look()
         assert (changes.streams, changes.deleted, changes.kinds) == ([made], [], {"acls"})
@@ -147,7 +148,7 @@ def test_whoever_comes_later(scenario: Scenario) -> None:
         one = await opened()
         made = [await one.create(wanted(f"orders-{n}")) for n in range(5)]
         await one.delete(made[1])
-        await one.change_settings("acls", {b"a": b"1", bytes(range(256)): b"2"})
+        await one.change_settings("acls", lambda _: {b"a": b"1", bytes(range(256)): b"2"})
         other = await opened()
         assert sorted(other.streams(), key=lambda state: state.id) == [made[0], *made[2:]]
         assert other.settings("acls") == {b"a": b"1", bytes(range(256)): b"2"}
@@ -234,18 +235,111 @@ def test_settings_of_a_kind(scenario: Scenario) -> None:
 
     async def test(opened: Opened) -> None:
         one, other = await opened(), await opened()
-        await one.change_settings("acls", {b"a": b"1", b"b": b"2"})
-        await one.change_settings("quotas", {b"a": b"9"})
+        await one.change_settings("acls", lambda _: {b"a": b"1", b"b": b"2"})
+        await one.change_settings("quotas", lambda _: {b"a": b"9"})
         assert (await other.look()).kinds == {"acls", "quotas"}
-        await other.change_settings("acls", {b"a": None, b"c": b"3"})
+        await other.change_settings("acls", lambda _: {b"a": None, b"c": b"3"})
         await one.look()
         assert one.settings("acls") == other.settings("acls") == {b"b": b"2", b"c": b"3"}
         assert one.settings("quotas") == {b"a": b"9"}
         assert one.settings("nothing") == {}
         many = {b"%d" % n: b"value" for n in range(2000)}
-        await one.change_settings("many", many)
+        await one.change_settings("many", lambda _: many)
         await other.look()
         assert other.settings("many") == many
+
+    scenario(test)
+
+
+def more(name: bytes, letter: bytes, most: int = 1_000) -> Decide:
+    """Adds a letter to a setting, if there are fewer than `most` in all settings of its kind."""
+
+    def decide(now: Settings) -> SettingChanges:
+        return {name: now.get(name, b"") + letter} if sum(map(len, now.values())) < most else {}
+
+    return decide
+
+
+def test_settings_that_are_decided_at_one_time(scenario: Scenario) -> None:
+    """Of additions to one setting by three processes at a time none is lost, and each is told what it has changed."""
+
+    async def test(opened: Opened) -> None:
+        registries = [await opened() for _ in range(3)]
+        made = await asyncio.gather(
+            *(
+                each.change_settings("acls", more(b"a", b"%d" % n))
+                for n, each in enumerate(registries)
+                for _ in range(5)
+            )
+        )
+        for each in registries:
+            await each.look()
+            assert sorted(each.settings("acls")[b"a"]) == sorted(b"012" * 5)
+        assert len({change[b"a"] for change in made}) == 15
+
+    scenario(test)
+
+
+def test_a_decision_by_other_settings_of_the_kind(scenario: Scenario) -> None:
+    """Processes that each add to a setting of their own keep a bound of all of them; one that was deleted counts."""
+
+    async def test(opened: Opened) -> None:
+        registries = [await opened() for _ in range(3)]
+        for _ in range(3):
+            await asyncio.gather(
+                *(each.change_settings("acls", more(b"%d" % n, b"x", 2)) for n, each in enumerate(registries))
+            )
+        for each in registries:
+            await each.look()
+            assert sum(map(len, each.settings("acls").values())) == 2
+        await registries[0].change_settings("acls", dict.fromkeys)
+        assert await registries[1].change_settings("acls", more(b"1", b"y", 1)) == {b"1": b"y"}
+
+    scenario(test)
+
+
+def test_a_deletion_that_comes_between(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision that saw a setting is made again when another process has deleted it before the change."""
+
+    async def test(opened: Opened) -> None:
+        one, other = await opened(), await opened()
+        await one.change_settings("acls", lambda _: {b"there": b"1"})
+        seen: list[bool] = []
+        make = one._changed
+
+        async def delete_first(*change: Any) -> Any:
+            await other.change_settings("acls", lambda now: dict.fromkeys({b"there"} & now.keys()))
+            return await make(*change)
+
+        def decide(now: Settings) -> SettingChanges:
+            seen.append(b"there" in now)
+            return {b"another": b"%d" % seen[-1]}
+
+        monkeypatch.setattr(one, "_changed", delete_first)
+        assert await one.change_settings("acls", decide) == {b"another": b"0"}
+        assert seen == [True, False]
+        await other.look()
+        assert other.settings("acls") == {b"another": b"0"}
+
+    scenario(test)
+
+
+def test_a_decision_against_a_change(scenario: Scenario) -> None:
+    """It is made by all that was answered before, nothing is changed, and its reason comes back as it is."""
+
+    async def test(opened: Opened) -> None:
+        one, other = await opened(), await opened()
+        await one.change_settings("acls", lambda _: {b"a": b"1"})
+
+        def refuse(now: Settings) -> SettingChanges:
+            raise LookupError(dict(now))
+
+        with pytest.raises(LookupError) as refused:
+            await other.change_settings("acls", refuse)
+        assert refused.value.args == ({b"a": b"1"},)
+        assert await other.change_settings("acls", lambda now: {}) == {}
+        await one.look()
+        assert one.settings("acls") == {b"a": b"1"}
 
     scenario(test)
 

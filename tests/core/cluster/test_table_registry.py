@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -52,14 +53,28 @@ def test_settings(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         store = await open_several(tmp_path)
-        await store.registry.change_settings("brokers", {b"k": b"1", b"l": b"2"})
-        await store.registry.change_settings("groups", {b"k": b"3"})
-        await store.registry.change_settings("brokers", {b"k": None, b"m": b"4"})
+        await store.registry.change_settings("brokers", lambda _: {b"k": b"1", b"l": b"2"})
+        await store.registry.change_settings("groups", lambda _: {b"k": b"3"})
+        await store.registry.change_settings("brokers", lambda _: {b"k": None, b"m": b"4"})
         await store.close()
         store = await open_several(tmp_path)
         assert dict(store.registry.settings("brokers")) == {b"l": b"2", b"m": b"4"}
         assert dict(store.registry.settings("groups")) == {b"k": b"3"}
         assert dict(store.registry.settings("others")) == {}
+        await store.close()
+
+    run(scenario())
+
+
+def test_settings_that_are_decided_at_one_time(tmp_path: Path) -> None:
+    """Each decision sees what those before it have made, although a table has that only once it is durable."""
+
+    async def scenario() -> None:
+        store = await open_several(tmp_path)
+        add = partial(store.registry.change_settings, "brokers", lambda now: {b"k": now.get(b"k", b"") + b"+"})
+        made = await asyncio.gather(*(add() for _ in range(5)))
+        assert made == [{b"k": b"+" * count} for count in range(1, 6)]
+        assert dict(store.registry.settings("brokers")) == {b"k": b"+++++"}
         await store.close()
 
     run(scenario())

@@ -56,3 +56,23 @@ def test_users_are_the_clusters(tmp_path: Path) -> None:
             assert not any(found.stored_key in content or found.server_key in content for content in stored)
 
     run(scenario())
+
+
+def test_a_user_is_deleted_where_nobody_has_heard_of_it_yet(tmp_path: Path) -> None:
+    """Whoever made it was answered: a node whose copy is late does not say that there is no such user."""
+
+    async def scenario() -> None:
+        async with machines_in(tmp_path) as machines:
+            first, second = await machines.join(), await machines.join()
+            client, other = await Client.connect(first), await Client.connect(second)
+            following = second.store._following
+            assert following is not None
+            await following.stop()
+            salted = salt_password(MECHANISM, "a password", b"a salt", ITERATIONS)
+            made = {"name": "alice", "mechanism": NUMBER, "iterations": ITERATIONS, "salt": b"a salt"}
+            await alter(client, upsertions=[made | {"salted_password": salted}])
+            assert second.scram_users.get(MECHANISM, "alice") is None
+            await alter(other, deletions=[{"name": "alice", "mechanism": NUMBER}])
+            await until(lambda: first.scram_users.get(MECHANISM, "alice") is None)
+
+    run(scenario())

@@ -188,7 +188,7 @@ def test_a_block_of_an_earlier_release(tmp_path: Path) -> None:
     group = next(f"group-{n}" for n in range(100) if Homes(range(2)).of(f"group-{n}") == 1)
     with admin_of(tmp_path, "containers=2") as admin:
         name = admin.create()
-        admin.run(admin.broker.store.registry.change_settings(TABLE, {NEXT_KEY: b"\x00\x00\x00\x07"}))
+        admin.run(admin.broker.store.registry.change_settings(TABLE, lambda _: {NEXT_KEY: b"\x00\x00\x00\x07"}))
         admin.restart()
         commit(admin, group, name, 1)
         (record,) = records(admin, Partitions(Homes(range(2)), 50).of(group))

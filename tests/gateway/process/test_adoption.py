@@ -22,7 +22,7 @@ def run(directory: Path, *, leave_a_scratch: bool = False) -> None:
         kept = await store.create_stream("kept", slots=8, config={"a": "b"})
         gone = await store.create_stream("gone", slots=2)
         await store.delete_stream(gone)
-        await store.registry.change_settings(ACLS, {b"acl": b""})
+        await store.registry.change_settings(ACLS, lambda _: {b"acl": b""})
         block = await store.registry.take_writer_ids(1000)
         await store.home.update(Put("groups", b"g", b"not a setting"))
         await store.close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import pytest
 from kio.schema.errors import ErrorCode
 
 from core.applied.tables import Delete, Put
+from core.cluster.registry import Decide, SettingChanges
 from core.store import Store
 from gateway.config.layers import ConfigError
 from gateway.config.loading import load
@@ -149,11 +150,13 @@ class Shared(Rows):
         super().__init__(acls)
         self.looks: list[Callable[[], None]] = []
 
-    async def change_settings(self, kind: str, changes: Mapping[bytes, bytes | None]) -> None:
+    async def change_settings(self, kind: str, decide: Decide) -> SettingChanges:
+        changes = decide(self.settings(kind))
         self.changed(changes)
         await self.catch_up()
+        return changes
 
-    def changed(self, changes: Mapping[bytes, bytes | None]) -> None:
+    def changed(self, changes: SettingChanges) -> None:
         """Another process has changed it, and nobody here has looked yet."""
         for key, value in changes.items():
             self._table.apply(Delete(TABLE, key) if value is None else Put(TABLE, key, value))

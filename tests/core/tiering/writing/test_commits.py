@@ -120,6 +120,29 @@ def test_a_lost_chunk_that_dies_while_it_is_put_again(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_chunk_that_dies_before_its_second_look(tmp_path: Path) -> None:
+    """Nothing is kept of it, nor of one that was refused a look; the delay of others goes on."""
+
+    async def scenario() -> None:
+        patient = replace(AGEING, tier2_verify_delay_ms=3_600_000)
+        async with tiered_store(tmp_path, patient, await storage_in(tmp_path / "tier2")) as store:
+            look = tier_of(store).writer._second_look
+            for number in range(3):
+                slot = (await store.create_stream(f"s-{number}", slots=1)).slot(0)
+                await fill(slot, KIB)
+                await until(lambda slot=slot: slot.tiered_end == slot.end)  # type: ignore[misc]
+                (row,) = [
+                    one for one in chunks_in(store, ChunkState.COMMITTED) if one.runs[0].stream_id == slot.stream.id
+                ]
+                look._is_refused(row.id)
+                if number < 2:
+                    await store.hosted(slot).truncate(slot, slot.end)
+            await until(lambda: [one.id for one in chunks_in(store, ChunkState.COMMITTED)] == [row.id])
+            await until(lambda: list(look._due_at) == list(look._refused) == [row.id])
+
+    run(scenario())
+
+
 def test_the_log_lets_go_of_what_is_deleted_while_a_chunk_waits(tmp_path: Path) -> None:
     """Its run begins with what is left, and bytes are counted as before: retention by bytes takes nothing too early,
     and the run can be rewritten."""
