@@ -2,6 +2,8 @@
 
 v3 adds authorized operations on request, v4 (KIP-345) instance ids. A group that does not exist, or is a consumer group
 (KIP-848), is described as Dead; from v6 (KIP-1043) with GROUP_ID_NOT_FOUND.
+
+Keeps: all that is told of a group is of one generation.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from kio.schema.errors import ErrorCode
 from gateway.apis.shared.administration import NOT_ASKED
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.groups.classic import rules
 from gateway.groups.classic.group import Group
 from gateway.groups.classic.roster import Member
 from gateway.groups.classic.states import GroupState
@@ -38,7 +41,12 @@ async def describe_groups(ctx: RequestContext, request: Message) -> Mapping[str,
             described.append(_unknown(group_id, refused.code, str(refused)))
             continue
         if isinstance(group, Group):
-            described.append(_described(group) | {"authorized_operations": operations})
+            is_large = group.member_count > rules.MEMBERS_MAX
+            shown = await _described_in_turns(ctx, group) if is_large else _described(group)
+            if shown is None:
+                described.append(_refused(group_id, ErrorCode.coordinator_load_in_progress))  # a client asks again
+            else:
+                described.append(shown | {"authorized_operations": operations})
         elif ctx.version >= NOT_FOUND_FROM:
             why = f"Group {group_id} {'not found' if group is None else 'is not a classic group'}."
             described.append(_unknown(group_id, ErrorCode.group_id_not_found, why))
@@ -49,15 +57,34 @@ async def describe_groups(ctx: RequestContext, request: Message) -> Mapping[str,
 
 
 def _described(group: Group) -> dict[str, Any]:
+    protocol = _protocol(group)
+    return _facts(group) | {"members": [_member(member, protocol) for member in group.roster]}
+
+
+async def _described_in_turns(ctx: RequestContext, group: Group) -> dict[str, Any] | None:
+    """The same for a group that is larger than any may be: an earlier release stored it, and it has not rebalanced yet.
+    None: its generation ended meanwhile."""
+    moment, facts, protocol = _moment(group), _facts(group), _protocol(group)
+    members = [_member(member, protocol) async for member in ctx.paced(list(group.roster))]
+    return facts | {"members": members} if _moment(group) == moment else None
+
+
+def _moment(group: Group) -> object:
+    return group.state, group.generation
+
+
+def _protocol(group: Group) -> str | None:
     # During a rebalance the members' metadata belongs to no generation: like Kafka, do not show it.
-    protocol = group.protocol_name if group.state is GroupState.STABLE else None
+    return group.protocol_name if group.state is GroupState.STABLE else None
+
+
+def _facts(group: Group) -> dict[str, Any]:
     return {
         "error_code": ErrorCode.none,
         "group_id": group.group_id,
         "group_state": group.state.value,
         "protocol_type": group.protocol_type or "",
-        "protocol_data": protocol or "",
-        "members": [_member(member, protocol) for member in group.roster],
+        "protocol_data": _protocol(group) or "",
     }
 
 

@@ -28,15 +28,12 @@ from gateway.kafka_configs.broker_configs import CLUSTER, SETTINGS, BrokerConfig
 from gateway.kafka_configs.keys import Change
 from gateway.refusals import Refusal, refusal_of
 from gateway.topics.checks import check_growth, check_name
-from gateway.topics.former_names import FormerNames
+from gateway.topics.roll import DeletionHook, Roll
 
 logger = logging.getLogger(__name__)
 
 Charge = Callable[[int], None]
 """Takes partitions that are about to be made or deleted. Raises Refusal when their client must pause first."""
-
-DeletionHook = Callable[[Stream], Iterable[asyncio.Task[None]] | None]
-"""Hears of a deleted topic; may return what ends when something that the topic has left behind is gone."""
 
 _A = TypeVar("_A")
 _T = TypeVar("_T")
@@ -95,16 +92,13 @@ class Topics:
         self.by_uuid: Callable[[UUID], Stream | None] = store.streams.by_uuid
         self._changing = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()  # kept here so that none is collected before its end
-        self._alike: dict[str, tuple[str, ...]] = {}  # names that collide, by their common form
         self._creations: dict[str, asyncio.Task[None]] = {}
-        self._deletion_hooks: list[DeletionHook] = []
-        self._change_hooks: list[Callable[[Stream], None]] = []
-        self._left_behind: set[asyncio.Task[None]] = set()  # of deleted topics
-        self._known: dict[UUID, tuple[Stream, int]] = {}  # with the partitions that are counted
-        self.former_names = FormerNames()
-        self.partition_count = 0
+        self._roll = Roll()
+        self.former_names = self._roll.former_names
+        self.on_deletion: Callable[[DeletionHook], None] = self._roll.on_deletion
+        self.on_change: Callable[[Callable[[Stream], None]], None] = self._roll.on_change
         for stream in store.streams:
-            self._came(stream)
+            self._roll.came(stream)
         self.take_over_configs()
 
     def __iter__(self) -> Iterator[Stream]:
@@ -113,42 +107,9 @@ class Topics:
     def __len__(self) -> int:
         return len(self._streams)
 
-    def on_deletion(self, hook: DeletionHook) -> None:
-        """Call `hook` on the loop after a topic is deleted. (Fetches learn of it from their slots.) What it returns is
-        waited for before the deletion is answered, and another topic of that name may come."""
-        self._deletion_hooks.append(hook)
-
-    def on_change(self, hook: Callable[[Stream], None]) -> None:
-        """Call `hook` on the loop after a topic is created, given more partitions, or deleted."""
-        self._change_hooks.append(hook)
-
-    def _came(self, stream: Stream) -> None:
-        """A topic was created or has more partitions; said again, or when it is gone again, it changes nothing."""
-        before = self._known.get(stream.uuid)
-        counted = 0 if before is None else before[1]
-        if stream.deleted or counted == stream.slot_count:
-            return
-        if before is None:
-            self._note_name(stream.name)
-        self._known[stream.uuid] = stream, stream.slot_count
-        self.partition_count += stream.slot_count - counted
-        for hook in self._change_hooks:
-            hook(stream)
-
-    def _went(self, uuid: UUID) -> None:
-        """A topic was deleted; said again, it changes nothing."""
-        found = self._known.pop(uuid, None)
-        if found is None:
-            return
-        stream, counted = found
-        self._forget_name(stream.name)
-        self.former_names.note(uuid, stream.name)
-        self.partition_count -= counted
-        for left in [left for hook in self._deletion_hooks for left in hook(stream) or ()]:
-            self._left_behind.add(left)
-            left.add_done_callback(self._left_behind.discard)
-        for changed in self._change_hooks:
-            changed(stream)
+    @property
+    def partition_count(self) -> int:
+        return self._roll.partition_count
 
     # --- Other processes ----------------------------------------------------------------------
 
@@ -166,9 +127,9 @@ class Topics:
         for state in changed:
             stream = self.by_uuid(state.uuid)
             if stream is not None:
-                self._came(stream)
+                self._roll.came(stream)
         for state in deleted:
-            self._went(state.uuid)
+            self._roll.went(state.uuid)
 
     def take_over_configs(self) -> None:
         """Put the stored configs of brokers into effect."""
@@ -243,12 +204,12 @@ class Topics:
     def _check_free(self, name: str) -> None:
         if self.get(name) is not None or name in VIEWED:
             raise Refusal(ErrorCode.topic_already_exists, f"Topic '{name}' already exists.")
-        if alike := self._alike.get(common_form(name)):
-            raise _collision(name, alike[0])
+        if (alike := self._roll.alike(name)) is not None:
+            raise _collision(name, alike)
 
     async def _create(self, plan: NewTopic) -> Stream:
         stream = await self._store.create_stream(plan.name, slots=plan.partitions, config=plan.overrides)
-        self._came(stream)
+        self._roll.came(stream)
         return stream
 
     def auto_create(self, name: str, charge: Charge, created: Callable[[Stream], None]) -> None:
@@ -325,7 +286,7 @@ class Topics:
         except ValueError:
             check_growth(stream, count)  # it raises Refusal if another process was faster
             raise
-        self._came(stream)
+        self._roll.came(stream)
         logger.info("topic grown", extra={"topic": stream.name, "partitions": count, "before": before})
 
     async def configure(
@@ -403,9 +364,8 @@ class Topics:
         if stream.deleted:
             raise UnknownStream(stream.name)
         await self._store.delete_stream(stream)
-        self._went(stream.uuid)
-        if self._left_behind:
-            await asyncio.wait(set(self._left_behind))
+        self._roll.went(stream.uuid)
+        await self._roll.nothing_left()
 
     async def _to_the_end(self, change: Coroutine[Any, Any, _T]) -> _T:
         """Make one change at a time; once begun, it is finished even if its client has gone."""
@@ -427,19 +387,6 @@ class Topics:
         if stream is None:
             raise unchangeable(name) if name in VIEWED else Refusal(ErrorCode.unknown_topic_or_partition)
         return stream
-
-    def _note_name(self, name: str) -> None:
-        look = common_form(name)
-        self._alike[look] = (*self._alike.get(look, ()), name)
-
-    def _forget_name(self, name: str) -> None:
-        look = common_form(name)
-        left = list(self._alike[look])
-        left.remove(name)
-        if left:
-            self._alike[look] = tuple(left)
-        else:
-            del self._alike[look]
 
 
 def _collision(name: str, other: str) -> Refusal:

@@ -20,10 +20,10 @@ from uuid import UUID
 from gateway.groups.classic.messages import Instant
 from gateway.groups.consumer.agreement import Agreement
 from gateway.groups.consumer.checks import check_epoch, check_holds_instance, check_released
+from gateway.groups.consumer.holders import Holders
 from gateway.groups.consumer.member import Member, size_of, updated
 from gateway.groups.consumer.messages import (
     LEAVING_FOR_A_WHILE_EPOCH,
-    NO_HOLDINGS,
     NO_PARTITIONS,
     ConsumerState,
     CurrentRecord,
@@ -36,8 +36,7 @@ from gateway.groups.consumer.messages import (
     RowKey,
     RowKind,
 )
-from gateway.groups.consumer.owners import Owners
-from gateway.groups.consumer.reconciliation import Bearings, Step, carried_out, lacking_now, moves, next_step
+from gateway.groups.consumer.reconciliation import Bearings
 from gateway.groups.consumer.restoring import without_doubles
 from gateway.groups.consumer.rules import ConsumerRules
 from gateway.groups.consumer.targets import Computed, Draft, MemberDraft
@@ -67,7 +66,7 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
         self.rules = rules
         self.agreement = Agreement()
         self._static: dict[str, str] = {}
-        self._owners = Owners()
+        self._holders = Holders(deadlines, self.note)
         self._signature = 0
         self._may_be_stale = False
         self._must_assign_again = False
@@ -111,7 +110,7 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
         return self.targets.get(member_id, NO_PARTITIONS)
 
     def owner(self, topic_id: UUID, partition: int) -> str | None:
-        return self._owners.of(topic_id, partition)
+        return self._holders.owner(topic_id, partition)
 
     # Heartbeats
 
@@ -239,18 +238,12 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
             self.members[member_id] = self.members.pop(old_id)
             if old_id in self.targets:
                 self.targets[member_id] = self.targets.pop(old_id)
-            self._owners.rename(old_id, member_id)
             self.note(RowKey(RowKind.TARGET, member_id))
             self._must_assign_again = self._is_assigning
-        self._owners.let_go(former.revoking)
-        former.revoking = NO_HOLDINGS
-        former.member_id = member_id
-        former.epoch = former.previous_epoch = JOINING_EPOCH
-        former.state = MemberState.STABLE
         assert former.instance_id is not None, "only a static member is replaced"
         self._static[former.instance_id] = member_id
         self.note(RowKey(RowKind.MEMBER, member_id))
-        self.note(RowKey(RowKind.CURRENT, member_id))
+        self._holders.hand_over(former, member_id)
         return former
 
     def _leave(self, request: Heartbeat, now: Instant) -> HeartbeatAnswer:
@@ -260,8 +253,7 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
             holder = self.static_member(request.instance_id)
             member = check_holds_instance(holder, request.member_id, request.instance_id)
         if request.epoch == LEAVING_FOR_A_WHILE_EPOCH:
-            away = replace(member.current(), epoch=LEAVING_FOR_A_WHILE_EPOCH, revoking=NO_HOLDINGS)
-            self._move(member, Step(away, released=member.revoking), now)
+            self._holders.leaves_for_a_while(member, now)
         else:
             self.remove(member, now)
         return HeartbeatAnswer(member_id=request.member_id, epoch=request.epoch)
@@ -298,7 +290,7 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
             self.may_be_classic = self.has_only_classic_members
 
     def _forget(self, member: Member) -> None:
-        self._owners.leave(member.member_id, member.assigned, member.revoking)
+        self._holders.leaves(member)
         del self.members[member.member_id]
         if member.instance_id is not None:
             del self._static[member.instance_id]
@@ -417,37 +409,13 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
             target,
             self.subscriptions.is_wanted(member.names, member.regex),
             owned,
-            partial(self._owners.free_for, member.member_id),
+            partial(self._holders.free_for, member.member_id),
         )
-        step = next_step(member, bearings, subscription_changed=changed)
-        carried_out(member, step)
-        if moves(member, step):
-            self._move(member, step, now)
-        return step.is_partial
+        return self._holders.reconcile(member, bearings, now, subscription_changed=changed)
 
     def can_get_more(self, member: Member) -> bool:
         """Has a partition become free that the member waits for?"""
-        target = self.target_of(member.member_id)
-        for topic in lacking_now(member):
-            has = member.assigned.get(topic, {})
-            wanted = (partition for partition in target.get(topic, ()) if partition not in has)
-            if self._owners.free_for(member.member_id, topic, wanted):
-                return True
-        return False
-
-    def _move(self, member: Member, step: Step, now: Instant) -> None:
-        self._owners.let_go(step.released)
-        self._owners.take(member.member_id, step.gained)
-        record = step.current
-        member.epoch, member.previous_epoch, member.state = record.epoch, record.previous_epoch, record.state
-        member.assigned, member.revoking = record.assigned, record.revoking
-        self.note(RowKey(RowKind.CURRENT, member.member_id))
-        if member.classic is not None:
-            return  # it has time-outs of its own
-        if member.is_giving_up:
-            self.deadlines.set(member.rebalance, now.after(member.rebalance_timeout_ms))
-        else:
-            self.deadlines.cancel(member.rebalance)
+        return self._holders.can_get_more(member, self.target_of(member.member_id))
 
     # Stored rows
 
@@ -484,13 +452,12 @@ class ConsumerGroup(ModernGroup[Member, Partitions, RowKey, Draft]):
         self.state_since_ms, self._signature = head.state_since_ms, head.signature
         self._restore_epochs(head.epoch, head.target_epoch)
         kept = yield from without_doubles(current, self.members)
-        for member_id, step in kept.items():
+        for member_id, had in kept.items():
             yield
             member = self.members[member_id]
-            self._owners.take(member_id, step.revoking)
-            self._move(member, Step(step, gained=step.assigned), now)
+            self._holders.restore(member, had, now)
             member.must_compare(self.target_of(member_id))
-            if step == current[member_id]:
+            if had == current[member_id]:
                 self.changed.pop(RowKey(RowKind.CURRENT, member_id), None)
         for member in self.members.values():
             yield

@@ -62,20 +62,7 @@ class Services:
         }
 
     async def join(self, group: str, member_id: str = "", **changes: Any) -> JoinResult:
-        request: dict[str, Any] = {
-            "member_id": member_id,
-            "instance_id": None,
-            "client_id": "c",
-            "client_host": "/127.0.0.1",
-            "protocol_type": "consumer",
-            "protocols": RANGE,
-            "session_timeout_ms": SESSION_MS,
-            "rebalance_timeout_ms": REBALANCE_MS,
-            "reason": None,
-            "requires_known_member_id": False,
-            "supports_skip_assignment": True,
-        }
-        return await self.groups.join(group, JoinRequest(**(request | changes)))
+        return await self.groups.join(group, join_request(member_id, **changes))
 
     async def sync(
         self, group: str, member_id: str, generation: int, shares: dict[str, bytes] | None = None
@@ -97,6 +84,23 @@ class Services:
         synced = await self.sync(group, joined.member_id, joined.generation, {joined.member_id: b"all"})
         assert synced.error is ErrorCode.none
         return joined.member_id
+
+
+def join_request(member_id: str = "", **changes: Any) -> JoinRequest:
+    request: dict[str, Any] = {
+        "member_id": member_id,
+        "instance_id": None,
+        "client_id": "c",
+        "client_host": "/127.0.0.1",
+        "protocol_type": "consumer",
+        "protocols": RANGE,
+        "session_timeout_ms": SESSION_MS,
+        "rebalance_timeout_ms": REBALANCE_MS,
+        "reason": None,
+        "requires_known_member_id": False,
+        "supports_skip_assignment": True,
+    }
+    return JoinRequest(**(request | changes))
 
 
 @asynccontextmanager

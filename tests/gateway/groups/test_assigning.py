@@ -185,6 +185,17 @@ def test_members_that_do_not_sync_are_dropped(driver: GroupDriver) -> None:
     assert driver.heartbeat(leader) is ErrorCode.rebalance_in_progress
 
 
+def test_a_group_in_which_all_have_synced_is_left_alone(driver: GroupDriver) -> None:
+    """The time-out for syncs ends with the last of them."""
+    leader, follower = driver.stable("a", "b")
+    for _ in range(int(REBALANCE_S // 5) + 1):
+        driver.pass_time(5)
+        assert driver.heartbeat(leader) is driver.heartbeat(follower) is ErrorCode.none
+
+    assert driver.state is GroupState.STABLE
+    assert driver.group.generation == 1
+
+
 def test_leader_that_does_not_sync_is_dropped(driver: GroupDriver) -> None:
     """Followers that wait for a leader that never assigns are answered, and join again."""
     leader, follower = joined_pair(driver)
@@ -427,3 +438,20 @@ def test_death_answers_all(driver: GroupDriver) -> None:
     result = driver.join("d")
     assert result is not None
     assert result.error is ErrorCode.coordinator_not_available
+
+
+def test_death_while_the_leader_assigns(driver: GroupDriver) -> None:
+    """Who waits for an assignment is answered, no deadline is left, and what comes later finds nobody."""
+    leader, follower = joined_pair(driver)
+    driver.sync("b", follower, 1)
+
+    driver._carry_out(driver.group.die(ErrorCode.not_coordinator, driver.now))
+
+    assert driver.synced("b").error is ErrorCode.not_coordinator
+    assert driver.deadlines.pop_due(float("inf")) is None
+    assert driver.heartbeat(leader) is ErrorCode.coordinator_not_available
+    assert driver.commit(leader, 1) is ErrorCode.coordinator_not_available
+    late = driver.sync("a", leader, 1, {leader: b"1"})
+    assert late is not None
+    assert late.error is ErrorCode.coordinator_not_available
+    assert not driver.stored

@@ -84,6 +84,22 @@ def test_assignments() -> None:
     assert not driver.stored
 
 
+def test_assignments_of_all_groups() -> None:
+    """No member has more than it may, but all together more than there is room for."""
+    driver = GroupDriver(member_bytes=KIB)  # room for three such members
+    for name in "abcd":
+        driver.join(name)
+    driver.pass_time(0)
+    result = driver.joined("a")
+    shares = {member.member_id: bytes(KIB * 7 // 8) for member in result.members}
+
+    refused = driver.sync("s", result.member_id, result.generation, shares)
+
+    assert refused is not None
+    assert refused.error is ErrorCode.unknown_server_error
+    assert not driver.stored
+
+
 def test_ids_that_nobody_uses() -> None:
     """Ids that were handed out and are not used make room for others, oldest first."""
     driver = GroupDriver()

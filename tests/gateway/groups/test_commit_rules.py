@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from kio.schema.errors import ErrorCode
 
+from gateway.groups.classic.committing import admit_commit
 from tests.gateway.groups.harness import SESSION_MS, GroupDriver
 
 
@@ -54,6 +55,16 @@ def test_commit_while_the_leader_assigns(driver: GroupDriver) -> None:
     driver.pass_time(0)
 
     assert driver.commit(driver.joined("a").member_id, 1) is ErrorCode.rebalance_in_progress
+
+
+def test_transactional_commit_while_the_leader_assigns(driver: GroupDriver) -> None:
+    """In a transaction it is taken, as in Kafka, if it is of this generation."""
+    driver.join("a")
+    driver.pass_time(0)
+    member = driver.joined("a").member_id
+
+    assert admit_commit(driver.group, member, None, 1, driver.now, transactional=True) is ErrorCode.none
+    assert admit_commit(driver.group, member, None, 0, driver.now, transactional=True) is ErrorCode.illegal_generation
 
 
 def test_commit_keeps_the_member_alive(driver: GroupDriver) -> None:

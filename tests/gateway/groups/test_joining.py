@@ -6,6 +6,7 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from core.turns import at_once
+from gateway.groups.classic.group import GENERATION_MAX
 from gateway.groups.classic.messages import Protocol
 from gateway.groups.classic.states import GroupState
 from tests.gateway.groups.harness import REBALANCE_MS, SESSION_MS, GroupDriver, subscription
@@ -50,6 +51,19 @@ def test_handed_out_id_expires(driver: GroupDriver) -> None:
 
     assert result is not None
     assert result.error is ErrorCode.unknown_member_id
+
+
+def test_id_that_is_used_does_not_expire(driver: GroupDriver) -> None:
+    """The member's own session counts from its join on."""
+    driver.join("a", needs_id=True)
+    driver.join("a", "client-id1", needs_id=True)
+    driver.pass_time(0)
+    driver.pass_time(SESSION_MS / 1_000 - 1)
+    assert driver.heartbeat("client-id1") is ErrorCode.none
+
+    driver.pass_time(2)
+
+    assert "client-id1" in driver.group.roster
 
 
 def test_handed_out_id_is_no_instance(driver: GroupDriver) -> None:
@@ -107,6 +121,17 @@ def test_initial_rebalance_ends_with_the_rebalance_timeout() -> None:
 
     assert driver.state is GroupState.COMPLETING_REBALANCE
     assert len(driver.joined("m0").members) == 7
+
+
+def test_initial_rebalance_does_not_outlast_who_is_missing() -> None:
+    """When an id expires that nobody used, all are here: the rest of the initial delay is not waited for."""
+    driver = GroupDriver(initial_delay_ms=2 * SESSION_MS)
+    driver.join("a")
+    driver.join("b", needs_id=True)
+
+    driver.pass_time(SESSION_MS / 1_000)
+
+    assert driver.joined("a").generation == 1
 
 
 def test_join_is_answered_when_all_have_come(driver: GroupDriver) -> None:
@@ -244,6 +269,33 @@ def test_leader_that_joins_rebalances(driver: GroupDriver) -> None:
     assert driver.state is GroupState.PREPARING_REBALANCE
 
 
+def test_rejoin_with_another_session_timeout(driver: GroupDriver) -> None:
+    """The time-out that a member named last is its own."""
+    (member,) = driver.stable("a")
+    driver.join("a", member, session_ms=2 * SESSION_MS)
+    driver.sync_all("a")
+
+    driver.pass_time(2 * SESSION_MS / 1_000 - 1)
+    assert member in driver.group.roster
+    driver.pass_time(1)
+
+    assert member not in driver.group.roster
+
+
+def test_rejoin_with_another_rebalance_timeout(driver: GroupDriver) -> None:
+    """The group waits as long as the most patient of its members, as they are now."""
+    first, second = driver.stable("a", "b")
+    driver.join("a", first, rebalance_ms=REBALANCE_MS // 10)
+    driver.join("b", second, rebalance_ms=REBALANCE_MS // 10)
+    driver.sync_all("a", "b")
+    driver.join("a", first, rebalance_ms=REBALANCE_MS // 10)
+
+    driver.pass_time(REBALANCE_MS / 10_000)
+
+    assert driver.joined("a").generation == 3
+    assert second not in driver.group.roster
+
+
 def test_lost_join_answer_can_be_had_again(driver: GroupDriver) -> None:
     """While the leader assigns, a join with the same metadata is answered as before."""
     driver.join("a")
@@ -289,6 +341,16 @@ def test_unknown_member_id(driver: GroupDriver) -> None:
 
     assert result is not None
     assert result.error is ErrorCode.unknown_member_id
+
+
+def test_generation_after_the_highest(driver: GroupDriver) -> None:
+    """A generation is a 32-bit number on the wire and in the log: after the highest one comes the first."""
+    (member,) = driver.stable("a")
+    driver.group.generation = GENERATION_MAX
+
+    driver.join("a", member)
+
+    assert driver.joined("a").generation == 1
 
 
 def test_group_that_is_full_refuses(driver: GroupDriver) -> None:

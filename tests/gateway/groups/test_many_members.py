@@ -17,7 +17,7 @@ from gateway.groups import classic_groups
 from gateway.groups.classic.messages import JoinResult, Protocol
 from tests.core.support import until
 from tests.gateway.groups.harness import SESSION_MS, subscription
-from tests.gateway.groups.services import Services, run, serving
+from tests.gateway.groups.services import Services, join_request, run, serving
 
 MEMBERS = 10
 AT_ONCE = 3
@@ -106,6 +106,22 @@ def test_a_stop_answers_all(tmp_path: Path) -> None:
             waiting = [asyncio.create_task(services.join("g")) for _ in range(MEMBERS)]
             await asyncio.sleep(0)
         assert {one.error for one in await asyncio.gather(*waiting)} == {ErrorCode.not_coordinator}
+
+    run(scenario())
+
+
+def test_a_stop_returns_after_the_last_answer(tmp_path: Path) -> None:
+    """Who stops what the answers go through next relies on it."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, "group.initial.rebalance.delay.ms=60000") as services:
+            classic = services.groups._classic
+            group = classic.create("g")
+            waiting = [classic.join(group, join_request()) for _ in range(MEMBERS)]
+            classic.die(group, ErrorCode.not_coordinator)
+            assert sum(one.done() for one in waiting) == AT_ONCE
+            await classic.stop()
+            assert all(one.done() for one in waiting)
 
     run(scenario())
 

@@ -53,7 +53,7 @@ def any_epoch_may_commit(patch: pytest.MonkeyPatch) -> None:
 def a_member_that_lacks_something_is_done(patch: pytest.MonkeyPatch) -> None:
     """What a member waits for is forgotten: the group never converges."""
     patch.setattr(reconciliation, "carried_out", lambda member, step: (member.surplus.clear(), member.lacking.clear()))
-    patch.setattr("gateway.groups.consumer.group.carried_out", reconciliation.carried_out)
+    patch.setattr("gateway.groups.consumer.holders.carried_out", reconciliation.carried_out)
 
 
 def topics_that_grow_are_not_noticed(patch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from kio.schema.errors import ErrorCode
 
+from core.turns import at_once
 from gateway.groups.classic.messages import LeavingMember, Protocol
 from gateway.groups.classic.states import GroupState
 from tests.gateway.groups.harness import REBALANCE_MS, SESSION_MS, GroupDriver, subscription
@@ -232,6 +233,40 @@ def test_return_during_the_join_phase(driver: GroupDriver) -> None:
 
     assert driver.joined("y2").generation == 2
     assert len(driver.joined("x").members) == 2
+
+
+def test_a_newcomer_that_returns_during_the_join_phase(driver: GroupDriver) -> None:
+    """An instance that joined, was lost and came again before the others did has joined, and waits for them however
+    long that takes."""
+    leader, _ = static_pair(driver)
+    driver.join("z", instance="z")
+    driver.join("z2", instance="z")
+    assert driver.joined("z").error is ErrorCode.fenced_instance_id
+    for _ in range(4):
+        driver.pass_time(SESSION_MS / 2_000)
+        driver.heartbeat(leader, 1, "x")
+    assert driver.waiting == {"z2"}
+
+    driver.join("x", leader, instance="x")
+
+    assert driver.joined("z2").generation == driver.joined("x").generation == 2
+
+
+def test_the_leader_after_a_restart(driver: GroupDriver) -> None:
+    """Who led before leads, though an older member is there, which was away when the generation began."""
+    driver.join("x", instance="x", session_ms=2 * REBALANCE_MS)
+    driver.join("y", instance="y", session_ms=2 * REBALANCE_MS)
+    driver.pass_time(0)
+    _, follower = driver.sync_all("x", "y")
+    driver.join("y", follower, instance="y", protocols=(ROUND_ROBIN, RANGE))
+    driver.pass_time(REBALANCE_MS / 1_000)
+    assert driver.joined("y").leader == follower
+    driver.sync("y", follower, 2, {}, instance="y")
+    loaded = GroupDriver()
+
+    at_once(loaded.group.restore(driver.stored[-1].record, loaded.now))
+
+    assert loaded.group.roster.leader_id == follower
 
 
 def test_static_member_keeps_its_place_in_a_rebalance(driver: GroupDriver) -> None:
