@@ -47,6 +47,7 @@ PARTITION_BYTES: Final = 4
 GROUP: Final = "large"
 SESSION_PARTITIONS: Final = 10_000
 """As many as a share session may have."""
+TOPICS: Final = 10
 SETTLE_S: Final = 5.0
 AFTER_S: Final = 1.0
 """Time in which others may still wait for what the last heartbeat began."""
@@ -231,8 +232,14 @@ class Session:
         _checked(await self._connection.ask({**self._said, "share_session_epoch": epoch, "topics": topics}))
 
 
+def title(kind: str, topics: int) -> str:
+    """What the rows of a run begin with: those of another number of topics stand beside those of TOPICS."""
+    return f"{kind}:" if topics == TOPICS else f"{kind}, number of topics {topics:,}:"
+
+
 async def measured(results: Results, server: Penstock, kind: str, count: int, topics: int) -> None:
     """The figures of one kind of group."""
+    begins = title(kind, topics)
     names = [f"large-{number}" for number in range(topics)]
     for name in names:
         server.create_topic(name, count // topics)
@@ -248,12 +255,12 @@ async def measured(results: Results, server: Penstock, kind: str, count: int, to
         began_s = time.perf_counter()
         await work()
         seconds = time.perf_counter() - began_s
-        print(f"{kind}: {what}, {seconds:.1f} s, {_longest_ms(server)} ms", file=sys.stderr, flush=True)
+        print(f"{begins} {what}, {seconds:.1f} s, {_longest_ms(server)} ms", file=sys.stderr, flush=True)
         await asyncio.sleep(AFTER_S)
         for other, watcher in waits.items():
-            results.add(server.name, f"{kind}: longest {other} of others, {what}", "ms", watcher.longest_ms())
-        results.add(server.name, f"{kind}: time until {what}", "s", seconds)
-        results.add(server.name, f"{kind}: longest turn of the loop until {what}", "ms of CPU", _longest_ms(server))
+            results.add(server.name, f"{begins} longest {other} of others, {what}", "ms", watcher.longest_ms())
+        results.add(server.name, f"{begins} time until {what}", "s", seconds)
+        results.add(server.name, f"{begins} longest turn of the loop until {what}", "ms of CPU", _longest_ms(server))
 
     members: list[Any] = []
     for number in range(2):
@@ -287,7 +294,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.wide_groups", description=__doc__)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--partitions", type=int, help="of all topics together")
-    parser.add_argument("--topics", type=int, default=10)
+    parser.add_argument("--topics", type=int, default=TOPICS)
     options = parser.parse_args()
     scratch = Path(os.environ.get("BENCH_DIR", loadgen.BUILD / "scratch")).resolve() / "wide-groups"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -295,7 +302,7 @@ def main() -> int:
     disk.require_disk(scratch)
     results = Results()
     if RESULT.exists():
-        results.keep(RESULT, tuple(f"{kind}:" for kind in options.kinds))
+        results.keep(RESULT, tuple(title(kind, options.topics) for kind in options.kinds))
     for kind in options.kinds:
         print(f"measuring {kind} groups", file=sys.stderr, flush=True)
         server = Penstock(scratch / kind, module="tests.gateway.turns", environment={"PYTHONPATH": str(ROOT)})

@@ -12,6 +12,7 @@ the log may have that back at any time, for a copy.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -20,12 +21,12 @@ from kio.schema.errors import ErrorCode
 from core.errors import StoreError
 from core.streams.live import Slot
 from gateway.apis.shared.new_groups import NOT_SERVED, refused
-from gateway.apis.shared.sharing import Settled, by_topic, check_member, place, serves_share_groups, settle
+from gateway.apis.shared.sharing import Settled, by_topic, check_member, place, serves_share_groups, settle, shared_slot
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.share.delivery import NOTHING, Delivery, Wanted, deliver
 from gateway.groups.share.format import PlaceKey
-from gateway.groups.share.live_partition import LivePartition
+from gateway.groups.share.live_partition import ROWS_TOGETHER_MAX, LivePartition
 from gateway.groups.share.sessions import FINAL_EPOCH, INITIAL_EPOCH, ShareSession
 from gateway.quotas.quotas import FETCHED
 from gateway.refusals import Asked, Refusal, code_of, invalid_request
@@ -43,6 +44,8 @@ LIMITED_SINCE: Final = 2
 RECORD_LIMIT: Final = 1
 """The acquire mode in which no answer has more records than were asked for."""
 REASON_CHARS_MAX: Final = 300
+UNWATCHED_AT_ONCE: Final = 500
+"""Partitions of which a fetch hears nothing more from one moment on, in a millisecond."""
 
 
 async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -66,8 +69,9 @@ async def share_fetch(ctx: RequestContext, request: Message) -> Mapping[str, Any
         answer = answers.setdefault(key, {"records": b""})
         if why is not None:
             answer |= {"acknowledge_error_code": why.code, "acknowledge_error_message": why.message}
-    for key in added:
-        answers.setdefault(key, {"records": b""})
+    if added:
+        async for key in ctx.paced(added):
+            answers.setdefault(key, {"records": b""})
     return {
         "throttle_time": _counted(ctx, _Records(answers).size),
         "responses": await by_topic(ctx, answers),
@@ -151,36 +155,46 @@ class _Fetch:
 
     async def run(self, *, is_urgent: bool) -> dict[PlaceKey, dict[str, Any]]:
         """Answers of the partitions that have records or errors. `is_urgent`: there is something to tell already."""
-        ends_s = asyncio.get_running_loop().time() + self._wait_s
         self._session.waiting[self._news.set] = None
         try:
-            while True:
-                self._news.clear()
-                answers = await self._look()
-                left_s = ends_s - asyncio.get_running_loop().time()
-                if answers or is_urgent or left_s <= 0 or self._session.is_ended:
-                    return answers
-                try:
-                    async with asyncio.timeout(left_s):
-                        await self._news.wait()
-                except TimeoutError:
-                    return answers
-                if not self._ctx.may(Operation.READ, ResourceType.GROUP, self._session.group_id):
-                    return answers  # its right was taken away while it waited: the next request hears so
+            answers = await self._found(is_urgent=is_urgent)
+            await self._unwatch_all()
+            return answers
         finally:
             self._session.waiting.pop(self._news.set, None)
-            self._unwatch()
+            self._unwatch(len(self._watched))  # none but those of a fetch that was cut off
+
+    async def _found(self, *, is_urgent: bool) -> dict[PlaceKey, dict[str, Any]]:
+        ends_s = asyncio.get_running_loop().time() + self._wait_s
+        while True:
+            self._news.clear()
+            answers = await self._look()
+            left_s = ends_s - asyncio.get_running_loop().time()
+            if answers or is_urgent or left_s <= 0 or self._session.is_ended:
+                return answers
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._news.wait()
+            except TimeoutError:
+                return answers
+            if not self._ctx.may(Operation.READ, ResourceType.GROUP, self._session.group_id):
+                return answers  # its right was taken away while it waited: the next request hears so
 
     async def _look(self) -> dict[PlaceKey, dict[str, Any]]:
         answers: dict[PlaceKey, dict[str, Any]] = {}
         self._records = records = _Records(answers)
         bytes_left, records_left = self._max_bytes, self._max_records
-        self._unwatch()
-        async for key in self._ctx.paced(list(self._session.places)):
+        await self._unwatch_all()
+        places = list(self._session.places)
+        begun = 0
+        async for index, key in self._ctx.paced(enumerate(places)):
             if bytes_left <= 0 or (records_left <= 0 < self._max_records) or self._session.is_ended:
                 break
             if not self._ctx.services.share.partitions.is_at_hand(key):  # the log, or the end of a move, is waited for
                 records.copy_views()
+                if index >= begun:
+                    begun = index + ROWS_TOGETHER_MAX
+                    await self._begin(places[index:begun])
             try:
                 live, slot = await place(self._ctx, key)
                 if not self._max_records:  # its group has begun it now, that is all
@@ -197,6 +211,15 @@ class _Fetch:
                 answers[key] = _told(got)
             del got  # or its view would live on beside the copy
         return answers
+
+    async def _begin(self, keys: Sequence[PlaceKey]) -> None:
+        """Have the group begin those of its next partitions that it has never read: each alone would wait for the log.
+        Whatever is wrong with one is told when it is asked for."""
+        places: list[tuple[PlaceKey, Slot]] = []
+        for key in keys:
+            with contextlib.suppress(Refusal):
+                places.append((key, shared_slot(self._ctx, key)))
+        await self._ctx.services.share.partitions.begin(places)
 
     async def _deliver(self, live: LivePartition, slot: Slot, bytes_left: int, records_left: int) -> Delivery:
         services = self._ctx.services
@@ -220,11 +243,18 @@ class _Fetch:
         slot.watch(self)
         self._watched.append((live, slot))
 
-    def _unwatch(self) -> None:
-        for live, slot in self._watched:
+    async def _unwatch_all(self) -> None:
+        """In turns, if there are many."""
+        if len(self._watched) > UNWATCHED_AT_ONCE:
+            async for _ in self._ctx.paced(range(0, len(self._watched), UNWATCHED_AT_ONCE)):
+                self._unwatch(UNWATCHED_AT_ONCE)
+        self._unwatch(len(self._watched))
+
+    def _unwatch(self, most: int) -> None:
+        for _ in range(min(most, len(self._watched))):
+            live, slot = self._watched.pop()
             live.waiters.pop(self._news.set, None)
             slot.unwatch(self)
-        self._watched.clear()
 
     def slot_appended(self, slot: Slot, size: int) -> None:
         self._news.set()

@@ -63,6 +63,15 @@ def check_member(request: Message) -> tuple[str, str]:
 
 async def place(ctx: RequestContext, key: PlaceKey) -> tuple[LivePartition, Slot]:
     """A share-partition for a member. Raises Refusal."""
+    slot = shared_slot(ctx, key)
+    try:
+        return await ctx.services.share.partitions.of(key, slot), slot
+    except StoreError as error:
+        raise Refusal(code_of(error, Asked.READ)) from error
+
+
+def shared_slot(ctx: RequestContext, key: PlaceKey) -> Slot:
+    """The slot of a partition that a member may share. Raises Refusal."""
     stream = ctx.services.topics.by_uuid(key.topic)
     if stream is None:
         raise Refusal(ErrorCode.unknown_topic_id)
@@ -71,10 +80,7 @@ async def place(ctx: RequestContext, key: PlaceKey) -> tuple[LivePartition, Slot
     slot = slot_of(stream, key.partition)
     if slot is None:
         raise Refusal(ErrorCode.unknown_topic_or_partition)
-    try:
-        return await ctx.services.share.partitions.of(key, slot), slot
-    except StoreError as error:
-        raise Refusal(code_of(error, Asked.READ)) from error
+    return slot
 
 
 class Settled:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -25,6 +25,7 @@ from core.errors import StoreError
 from core.store import Store
 from core.streams.live import Slot
 from core.turns import in_turns
+from gateway.groups.share.beginning import Beginnings
 from gateway.groups.share.dead_letters import WritesLetters
 from gateway.groups.share.deletions import Deletions
 from gateway.groups.share.format import (
@@ -72,6 +73,7 @@ class SharePartitions:
         self._settings = settings
         self._live: dict[PlaceKey, LivePartition] = {}
         self._opening: dict[PlaceKey, asyncio.Task[LivePartition]] = {}
+        self._beginnings = Beginnings(store)
         self._moving = Moving(store, self._live)
         self._deletions = Deletions(store, self._live, self._opening, self._moving)
         self._is_stopped = False
@@ -137,17 +139,36 @@ class SharePartitions:
             return live
         if await self._moving.has_ended(key):  # it has come along by now, if the partition has moved
             return await self.of(key, slot)
+        return await asyncio.shield(self._opened(key, slot, container))
+
+    async def begin(self, places: Iterable[tuple[PlaceKey, Slot]]) -> None:
+        """Open share-partitions that a group has not begun yet, and return when that is done: together, as each has a
+        row to be stored. Those with a row are left to `of`, which tells as well what kept any of these from it."""
+        openings: list[asyncio.Task[LivePartition]] = []
+        for key, slot in places:
+            with contextlib.suppress(Refusal, StoreError):
+                container = self._store.hosted(slot).container
+                if self._is_new(key, container):
+                    openings.append(self._opened(key, slot, container))
+        await asyncio.gather(*map(asyncio.shield, openings), return_exceptions=True)
+
+    def _is_new(self, key: PlaceKey, container: Container) -> bool:
+        is_free = not self._is_stopped and key not in self._live and not self._moving.awaits(key)
+        return is_free and container.table(PARTITIONS_TABLE).get(encode_key(key)) is None
+
+    def _opened(self, key: PlaceKey, slot: Slot, container: Container) -> asyncio.Task[LivePartition]:
+        """A share-partition that is being opened, from now on. Raises Refusal."""
         opening = self._opening.get(key)
         if opening is None:
             if container.is_leaving(slot):
                 raise Refusal(ErrorCode.not_leader_or_follower)  # its row would be left behind
+            if len(self._live) + len(self._opening) >= PLACES_MAX:
+                raise Refusal(ErrorCode.policy_violation, f"More than {PLACES_MAX} partitions are shared by groups.")
             opening = self._opening[key] = asyncio.create_task(self._open(key, slot, container))
             opening.add_done_callback(lambda _: self._opening.pop(key, None))
-        return await asyncio.shield(opening)
+        return opening
 
     async def _open(self, key: PlaceKey, slot: Slot, container: Container) -> LivePartition:
-        if len(self._live) >= PLACES_MAX:
-            raise Refusal(ErrorCode.policy_violation, f"More than {PLACES_MAX} partitions are shared by groups.")
         if (before := self._live.get(key)) is not None:
             await before.ended()
         stored = container.table(PARTITIONS_TABLE).get(encode_key(key))
@@ -155,15 +176,20 @@ class SharePartitions:
             state = decode_partition(stored)
         else:
             state = SharePartition(await self._first_start(slot, key.group_id))
-            if (live := self.find(key)) is not None and live.container is container:
-                return live  # an administrator set its start meanwhile, which is stored, or will be
-            container.check_not_frozen(slot)  # the row would stay behind
-            await container.update(Put(PARTITIONS_TABLE, encode_key(key), encode_partition(state)))
+            await self._beginnings.store(container, partial(self._first_row, key, slot, container, state))
         live = self.find(key)
         if live is not None and live.container is container:
             return live  # an administrator set its start meanwhile
         container.check_not_frozen(slot)  # what was stored may have been brought along by now
         return self._adopt(key, container, state)
+
+    def _first_row(self, key: PlaceKey, slot: Slot, container: Container, state: SharePartition) -> Put | None:
+        """What is stored of a share-partition that begins; None if an administrator set its start meanwhile, which is
+        stored, or will be. Raises StoreError."""
+        if (live := self.find(key)) is not None and live.container is container:
+            return None
+        container.check_not_frozen(slot)  # the row would stay behind
+        return Put(PARTITIONS_TABLE, encode_key(key), encode_partition(state))
 
     def _adopt(self, key: PlaceKey, container: Container, state: SharePartition) -> LivePartition:
         if (before := self._live.get(key)) is not None:
@@ -178,7 +204,7 @@ class SharePartitions:
     async def _first_start(self, slot: Slot, group_id: str) -> int:
         """Where a group begins that has no start yet. By time it is that of a batch, not of a record in it."""
         if self._store.is_shared:  # the group's configs may just have been set by another process, and this is for good
-            await self._store.catch_up()
+            await self._beginnings.catch_up()
         settings = self._settings(group_id)
         if settings.reset_ms is None:
             return slot.start if settings.from_earliest else slot.durable_end

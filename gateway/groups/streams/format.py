@@ -46,6 +46,7 @@ from gateway.groups.streams.messages import (
     RowKind,
     Task,
     Tasks,
+    by_subtopology,
 )
 from gateway.groups.streams.topology import Subtopology, TopicInfo, Topology
 
@@ -238,16 +239,17 @@ def _topics(topics: Iterable[TopicInfo]) -> bytes:
 
 
 def _tasks(tasks: Iterable[Task]) -> bytes:
-    partitions: dict[str, list[int]] = {}
-    for task in sorted(tasks):
-        partitions.setdefault(task.subtopology, []).append(task.partition)
-    parts = [text(name) + struct.pack(f"<I{len(some)}I", len(some), *some) for name, some in partitions.items()]
-    return U32.pack(len(partitions)) + b"".join(parts)
+    numbers = by_subtopology(tasks)
+    parts = [text(name) + struct.pack(f"<I{len(some)}I", len(some), *some) for name, some in numbers.items()]
+    return U32.pack(len(numbers)) + b"".join(parts)
 
 
 def _held(tasks: Held[Task]) -> bytes:
-    held: dict[str, list[bytes]] = {}
-    for task, epoch in sorted(tasks.pairs()):
-        held.setdefault(task.subtopology, []).append(_HELD.pack(task.partition, epoch))
-    parts = [text(name) + U32.pack(len(some)) + b"".join(some) for name, some in held.items()]
-    return U32.pack(len(held)) + b"".join(parts)
+    epochs: dict[str, dict[int, int]] = {}
+    for (name, number), epoch in tasks.pairs():
+        epochs.setdefault(name, {})[number] = epoch
+    parts = [U32.pack(len(epochs))]
+    for name in sorted(epochs):
+        some = epochs[name]
+        parts += (text(name), U32.pack(len(some)), *(_HELD.pack(number, some[number]) for number in sorted(some)))
+    return b"".join(parts)

@@ -7,7 +7,7 @@ holds one may keep it, in another thread too.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final, NamedTuple, Protocol, TypeAlias
@@ -45,6 +45,17 @@ class Holdings(NamedTuple):
 
 NO_TASKS: Final = Tasks()
 NO_HOLDINGS: Final = Holdings()
+
+
+def by_subtopology(tasks: Iterable[Task]) -> dict[str, list[int]]:
+    """The numbers of each subtopology's tasks, all in order. Tasks themselves are not sorted: a sort keeps all other
+    threads from the interpreter until it is done, which takes a tenth of a second for 100,000 tasks, 10 ms for their
+    numbers."""
+    found: dict[str, list[int]] = {}
+    for name, number in tasks:
+        found.setdefault(name, []).append(number)
+    return {name: sorted(found[name]) for name in sorted(found)}
+
 
 Extents: TypeAlias = Mapping[str, tuple[int, int]]
 """The lowest and the highest task of each subtopology."""

@@ -1,4 +1,4 @@
-"""A gateway, a topic with ten records, and a member of a share group that has joined."""
+"""A gateway, a topic with ten records, and a member of a share group that has joined; turns that are over at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.network import turns
 from tests.gateway.forking import serving
 from tests.gateway.groups.share.speaking import Member, configured, topic, write
 from tests.likeness.asking import Server
@@ -33,3 +34,18 @@ def member(server: Server, address: str) -> Member:
     configured(server, share_auto_offset_reset="earliest")
     assert made.join()["error_code"] == 0
     return made
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """An element for each time that a handler gave way; each turn is over at once."""
+    found: list[None] = []
+    give_way = turns.Stint.give_way
+
+    async def counted(stint: turns.Stint) -> None:
+        found.append(None)
+        await give_way(stint)
+
+    monkeypatch.setattr(turns, "GIVE_WAY_S", -1.0)
+    monkeypatch.setattr(turns.Stint, "give_way", counted)
+    return found

@@ -19,7 +19,6 @@ from gateway.groups.share import deletions, sessions
 from gateway.groups.share.format import GROUPS_TABLE, PARTITIONS_TABLE, PlaceKey
 from gateway.groups.share.group import Heartbeat
 from gateway.groups.share.partition import Judgement, Limits, Run, SharePartition, Span, State, Verdict
-from gateway.network import turns
 from gateway.refusals import Refusal
 from gateway.wire.message import Message
 from tests.gateway.apis.harness import KEYS, NOW, Admin, admin_of
@@ -40,21 +39,6 @@ GROUP = 32
 def admin(tmp_path: Path) -> Iterator[Admin]:
     with admin_of(tmp_path) as made:
         yield made
-
-
-@pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """An element for each time that a handler gave way; each turn is over at once."""
-    found: list[None] = []
-    give_way = turns.Stint.give_way
-
-    async def counted(stint: turns.Stint) -> None:
-        found.append(None)
-        await give_way(stint)
-
-    monkeypatch.setattr(turns, "GIVE_WAY_S", -1.0)
-    monkeypatch.setattr(turns.Stint, "give_way", counted)
-    return found
 
 
 def codes(answer: Message) -> list[int]:

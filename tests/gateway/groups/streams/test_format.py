@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from gateway.apis.streams_group_heartbeat import task_ids
 from gateway.groups.persistence import UnreadableRecord
 from gateway.groups.streams import format as stored
 from gateway.groups.streams.held import Held
@@ -20,6 +21,7 @@ from gateway.groups.streams.messages import (
     RowKind,
     Task,
     Tasks,
+    by_subtopology,
 )
 from tests.gateway.groups.streams.harness import COUNT, repartition, subtopology, tasks, topology
 
@@ -49,6 +51,27 @@ JOINED = topology(
     subtopology("0", "a", reads=(repartition("r", 3),), writes=("w",), keeps=("k",), together=(frozenset({"a", "r"}),)),
     epoch=4,
 )
+
+
+class Unsorted(Task):
+    """A task that must not be compared: to sort 100,000 keeps all other threads from running until it is done."""
+
+    def __lt__(self, other: object) -> bool:
+        raise AssertionError("tasks are sorted")
+
+
+def test_tasks_are_put_in_order_by_their_numbers() -> None:
+    """In rows, and in answers."""
+    told = [("b", [2, 10]), ("a", [0]), ("c", [1])]
+    unsorted = frozenset(Unsorted(name, number) for name, numbers in told for number in numbers)
+    held = Holdings(Held({3: unsorted}), unsorted)
+    current = CurrentRecord(epoch=3, previous_epoch=2, state=MemberState.STABLE, assigned=held, revoking=Holdings())
+
+    assert by_subtopology(unsorted) == {"a": [0], "b": [2, 10], "c": [1]}
+    assert list(by_subtopology(unsorted)) == ["a", "b", "c"]
+    assert stored.decode_target(stored.encode_target(Tasks(unsorted, unsorted))) == Tasks(unsorted, unsorted)
+    assert stored.decode_current(stored.encode_current(current)) == current
+    assert [one["subtopology_id"] for one in task_ids(unsorted)] == ["a", "b", "c"]
 
 
 def test_golden() -> None:
