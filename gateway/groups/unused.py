@@ -89,7 +89,7 @@ class UnusedGroups:
             await asyncio.wait(set(self._deletions))
 
     def _delete_in_steps(self, group: AnyGroup) -> asyncio.Task[ErrorCode]:
-        self._known.close(group.group_id)  # now: the group is empty at this moment
+        self._known.close(group.group_id, for_good=True)  # now: the group is empty at this moment
         deletion = asyncio.create_task(self._delete_most_first(group))
         self._deletions.add(deletion)
         deletion.add_done_callback(self._deletions.discard)
