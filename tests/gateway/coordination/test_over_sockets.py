@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import pytest
 from kio.schema.errors import ErrorCode
@@ -110,6 +111,26 @@ def test_a_transaction_over_all(admin: Admin) -> None:
         assert fetched(admin, [group])[group] == (NONE, {topic: number})
     ends = {(slot.stable_end, slot.durable_end) for slot in (admin.slot(topic, p) for p in range(CONTAINERS))}
     assert ends == {(4 * CONTAINERS, 4 * CONTAINERS)}  # two records and two markers of each
+
+
+def test_a_container_that_is_being_opened(admin: Admin) -> None:
+    """A member's heartbeat is no error, as in Kafka: clients would begin another session over it. All else is to be
+    asked again."""
+    groups, group = admin.broker.groups, names(admin, "g")[0]
+    home = groups.homes.of(group)
+    member: dict[str, Any] = {"group_id": group, "member_id": "m", "group_instance_id": None}
+
+    async def reopened() -> None:
+        await groups.load_in(home)
+        await groups.start_in(home)
+
+    admin.run(groups.release(home))
+    groups.expect(home)
+    beat = admin.ask("Heartbeat", 4, **member, generation_id=1)
+    left = admin.ask("LeaveGroup", 5, group_id=group, members=[{"member_id": "m", "group_instance_id": None}])
+    admin.run(reopened())
+    assert (beat.error_code, left.error_code) == (NONE, ErrorCode.coordinator_load_in_progress)
+    assert admin.ask("Heartbeat", 4, **member, generation_id=1).error_code == ErrorCode.unknown_member_id
 
 
 def test_a_container_that_goes_between_two_parts(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
