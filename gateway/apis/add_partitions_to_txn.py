@@ -116,12 +116,14 @@ async def _places(
     ctx: RequestContext, topics: Sequence[Message]
 ) -> tuple[dict[tuple[str, int], Place], set[tuple[str, int]]]:
     """The partitions that exist, and those that do not. A node that says the id of a topic means no other of its name:
-    one that this node has not heard of yet does not exist for now."""
+    one that this node has not heard of yet does not exist for now. What a client says there counts for nothing, as its
+    rights are those to names."""
     places: dict[tuple[str, int], Place] = {}
     unknown: set[tuple[str, int]] = set()
     async for topic in ctx.paced(topics):
         known = ctx.services.topics
-        stream = known.get(topic.name) if topic.topic_id is None else known.by_uuid(topic.topic_id)
+        topic_id = topic.topic_id if ctx.connection.listener.inner else None
+        stream = known.get(topic.name) if topic_id is None else known.by_uuid(topic_id)
         async for index in ctx.paced(topic.partitions):
             slot = slot_of(stream, index)
             if slot is None:

@@ -2,7 +2,8 @@
 
 Keeps: whether an offset may be deleted is asked when its deletion is submitted, without an await in between, and what
 a client sends behind it comes after. Many are deleted in parts, by a request that is alone on its connection: what a
-member that comes meanwhile commits to a topic that it subscribes to stays.
+member that comes meanwhile commits to a topic that it subscribes to stays. A coordinator that has gone meanwhile, and
+forgot what it had, deletes none of the rest.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from kio.schema.errors import ErrorCode
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
 from gateway.groups.offsets.committed import Subscriber
+from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
 
@@ -39,6 +41,8 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
     deleted: dict[str, None] = {}
     places = list(asked)
     async for first in ctx.paced(range(0, len(places), AT_ONCE), ctx.is_alone):
+        if ctx.services.groups.of(request.group_id) is not groups:  # it has left and come back
+            raise Refusal(ErrorCode.coordinator_load_in_progress)
         group = groups.get(request.group_id)
         some = {place: _check(ctx, group, *place) for place in places[first : first + AT_ONCE]}
         allowed = [place for place, refused in some.items() if not refused]

@@ -30,6 +30,7 @@ from gateway.wire.error_codes import UNKNOWN_SERVER_ERROR
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import RequestHeader
 from gateway.wire.message import Message
+from gateway.wire.primitives import EncodedItems
 
 if TYPE_CHECKING:
     from gateway.network.connection import Connection
@@ -43,6 +44,8 @@ ELEMENT_BYTES: Final = 200
 """Bytes that one decoded element is charged with: about the memory of a small Message."""
 ASIDE_ITEMS_MIN: Final = 2_000
 """Answers with more items than this are encoded in a thread; on the loop these take 5 ms."""
+AT_ONCE_BYTES: Final = 1024 * 1024
+"""The same of answers with more bytes in their fields, such as what a group's members say: these take some 2 ms."""
 
 _now: Final = time.perf_counter
 
@@ -284,18 +287,25 @@ def _encoded(route: Route, held: list[Mapping[str, Any]]) -> list[Part]:
 
 
 def _is_large(values: Mapping[str, Any]) -> bool:
-    """Does an answer have more items than ASIDE_ITEMS_MIN? Looks at no more than these."""
-    left = ASIDE_ITEMS_MIN
+    """Does an answer have more items than ASIDE_ITEMS_MIN, or more than AT_ONCE_BYTES? Looks at no more than these."""
+    left, left_bytes = ASIDE_ITEMS_MIN, AT_ONCE_BYTES
     todo: list[Any] = [values]
     while todo:
         item = todo.pop()
         if isinstance(item, Mapping):
-            todo += [field for field in item.values() if isinstance(field, list | tuple | Mapping)]
+            for field in item.values():
+                if isinstance(field, list | tuple | Mapping):
+                    todo.append(field)
+                elif isinstance(field, bytes | bytearray | str):
+                    left_bytes -= len(field)
+                elif isinstance(field, EncodedItems):
+                    left_bytes -= len(field.data)
         else:
             left -= len(item)
-            if left < 0:
-                return True
-            todo += [entry for entry in item if isinstance(entry, Mapping)]
+            if left >= 0:
+                todo += [entry for entry in item if isinstance(entry, Mapping)]
+        if left < 0 or left_bytes < 0:
+            return True
     return False
 
 

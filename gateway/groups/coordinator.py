@@ -108,7 +108,7 @@ class GroupCoordinator:
         )
         self.admission = Admission(self, now.name_of)
         self.offsets = OffsetService(
-            config, store.trusted, self._committed, journal, self._ensure_group, known.is_closed, writes_ids
+            config, store.trusted, self._committed, journal, self._ensure_group, known.is_going, writes_ids
         )
         self._kinds = Kinds(config, known, self._classic, self.consumer, self.streams, now, self.create)
         self._unused = UnusedGroups(known, self._kinds, self._classic, self._committed, self.offsets, journal)
@@ -369,7 +369,7 @@ class GroupCoordinator:
         return self.offsets.drop_topic(stream.name)
 
     def is_closed(self, group_id: str) -> bool:
-        """Is the group being deleted?"""
+        """Is the group being deleted, or on its way to another kind?"""
         return self._known.is_closed(group_id)
 
     def check_group_id(self, group_id: str, may_be_empty: bool = False) -> ErrorCode:

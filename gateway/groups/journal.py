@@ -34,6 +34,7 @@ from gateway.groups.persistence import (
     encode_group,
     encode_offset,
     encode_offset_key,
+    least_bytes,
 )
 from gateway.groups.streams import format as streams
 from gateway.groups.streams import messages
@@ -43,6 +44,8 @@ from gateway.refusals import Asked, code_of
 CHANGES_PER_UPDATE_MAX: Final = 1_000
 #: The record of a group with more members is encoded in a thread: these take some 3 ms.
 MEMBERS_AT_ONCE: Final = 500
+#: The same of one with more bytes.
+BYTES_AT_ONCE: Final = 1024 * 1024
 #: A group larger than this is refused, as Kafka refuses a group larger than its largest record.
 GROUP_BYTES_MAX: Final = 16 * 1024 * 1024
 
@@ -87,7 +90,9 @@ class GroupJournal:
     def write_group(self, group_id: str, record: GroupRecord) -> asyncio.Task[ErrorCode]:
         """Submit a group's record, from which a restart restores it."""
         self._groups_in_flight[group_id] += 1
-        if len(record.members) <= MEMBERS_AT_ONCE:
+        if least_bytes(record) > GROUP_BYTES_MAX:  # to put it together for that alone would take long, in any thread
+            write = self._start(partial(_failed, ErrorCode.unknown_server_error))
+        elif not is_large(record):
             write = self._start(partial(self._land_group, group_id, encode_group(record)))
         else:
             encoding = asyncio.create_task(asyncio.to_thread(encode_group, record))
@@ -239,6 +244,11 @@ class GroupJournal:
             gone.set_result(None)
         if self._last is gone:
             self._last = None
+
+
+def is_large(record: GroupRecord) -> bool:
+    """Is a group's record to be encoded in a thread?"""
+    return len(record.members) > MEMBERS_AT_ONCE or least_bytes(record) > BYTES_AT_ONCE
 
 
 def _head(group_id: str) -> bytes:

@@ -124,7 +124,7 @@ class Kinds:
         if group.member_count <= MEMBERS_AT_ONCE:
             self._consumer.drop(group, [put])
             return True
-        self._known.close(group_id)
+        self._known.close(group_id, for_good=False)
         try:
             await self._consumer.drop_in_steps(group, put)
         finally:

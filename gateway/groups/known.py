@@ -1,7 +1,8 @@
 """The groups of one coordinator, of every kind but share groups, by id.
 
 Keeps: an id belongs to one group; there are no more groups than `groups.max` allows, whatever the number of
-coordinators. A closed group is being deleted, in steps: it takes no member and no offset, and nothing is told of it.
+coordinators. A closed group is being deleted, or becomes one of another kind, in steps: it takes no member, nobody
+commits to it, and nothing is told of it. What a transaction commits is its own all the same, unless it goes for good.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class KnownGroups:
         self._budget = budget
         self._groups: dict[str, AnyGroup] = {}
         self._by_kind: dict[type, dict[str, AnyGroup]] = {}  # each topic that comes or goes asks for those of a kind
-        self._closed: set[str] = set()
+        self._closed: dict[str, bool] = {}  # do they go for good?
 
     def __repr__(self) -> str:
         return f"<KnownGroups {len(self._groups)}>"
@@ -78,16 +79,20 @@ class KnownGroups:
             del self._groups[group.group_id]
             del self._by_kind[type(group)][group.group_id]
 
-    def close(self, group_id: str) -> None:
-        """Have nothing happen to a group that is being deleted, until `reopen`."""
-        self._closed.add(group_id)
+    def close(self, group_id: str, *, for_good: bool) -> None:
+        """Have nothing happen to a group that is being deleted (`for_good`), or becomes another, until `reopen`."""
+        self._closed[group_id] = for_good
 
     def reopen(self, group_id: str) -> None:
         """The group is gone, and another may have its id; or its deletion has failed."""
-        self._closed.discard(group_id)
+        self._closed.pop(group_id, None)
 
     def is_closed(self, group_id: str) -> bool:
         return group_id in self._closed
+
+    def is_going(self, group_id: str) -> bool:
+        """Is the group being deleted, with all that is committed to it?"""
+        return self._closed.get(group_id, False)
 
     def room_for(self, group_id: str) -> ErrorCode:
         """May there be one more group, of this id?"""

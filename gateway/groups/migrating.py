@@ -23,7 +23,7 @@ from gateway.groups.classic.rules import members_max
 from gateway.groups.consumer.group import ConsumerGroup, rows_of_member
 from gateway.groups.consumer.messages import Heartbeat, RowKey, RowKind
 from gateway.groups.consumer.migration import CannotMigrate, downgraded, upgraded
-from gateway.groups.journal import MEMBERS_AT_ONCE
+from gateway.groups.journal import is_large
 from gateway.groups.modern.topics import TopicView
 from gateway.groups.persistence import GROUPS_TABLE, encode_group
 from gateway.refusals import Refusal
@@ -95,8 +95,7 @@ async def downgrade(
     turn = Turn()
     record = await turn.through(downgraded(group, now.wall_ms))
     await turn.through(take(record))
-    is_large = len(record.members) > MEMBERS_AT_ONCE
-    value = await asyncio.to_thread(encode_group, record) if is_large else encode_group(record)
+    value = await asyncio.to_thread(encode_group, record) if is_large(record) else encode_group(record)
     return Put(GROUPS_TABLE, group.group_id.encode(), value) if _moment(group) == before else None
 
 

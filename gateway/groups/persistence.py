@@ -185,9 +185,16 @@ def encode_group(record: GroupRecord) -> bytes:
             _U32.pack(len(member.protocols)),
         )
         for name, metadata in member.protocols:
-            parts += (_text(name), _blob(metadata))
-        parts.append(_blob(member.assignment))
+            parts += (_text(name), _U32.pack(len(metadata)), metadata)  # not put together first: it may be a megabyte
+        parts += (_U32.pack(len(member.assignment)), member.assignment)
     return b"".join(parts)
+
+
+def least_bytes(record: GroupRecord) -> int:
+    """What a group's record has at least: what its members said of themselves, and were assigned."""
+    return sum(
+        [len(member.assignment) + sum([len(metadata) for _, metadata in member.protocols]) for member in record.members]
+    )
 
 
 def decode_group(data: bytes) -> GroupRecord:

@@ -63,7 +63,9 @@ class UnusedGroups:
         if not isinstance(group, Group):
             shell = self._kinds.shell_of(group)
             await shell.stored(group)
-            if not self._known.has(group) or shell.is_storing(group):
+            if not self._known.has(group) or self._known.is_closed(group.group_id):
+                return ErrorCode.coordinator_load_in_progress  # it is another, goes already or is elsewhere: ask again
+            if shell.is_storing(group):
                 return ErrorCode.non_empty_group  # a member joins at this moment
         if not group.is_empty:
             return ErrorCode.non_empty_group
@@ -89,7 +91,7 @@ class UnusedGroups:
             await asyncio.wait(set(self._deletions))
 
     def _delete_in_steps(self, group: AnyGroup) -> asyncio.Task[ErrorCode]:
-        self._known.close(group.group_id)  # now: the group is empty at this moment
+        self._known.close(group.group_id, for_good=True)  # now: the group is empty at this moment
         deletion = asyncio.create_task(self._delete_most_first(group))
         self._deletions.add(deletion)
         deletion.add_done_callback(self._deletions.discard)

@@ -2,7 +2,8 @@
 
     0  u8 type   1  u16 version   3  u16 length   5  content
 
-Keeps: what cannot be TLS counts as whole, as OpenSSL knows what to say of it.
+Keeps: what cannot be TLS counts as whole, as OpenSSL knows what to say of it: a length says nothing there, and in text
+in the clear it is one of eight thousand bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Final
 RECORD_BYTES: Final = 16 * 1024
 """Content of the largest record."""
 RECORD_HEAD_BYTES: Final = 5
+VERSION_MAJOR: Final = 3
+"""Of every version of TLS."""
 RECORD_BYTES_MAX: Final = RECORD_HEAD_BYTES + RECORD_BYTES + 2_048
 """The largest record on the wire (RFC 5246, section 6.2.3)."""
 IDLE_RECORD_BYTES: Final = RECORD_HEAD_BYTES + 22
@@ -26,7 +29,7 @@ def whole_records(wire: memoryview, start: int, size_max: int) -> int:
     at, end = start, len(wire)
     while end - at >= RECORD_HEAD_BYTES:
         size = _size(wire, at)
-        if size > RECORD_BYTES_MAX:
+        if wire[at + 1] != VERSION_MAJOR or size > RECORD_BYTES_MAX:
             return end - start
         if size > end - at or (at > start and at + size - start > size_max):
             break

@@ -42,7 +42,7 @@ class OffsetCommit(NamedTuple):
 
 class OffsetService:
     """The offsets of all groups of one container. `ensure_group` makes a group that has an offset and no member,
-    `is_closed` says whether a group is being deleted, `writes_ids` whether offsets are stored with their topics' ids.
+    `is_going` says whether a group is being deleted, `writes_ids` whether offsets are stored with their topics' ids.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class OffsetService:
         committed: CommittedOffsets,
         journal: GroupJournal,
         ensure_group: Callable[[str], None],
-        is_closed: Callable[[str], bool],
+        is_going: Callable[[str], bool],
         writes_ids: Callable[[], bool],
     ) -> None:
         self._metadata_units_max = config.offset_metadata_max_bytes
@@ -61,7 +61,7 @@ class OffsetService:
         self._committed = committed
         self._journal = journal
         self._ensure_group = ensure_group
-        self._is_closed = is_closed
+        self._is_going = is_going
         self._writes_ids = writes_ids
         self._deleted_topics = DeletedTopics(committed, journal, writes_ids)
 
@@ -123,7 +123,7 @@ class OffsetService:
     def takes(self, key: OffsetKey, topic_id: bytes) -> bool:
         """May an offset with this id be committed: does its topic exist, and is its group not being deleted?"""
         is_there = self.is_living(key.topic, topic_id) and not self._committed.is_gone(key.topic)
-        return is_there and not self._is_closed(key.group_id)
+        return is_there and not self._is_going(key.group_id)
 
     def is_living(self, topic: str, topic_id: bytes) -> bool:
         """See `CommittedOffsets`."""

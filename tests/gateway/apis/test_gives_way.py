@@ -568,6 +568,24 @@ def test_the_same_for_every_partition(admin: Admin, monkeypatch: pytest.MonkeyPa
     assert threading.get_ident() not in threads
 
 
+@pytest.mark.parametrize(("size", "is_apart"), [(100, False), (2_000, True)])
+def test_an_answer_of_long_texts(admin: Admin, monkeypatch: pytest.MonkeyPatch, size: int, is_apart: bool) -> None:
+    """It is put together in a thread, as one of many items: a leader may be told sixty megabytes of sixty members."""
+    threads: list[int] = []
+    encode = request_tasks._encoded
+
+    def noted(*args: Any) -> Any:
+        threads.append(threading.get_ident())
+        return encode(*args)
+
+    monkeypatch.setattr(request_tasks, "AT_ONCE_BYTES", 1_000)
+    monkeypatch.setattr(request_tasks, "_encoded", noted)
+    answer = admin.ask("FindCoordinator", 4, key_type=0, coordinator_keys=["g" * size])
+
+    assert [found.error_code for found in answer.coordinators] == [0]
+    assert [one != threading.get_ident() for one in threads] == [is_apart]
+
+
 @pytest.mark.parametrize(("count", "is_apart"), [(2, False), (MANY, True)])
 def test_the_error_of_every_partition(
     admin: Admin, monkeypatch: pytest.MonkeyPatch, count: int, is_apart: bool

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import pytest
+from kio.schema.errors import ErrorCode
 
+from gateway.apis import offset_delete
+from gateway.groups.offsets.service import OffsetService
+from gateway.groups.persistence import OffsetKey
+from tests.core.support import until
 from tests.gateway.apis.harness import Admin, admin_of, new_name
 from tests.gateway.transactions.client import Producer
 
@@ -31,9 +37,9 @@ def names(admin: Admin, prefix: str) -> list[str]:
     return [found[number] for number in range(CONTAINERS)]
 
 
-def commit(admin: Admin, group: str, topic: str, offset: int) -> None:
+def commit(admin: Admin, group: str, topic: str, offset: int, number: int = 0) -> None:
     partition = {
-        "partition_index": 0,
+        "partition_index": number,
         "committed_offset": offset,
         "committed_leader_epoch": -1,
         "committed_metadata": "",
@@ -105,6 +111,57 @@ def test_a_transaction_over_all(admin: Admin) -> None:
         assert fetched(admin, [group])[group] == (NONE, {topic: number})
     ends = {(slot.stable_end, slot.durable_end) for slot in (admin.slot(topic, p) for p in range(CONTAINERS))}
     assert ends == {(4 * CONTAINERS, 4 * CONTAINERS)}  # two records and two markers of each
+
+
+def test_a_container_that_is_being_opened(admin: Admin) -> None:
+    """A member's heartbeat is no error, as in Kafka: clients would begin another session over it. All else is to be
+    asked again."""
+    groups, group = admin.broker.groups, names(admin, "g")[0]
+    home = groups.homes.of(group)
+    member: dict[str, Any] = {"group_id": group, "member_id": "m", "group_instance_id": None}
+
+    async def reopened() -> None:
+        await groups.load_in(home)
+        await groups.start_in(home)
+
+    admin.run(groups.release(home))
+    groups.expect(home)
+    beat = admin.ask("Heartbeat", 4, **member, generation_id=1)
+    left = admin.ask("LeaveGroup", 5, group_id=group, members=[{"member_id": "m", "group_instance_id": None}])
+    admin.run(reopened())
+    assert (beat.error_code, left.error_code) == (NONE, ErrorCode.coordinator_load_in_progress)
+    assert admin.ask("Heartbeat", 4, **member, generation_id=1).error_code == ErrorCode.unknown_member_id
+
+
+def test_a_container_that_goes_between_two_parts(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offsets that its coordinator has forgotten by then are not told as deleted, also if the container has come back:
+    the client asks again."""
+    topic, (group, *_) = admin.create(2), names(admin, "g")
+    for partition in range(2):
+        commit(admin, group, topic, 7, partition)
+    delete, kinds = OffsetService.delete, (admin.broker.groups, admin.broker.transactions)
+    deleted: list[tuple[str, int]] = []
+
+    async def and_goes(service: OffsetService, group_id: str, places: Collection[tuple[str, int]]) -> ErrorCode:
+        code = await delete(service, group_id, places)
+        deleted.extend(places)
+        home = admin.broker.groups.homes.of(group_id)
+        for kind in reversed(kinds):
+            await kind.release(home)
+        await until(lambda: not service.of_group(group_id))
+        for kind in kinds:
+            await kind.load_in(home)
+        for kind in kinds:
+            await kind.start_in(home)
+        return code
+
+    asked = {"name": topic, "partitions": [{"partition_index": number} for number in range(2)]}
+    with monkeypatch.context() as patch:
+        patch.setattr(offset_delete, "AT_ONCE", 1)
+        patch.setattr(OffsetService, "delete", and_goes)
+        answer = admin.ask("OffsetDelete", 0, group_id=group, topics=[asked])
+    assert (answer.error_code, deleted) == (ErrorCode.coordinator_load_in_progress, [(topic, 0)])
+    assert admin.broker.groups.of(group).offsets.get(OffsetKey(group, topic, 1)) is not None
 
 
 def test_a_container_that_is_gone(admin: Admin) -> None:

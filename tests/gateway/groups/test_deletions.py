@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 AT_ONCE = 10
 MANY = 35
 WEEK_S = 7 * 24 * 3_600.0
+JOINING = Heartbeat(member_id="m", epoch=0, names=frozenset({"t"}), rebalance_timeout_ms=60_000, owned={})
 
 
 class Records:
@@ -154,6 +155,27 @@ def test_nothing_happens_to_a_group_that_goes(tmp_path: Path, records: Records) 
             assert services.offsets("g") == {("t", 1): 5}
 
     run(scenario())
+
+
+def test_two_deletions_when_the_last_member_has_left(tmp_path: Path, records: Records) -> None:
+    """Both wait for what the member has left behind to be stored. One of them deletes the group then: the other would
+    delete what is committed to the next group of its id."""
+
+    async def scenario() -> None:
+        async with serving(tmp_path, "group.consumer.assignment.interval.ms=0") as services:
+            await services.create("t", partitions=MANY)
+            await commit_many(services, "g", "t")
+            await services.groups.consumer_heartbeat("g", JOINING)
+            leaving = asyncio.create_task(services.groups.consumer_heartbeat("g", Heartbeat(member_id="m", epoch=-1)))
+            await asyncio.sleep(0)
+            deletions = asyncio.gather(*(services.groups.delete_group("g") for _ in range(2)))
+            assert sorted(await deletions) == [ErrorCode.none, ErrorCode.coordinator_load_in_progress]
+            await leaving
+            assert services.groups.get("g") is None
+
+    run(scenario())
+    assert sum(records.sizes) == MANY
+    assert records.most_under_way == 1
 
 
 def test_a_failure_leaves_the_group(tmp_path: Path, records: Records) -> None:
@@ -540,7 +562,6 @@ def test_offsets_expire_in_steps(tmp_path: Path, records: Records) -> None:
 
 def test_a_group_that_a_member_joins_while_its_offsets_expire(tmp_path: Path, records: Records) -> None:
     """It is another group by then, of the member's protocol: what that reads expires no more."""
-    joining = Heartbeat(member_id="m", epoch=0, names=frozenset({"t"}), rebalance_timeout_ms=60_000, owned={})
 
     async def scenario() -> None:
         joined: list[asyncio.Task[object]] = []
@@ -551,7 +572,7 @@ def test_a_group_that_a_member_joins_while_its_offsets_expire(tmp_path: Path, re
 
             def joins(step: int) -> None:
                 if not step:
-                    joined.append(asyncio.create_task(services.groups.consumer_heartbeat("g", joining)))
+                    joined.append(asyncio.create_task(services.groups.consumer_heartbeat("g", JOINING)))
 
             records.before = joins
             await services.groups.sweep()

@@ -159,6 +159,34 @@ def test_too_large_a_record(tmp_path: Path, encoding: Encoding, monkeypatch: pyt
     run(scenario())
 
 
+def test_long_words_of_few_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What members say of themselves may be a megabyte of each: it is put together in a thread, and not at all where it
+    is more than a record may have."""
+    threads: list[int] = []
+
+    def noted(record: GroupRecord) -> bytes:
+        threads.append(threading.get_ident())
+        return encode_group(record)
+
+    def record(generation: int, size: int) -> GroupRecord:
+        return replace(LARGE, generation=generation, members=(MEMBER._replace(assignment=bytes(size)),))
+
+    monkeypatch.setattr(journals, "encode_group", noted)
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as services:
+            sizes = (10, journals.BYTES_AT_ONCE, journals.GROUP_BYTES_MAX, 20)
+            journal = services.groups._journal
+            writes = [journal.write_group("g", record(number, size)) for number, size in enumerate(sizes)]
+            none, too_large = ErrorCode.none, ErrorCode.unknown_server_error
+            assert await asyncio.gather(*writes) == [none, none, too_large, none]
+            assert sorted(one == threading.get_ident() for one in threads) == [False, True, True]
+            assert stored(services) == encode_group(record(3, 20))
+            assert not journal._groups_in_flight
+
+    run(scenario())
+
+
 def test_a_large_group_is_restored(tmp_path: Path) -> None:
     """From a record that is encoded and decoded in threads; its members go on."""
     members = tuple(MEMBER._replace(member_id=f"m{n}") for n in range(journals.MEMBERS_AT_ONCE + 1))

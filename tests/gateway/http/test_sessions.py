@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from gateway.config.loading import load
+from gateway.http import handshakes
 from gateway.http.server import HttpServer
 from gateway.http.sessions import FEED_BYTES, BoundedSession
 from gateway.http.small_records import PAID_BYTES, SMALL_RECORDS_MAX, TOO_SMALL
@@ -275,3 +276,16 @@ def test_who_reads_is_told_of_what_waits(files: Files) -> None:
     while arrived.pending or ours.pending():
         came.append(ours.read(100))
     assert came == [b"%03d" % number for number in range(3 * IDLE_RECORDS_MAX)]
+
+
+def test_a_client_that_speaks_in_the_clear(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is turned away at once, and does not wait for the end of its time for a handshake."""
+    monkeypatch.setattr(handshakes, "HANDSHAKE_S_MAX", 3_600.0)
+
+    def steps(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=15) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            with contextlib.suppress(ConnectionResetError):
+                answered(connection)
+
+    run(files, steps)

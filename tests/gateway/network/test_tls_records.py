@@ -52,3 +52,11 @@ def test_no_record_is_so_large() -> None:
     """What no TLS makes is handed on as it came."""
     wire = record(SEALED, RECORD_BYTES_MAX)[:300]
     assert whole_records(memoryview(wire), 0, 100) == 300
+
+
+def test_no_version_of_tls() -> None:
+    """The same of text in the clear, in which the place of the length says little."""
+    wire = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    assert whole_records(memoryview(wire), 0, 100) == len(wire)
+    assert whole_records(memoryview(wire), 0, 10) == len(wire)
+    assert whole_records(memoryview(wire[:4]), 0, 100) == 0

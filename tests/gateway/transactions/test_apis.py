@@ -177,6 +177,18 @@ def test_add_partitions(admin: Admin, topic: str, producer: Producer, version: i
     assert [(t.topic, list(t.partitions)) for t in described.topics] == [(topic, [0, 2])]
 
 
+def test_a_client_says_the_id_of_a_topic(admin: Admin, topic: str, producer: Producer) -> None:
+    """Only nodes mean something by it: a client's right to write is to the topic that it names."""
+    other = admin.slot(admin.create(1)).stream
+    named = [{"name": topic, "partitions": [0], "topic_id": other.uuid}]
+    who = {f"v3_and_below_{name}": value for name, value in producer.identified().items()}
+    answer = admin.ask("AddPartitionsToTxn", 3, **who, v3_and_below_topics=named)
+
+    (added,) = answer.results_by_topic_v3_and_below
+    assert (added.name, added.results_by_partition[0].partition_error_code) == (topic, NONE)
+    assert [t.topic for t in state(admin, producer.name).topics] == [topic]
+
+
 @pytest.mark.parametrize(("version", "outside"), [(4, INVALID_TXN_STATE), (5, TRANSACTION_ABORTABLE)])
 def test_verify_partitions(topic: str, producer: Producer, version: int, outside: int) -> None:
     """Brokers may ask whether partitions take part, which makes none take part; or have them added."""

@@ -20,6 +20,7 @@ from gateway.groups.persistence import GROUPS_TABLE
 from tests.gateway.groups.consumer.test_services import AT_ONCE, beat, rows, until
 from tests.gateway.groups.harness import subscription
 from tests.gateway.groups.services import Services, run, serving
+from tests.gateway.transactions import services as transactions
 
 pytestmark = pytest.mark.slow
 
@@ -55,8 +56,8 @@ class Steps:
         return error
 
 
-async def left_by_its_last_consumer(services: Services) -> list[str]:
-    """Classic members whose group was made over, and whose only other member has left; their ids."""
+async def with_one_consumer(services: Services) -> list[str]:
+    """Classic members whose group was made over by "m", which is in it; their ids."""
     await services.create("t")
     joined = await asyncio.gather(*(services.join("g", **JOIN) for _ in range(MEMBERS)))
     shares = {one.member_id: b"" for one in joined}
@@ -66,8 +67,14 @@ async def left_by_its_last_consumer(services: Services) -> list[str]:
     )
     await beat(services, "m", 0)
     assert rows(services) > 2 * MEMBERS
-    await beat(services, "m", -1)
     return list(shares)
+
+
+async def left_by_its_last_consumer(services: Services) -> list[str]:
+    """The same when "m" has left."""
+    members = await with_one_consumer(services)
+    await beat(services, "m", -1)
+    return members
 
 
 def test_it_is_closed_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +100,29 @@ def test_it_is_closed_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert group.state is GroupState.PREPARING_REBALANCE
             rejoined = await asyncio.gather(*(services.join("g", member, **JOIN) for member in members))
             assert {one.error for one in rejoined} == {ErrorCode.none}
+
+    run(scenario())
+
+
+def test_a_transaction_that_ends_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it commits is the group's, of whatever kind that is by then."""
+
+    async def scenario() -> None:
+        async with transactions.serving(tmp_path, AT_ONCE) as all_services:
+            services = Services(
+                all_services.store, all_services.topics, all_services.all_groups.of("g"), all_services.clock
+            )
+            steps = Steps(monkeypatch)
+            await with_one_consumer(services)
+            who = await all_services.init()
+            await all_services.commit_offset(who, 7, group="g")
+            await beat(services, "m", -1)
+            await steps.first_is_written.wait()
+            assert services.groups.is_closed("g")
+            await all_services.end(who)
+            steps.go_on.set()
+            await until(lambda: not services.groups.is_closed("g"))
+            assert services.offsets("g") == {("t", 0): 7}
 
     run(scenario())
 
