@@ -13,16 +13,18 @@ import pytest
 from core.clock import ManualClock
 from core.cluster.following import Changed
 from core.cluster.sqlite_registry import SqliteRegistry
+from core.deciding import Configure
 from core.errors import NotHosted, StreamExists, UnknownStream
 from core.store import Store
 from core.streams.live import Stream
 from core.streams.state import STREAMS_TABLE, StreamState, stream_key
 from tests.core.cluster.several import FOUR, placed_policy
-from tests.core.support import append, read_all, run
+from tests.core.support import append, read_all, run, until
 
 pytestmark = pytest.mark.slow
 
 HERE, THERE = (0, 1), (2, 3)
+Change = Mapping[str, str] | Configure
 
 
 @dataclass
@@ -61,11 +63,28 @@ async def two(directory: Path) -> AsyncIterator[tuple[Process, Process]]:
         await other.close()
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Poll, with a deadline."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  a mirror is looked at
-            await asyncio.sleep(0.005)
+async def known_to_both(one: Process, other: Process, slots: int) -> tuple[Stream, Stream]:
+    """A stream that one process has made, as that one and the other one have it."""
+    made = await one.store.create_stream("s", slots=slots)
+    await until(lambda: other.store.streams.get("s"))
+    seen = other.store.streams.get("s")
+    assert seen is not None
+    return made, seen
+
+
+async def changed_by_both(
+    one: Process, other: Process, of_one: Callable[[int], Change], of_other: Callable[[int], Change]
+) -> tuple[Stream, Stream]:
+    """A stream with ten changes of its configuration from each side, all at a time, as both know it in the end."""
+    made, seen = await known_to_both(one, other, slots=8)
+    revision = made.state.revision
+    await asyncio.gather(
+        *(one.store.update_stream(made, config=of_one(number)) for number in range(10)),
+        *(other.store.update_stream(seen, config=of_other(number)) for number in range(10)),
+    )
+    await until(lambda: made.state == seen.state)
+    assert made.state.revision == revision + 20
+    return made, seen
 
 
 def test_all_know_each_stream(tmp_path: Path) -> None:
@@ -73,10 +92,7 @@ def test_all_know_each_stream(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with two(tmp_path) as (one, other):
-            made = await one.store.create_stream("s", slots=8)
-            await until(lambda: other.store.streams.get("s"))
-            seen = other.store.streams.get("s")
-            assert seen is not None
+            made, seen = await known_to_both(one, other, slots=8)
             assert seen.state == made.state
             assert sorted(one.slots_here(made) + other.slots_here(seen)) == list(range(8))
             for process, stream in ((one, made), (other, seen)):
@@ -153,19 +169,11 @@ def test_both_make_their_changes_of_what_the_other_has_made(tmp_path: Path) -> N
 
     async def scenario() -> None:
         async with two(tmp_path) as (one, other):
-            made = await one.store.create_stream("s", slots=8)
-            await until(lambda: other.store.streams.get("s"))
-            seen = other.store.streams.get("s")
-            assert seen is not None
 
-            def adding(name: str) -> Callable[[Mapping[str, str]], Mapping[str, str]]:
+            def adding(name: str) -> Change:
                 return lambda now: {**now, name: ""}
 
-            await asyncio.gather(
-                *(one.store.update_stream(made, config=adding(f"a{n}")) for n in range(10)),
-                *(other.store.update_stream(seen, config=adding(f"b{n}")) for n in range(10)),
-            )
-            await until(lambda: made.state == seen.state)
+            made, _ = await changed_by_both(one, other, lambda n: adding(f"a{n}"), lambda n: adding(f"b{n}"))
             assert made.config.keys() == {f"{side}{n}" for side in "ab" for n in range(10)}
 
     run(scenario())
@@ -213,18 +221,7 @@ def test_both_change_at_a_time(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with two(tmp_path) as (one, other):
-            made = await one.store.create_stream("s", slots=8)
-            await until(lambda: other.store.streams.get("s"))
-            seen = other.store.streams.get("s")
-            assert seen is not None
-            first, last = made.state.revision, made.state.revision + 20
-            await asyncio.gather(
-                *(one.store.update_stream(made, config={"a": str(n)}) for n in range(10)),
-                *(other.store.update_stream(seen, config={"b": str(n)}) for n in range(10)),
-            )
-            await until(lambda: made.state.revision == seen.state.revision == last)
-            assert made.state == seen.state
-            assert first < last
+            made, seen = await changed_by_both(one, other, lambda n: {"a": str(n)}, lambda n: {"b": str(n)})
             assert one.rows(made) == other.rows(seen) == {made.state.encode()}
 
     run(scenario())
@@ -235,10 +232,7 @@ def test_a_segment_splits_where_it_lies(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with two(tmp_path) as (one, other):
-            made = await one.store.create_stream("s", slots=16)
-            await until(lambda: other.store.streams.get("s"))
-            seen = other.store.streams.get("s")
-            assert seen is not None
+            made, seen = await known_to_both(one, other, slots=16)
             for process, stream in ((one, made), (other, seen)):
                 segment = next(
                     each
@@ -261,10 +255,7 @@ def test_a_deletion_ends_it_everywhere(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with two(tmp_path) as (one, other):
-            made = await one.store.create_stream("s", slots=4)
-            await until(lambda: other.store.streams.get("s"))
-            seen = other.store.streams.get("s")
-            assert seen is not None
+            made, seen = await known_to_both(one, other, slots=4)
             with pytest.raises(StreamExists):
                 await other.store.create_stream("s", slots=1)
             await one.store.delete_stream(made)

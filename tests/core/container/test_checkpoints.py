@@ -47,6 +47,15 @@ def saved(container: Container, table: str, key: bytes) -> bytes | None:
     return container.metadata.table_value(table, key)
 
 
+async def changed_since_a_checkpoint(directory: Path) -> Store:
+    """A store with two rows that are saved, of which one has changed since, and the other one has gone."""
+    store = await open_store(directory)
+    await container_of(store).update(Put(RUNS_TABLE, KEY, value(1)), Put(RUNS_TABLE, OTHER, value(1)))
+    await maintenance_of(store).checkpoint()
+    await container_of(store).update(Put(RUNS_TABLE, KEY, value(2)), Delete(RUNS_TABLE, OTHER))
+    return store
+
+
 async def checkpoint_amid(
     store: Store, patch: pytest.MonkeyPatch, *meanwhile: Operation, again: Sequence[Operation] = ()
 ) -> None:
@@ -91,11 +100,8 @@ def test_rows_that_come_and_go_while_one_begins(tmp_path: Path, monkeypatch: pyt
     """A row that was deleted then stays deleted, one that came back then is there, one that changed behind it, too."""
 
     async def scenario() -> None:
-        store = await open_store(tmp_path)
+        store = await changed_since_a_checkpoint(tmp_path)
         container, maintenance = container_of(store), maintenance_of(store)
-        await container.update(Put(RUNS_TABLE, KEY, value(1)), Put(RUNS_TABLE, OTHER, value(1)))
-        await maintenance.checkpoint()
-        await container.update(Put(RUNS_TABLE, KEY, value(2)), Delete(RUNS_TABLE, OTHER))
         await checkpoint_amid(
             store,
             monkeypatch,
@@ -115,11 +121,8 @@ def test_a_failed_one_saves_nothing_and_forgets_nothing(tmp_path: Path, monkeypa
     """What a failed checkpoint has looked at is saved by the next one, deletions included."""
 
     async def scenario() -> None:
-        store = await open_store(tmp_path)
+        store = await changed_since_a_checkpoint(tmp_path)
         container, maintenance = container_of(store), maintenance_of(store)
-        await container.update(Put(RUNS_TABLE, KEY, value(1)), Put(RUNS_TABLE, OTHER, value(1)))
-        await maintenance.checkpoint()
-        await container.update(Put(RUNS_TABLE, KEY, value(2)), Delete(RUNS_TABLE, OTHER))
 
         def fail(*args: Any) -> None:
             raise OSError("the disk is full")

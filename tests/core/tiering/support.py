@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from core.clock import SystemClock
+from core.clock import Clock, SystemClock
 from core.config import StoreConfig
 from core.store import Store
 from core.streams.live import Slot
@@ -44,12 +45,17 @@ async def storage_in(directory: Path) -> FilesystemStorage:
 
 @asynccontextmanager
 async def tiered_store(
-    directory: Path, config: StoreConfig = TIERING, storage: Storage | None = None, *, clean: bool = True
+    directory: Path,
+    config: StoreConfig = TIERING,
+    storage: Storage | None = None,
+    *,
+    clock: Clock | None = None,
+    clean: bool = True,
 ) -> AsyncIterator[Store]:
     """A store whose background works; `clean=False` leaves it as a crash does."""
     own = storage if storage is not None else await storage_in(directory / "tier2")
     long_term = LongTermStorage(storage=own, cluster_id=CLUSTER, head_of=head_of)
-    store = await Store.open(directory / "store", config, policy_from, SystemClock(), long_term)
+    store = await Store.open(directory / "store", config, policy_from, clock or SystemClock(), long_term)
     try:
         yield store
     finally:
@@ -86,20 +92,29 @@ def chunks_in(store: Store, state: ChunkState) -> list[ChunkRow]:
 async def chunk_entries(storage: Storage, store: Store, slot: Slot) -> list[bytes]:
     """The content of a slot's chunks, run by run, checked against the rows."""
     found: list[bytes] = []
-    for run in runs_of(store, slot):
-        chunk = store.hosted(slot).catalog.find_chunk(run.chunk)
-        assert chunk is not None
-        reader = await ChunkReader.open(chunk_key(run.chunk), chunk.size, storage.get_range, head_of)
-        await reader.verify()
-        stored = reader.index.run_of(run.stream_id, run.segment_id, run.slot)
-        assert stored is not None
-        assert (stored.position, stored.length, stored.entries) == (run.position, run.length, run.entries)
-        offset = run.first
-        while read := await reader.entries(stored, offset, 1 << 20):
-            found += (bytes(one.payload) for one in read)
-            offset = read[-1].end
-        assert offset == run.end
+    async with unchanged(store, slot):
+        for run in runs_of(store, slot):
+            chunk = store.hosted(slot).catalog.find_chunk(run.chunk)
+            assert chunk is not None
+            reader = await ChunkReader.open(chunk_key(run.chunk), chunk.size, storage.get_range, head_of)
+            await reader.verify()
+            stored = reader.index.run_of(run.stream_id, run.segment_id, run.slot)
+            assert stored is not None
+            assert (stored.position, stored.length, stored.entries) == (run.position, run.length, run.entries)
+            offset = run.first
+            while read := await reader.entries(stored, offset, 1 << 20):
+                found += (bytes(one.payload) for one in read)
+                offset = read[-1].end
+            assert offset == run.end
     return found
+
+
+def unchanged(store: Store, slot: Slot) -> asyncio.Lock:
+    """While it is held, no rewrite and no deletion takes a run of the slot's container away, and so no object of one.
+    Readers of the product look anew where one goes."""
+    tier = store.hosted(slot).tier
+    assert tier is not None
+    return tier.context.changing
 
 
 async def object_keys(storage: Storage) -> list[str]:

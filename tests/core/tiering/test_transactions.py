@@ -24,6 +24,7 @@ from tests.core.tiering.support import (
     runs_of,
     storage_in,
     tiered_store,
+    unchanged,
 )
 from tests.core.transactional import Transactional, check_all, check_each, end_all, told, write_randomly
 from tests.tier2.chunks import head_of
@@ -40,13 +41,14 @@ async def listed(
 ) -> list[tuple[int, int, list[tuple[int, int, int]]]]:
     """Each run's bounds and the aborted transactions that its chunk lists: last, first, writer id."""
     found = []
-    for row in runs_of(store, model.slot):
-        chunk = store.hosted(model.slot).catalog.find_chunk(row.chunk)
-        assert chunk is not None
-        reader = await ChunkReader.open(chunk_key(row.chunk), chunk.size, storage.get_range, head_of)
-        run_of = reader.index.run_of(row.stream_id, row.segment_id, row.slot)
-        assert run_of is not None
-        found.append((row.first, row.end, [(one.last, one.first, one.writer_id) for one in run_of.aborted]))
+    async with unchanged(store, model.slot):
+        for row in runs_of(store, model.slot):
+            chunk = store.hosted(model.slot).catalog.find_chunk(row.chunk)
+            assert chunk is not None
+            reader = await ChunkReader.open(chunk_key(row.chunk), chunk.size, storage.get_range, head_of)
+            run_of = reader.index.run_of(row.stream_id, row.segment_id, row.slot)
+            assert run_of is not None
+            found.append((row.first, row.end, [(one.last, one.first, one.writer_id) for one in run_of.aborted]))
     return found
 
 

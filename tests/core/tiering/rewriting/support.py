@@ -10,6 +10,7 @@ from pathlib import Path
 
 from core.clock import SystemClock
 from core.config import StoreConfig
+from core.log.records import Put
 from core.store import Store
 from core.streams.policy import StreamPolicy
 from core.tiering.context import LongTermStorage
@@ -96,6 +97,12 @@ async def rewriting_store(
     finally:
         await store.close(clean=clean)
         await storage.close()
+
+
+async def stop_rewriting(store: Store) -> None:
+    """Nothing is rewritten any more when this returns, and what was on its way to the log is there."""
+    await rewriter_of(store).stop()
+    await store.update(Put("t", b"", b""))
 
 
 def rewriter_of(store: Store) -> Rewriter:

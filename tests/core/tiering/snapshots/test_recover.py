@@ -19,7 +19,8 @@ from core.tiering.rows import ChunkState, chunk_key, parse_chunk_key
 from core.tiering.snapshots.format import parse_snapshot_key
 from core.tiering.snapshots.recover import EPOCHS_APART, Tables, recover_store
 from core.tiering.snapshots.recovered import RecoveredSlot, Report
-from tests.core.support import append, container_of, hosted_of, run, until
+from core.tiering.tier import Tier
+from tests.core.support import append, container_of, hosted_of, owner_of, run, until
 from tests.core.tiering.support import (
     AGEING,
     CLUSTER,
@@ -83,12 +84,15 @@ async def forget_later(storage: Storage, lsn: int) -> None:
 
 
 async def write(slot: Slot, count: int) -> list[bytes]:
-    """Some small entries, in a chunk when this returns."""
-    written = []
+    """Some small entries, in one chunk when this returns, however long it takes to append them."""
+    tier, written = owner_of(slot).tier, []
+    assert isinstance(tier, Tier)
+    tier.writer.hold(slot)
     for _ in range(count):
         payload = bytes(entry(slot.end, 1, 1000 + slot.end, b"%d" % slot.end).payload)
         await append(slot, payload, timestamp=1000 + slot.end)
         written.append(payload)
+    tier.writer.let_go(slot)
     await tiered(slot)
     return written
 

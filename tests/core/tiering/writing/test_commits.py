@@ -40,14 +40,15 @@ def test_a_stream_that_goes_while_a_commit_waits(tmp_path: Path) -> None:
     """No row is logged of a slot that is gone when the turn of its chunk has come: it might be back with other ones."""
 
     async def scenario() -> None:
-        storage = await storage_in(tmp_path / "tier2")
+        storage = Directed(await storage_in(tmp_path / "tier2"))
+        storage.is_open = True
         async with tiered_store(tmp_path, AGEING, storage) as store:
             stream, turn = await store.create_stream("s", slots=1), tier_of(store).context.changing
             logged: list[object] = []
             container_of(store).on_applied(RUNS_TABLE, logged.append)
             async with turn:
                 await fill(stream.slot(0), KIB)
-                await until(lambda: turn._waiters)
+                await until(lambda: storage.chunks_put and turn._waiters)
                 assert await object_keys(storage)
                 await store.delete_stream(stream)
             await until(lambda: not tier_of(store).writer.uploading)

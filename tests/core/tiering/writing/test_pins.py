@@ -299,8 +299,9 @@ def damage(store: Store, slot: Slot, offset: int) -> None:
         return
 
 
-def test_one_damaged_entry(tmp_path: Path) -> None:
+def test_one_damaged_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged entry holds up neither the slots that share its chunks nor the log; entries before it are tiered."""
+    monkeypatch.setattr("core.tiering.writing.pins.RETRY_FIRST_S", 3600.0)  # it is not given up meanwhile
 
     async def scenario() -> None:
         storage = Unreliable(await storage_in(tmp_path / "tier2"))
@@ -320,6 +321,7 @@ def test_one_damaged_entry(tmp_path: Path) -> None:
             assert await read_all(store, hurt, bad + 1) == sent[bad + 1 :]
             tier = hosted_of(store).tier
             assert tier is not None
+            await until(lambda: tier.pins.named)
             (pin,) = tier.pins.named
             assert (pin.place, pin.reason) == ("s-0", "damage")
 
@@ -393,6 +395,7 @@ def test_damaged_index_is_made_again(tmp_path: Path) -> None:
             container = container_of(store)
             hurt, busy, sent = await damaged_store(store, storage)
             files = container.files.complete[:3]
+            await until(lambda: all(file.indexed for file in files))
             for file, position in zip(files, (-1, 64, 5), strict=True):
                 with sidecar_path(file.path).open("r+b") as stream:
                     stream.seek(position, os.SEEK_END if position < 0 else os.SEEK_SET)

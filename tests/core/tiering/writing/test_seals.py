@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from core.log.records import Put
 from core.store import Store
 from core.streams.live import Slot
 from core.tiering.tier import Tier
 from core.tiering.writing.backlog import backlogs_of
 from tests.core.support import KIB, hosted_of, run, until
-from tests.core.tiering.rewriting.support import rewriter_of, rewriting_store
+from tests.core.tiering.rewriting.support import rewriter_of, rewriting_store, stop_rewriting
 from tests.core.tiering.support import (
     TIERING,
     chunk_entries,
@@ -120,8 +119,7 @@ def test_rewrites_keep_segments_apart(tmp_path: Path) -> None:
                 for slot in slots:
                     await until(partial(is_tiered, slot))
             await until(lambda: rewriter_of(store).counters.rewrites)
-            await rewriter_of(store).stop()
-            await store.update(Put("t", b"", b""))  # behind what it may have been logging
+            await stop_rewriting(store)
             assert max(len(chunk.runs) for chunk in chunks_of(store)) > 2 * len(slots)
 
             storage = tier_of(store).long_term.storage

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from core.clock import ManualClock
 from core.errors import StorageFull
 from core.log.records import Put
 from core.streams.live import Slot
 from core.tiering.rows import PENDING_TABLE, ChunkRow, ChunkState, chunk_key
 from core.tiering.tier import CACHE_DIRECTORY
 from core.tiering.upkeep.collector import PUT_LASTS_S_MAX
-from tests.core.support import KIB, append, begin_append, container_of, hosted_of, run, until
+from tests.core.support import KIB, append, begin_append, container_of, hosted_of, read_all, run, until
 from tests.core.tiering.support import (
     AGEING,
     TIERING,
@@ -125,6 +126,7 @@ def test_a_held_slot_waits(tmp_path: Path) -> None:
             await fill(held, 100 * KIB)
             await until(lambda: held.tiered_end > 0)
             reached = tier.writer.hold(held)
+            await until(lambda: held.tiered_end == reached)  # what was on its way has come
             written = await fill(held, 200 * KIB)
             await fill(other, 200 * KIB)
             await until(lambda: other.tiered_end > other.end // 2)
@@ -159,10 +161,11 @@ def test_log_is_released(tmp_path: Path) -> None:
         async with tiered_store(tmp_path) as store:
             container = container_of(store)
             slot = (await store.create_stream("s", slots=1)).slot(0)
-            await fill(slot, 300 * KIB)
-            first = container.files.complete[0].first_lsn
-            await until(lambda: container.files.complete == [] or container.files.complete[0].first_lsn > first + 100)
+            first = container.log.file
+            written = await fill(slot, 300 * KIB)
+            await until(lambda: not first.path.exists())
             assert slot.start == 0
+            assert b"".join(await read_all(store, slot)) == b"".join(written)
 
     run(scenario())
 
@@ -189,20 +192,21 @@ def test_intents_of_an_earlier_run_are_swept(tmp_path: Path) -> None:
     """An interrupted upload is never committed, and its object deleted, even if it arrives late. Nothing else is."""
 
     async def scenario() -> None:
-        storage = await storage_in(tmp_path / "tier2")
+        storage, clock = await storage_in(tmp_path / "tier2"), ManualClock()
         left = ChunkId(container=0, epoch=0, sequence=77)
-        async with tiered_store(tmp_path, storage=storage, clean=False) as store:
+        async with tiered_store(tmp_path, storage=storage, clock=clock, clean=False) as store:
             row = ChunkRow(id=left, state=ChunkState.INTENT, created_ms=1, changed_ms=1)
             await store.update(Put(PENDING_TABLE, row.key, row.encode()))
         foreign = ChunkId(container=0, epoch=0, sequence=78)
         await storage.put(chunk_key(left), b"half a chunk")
         await storage.put(chunk_key(foreign), b"not ours")
-        async with tiered_store(tmp_path, storage=storage) as store:
+        async with tiered_store(tmp_path, storage=storage, clock=clock) as store:
             tier = hosted_of(store).tier
             assert tier is not None
             await until(lambda: tier.collector._swept)
             assert await object_keys(storage) == [chunk_key(foreign)]
             await storage.put(chunk_key(left), b"half a chunk")
+            clock.advance(TIERING.tier2_abandoned_ms / 1000)
             await until(lambda: not chunks_of(store))
         assert await object_keys(storage) == [chunk_key(foreign)]
 
