@@ -110,7 +110,9 @@ class GroupCoordinator:
         self.offsets = OffsetService(
             config, store.trusted, self._committed, journal, self._ensure_group, known.is_going, writes_ids
         )
-        self._kinds = Kinds(config, known, self._classic, self.consumer, self.streams, now, self.create)
+        self._kinds = Kinds(
+            config, known, self._classic, self.consumer, self.streams, now, self.create, self._require_valid
+        )
         self._unused = UnusedGroups(known, self._kinds, self._classic, self._committed, self.offsets, journal)
         self._sweeper: asyncio.Task[None] | None = None
         self._is_active = False

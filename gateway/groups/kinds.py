@@ -47,7 +47,8 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Kinds:
-    """See the module. `create` makes an empty classic group and lets it be known."""
+    """See the module. `create` makes an empty classic group and lets it be known; `require_valid` raises Refusal where
+    groups, or the one of an id, are not served now."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Kinds:
         streams: StreamsGroups,
         topics: TopicView,
         create: Callable[[str], Group],
+        require_valid: Callable[[str], None],
     ) -> None:
         self._config = config
         self._known = known
@@ -66,6 +68,7 @@ class Kinds:
         self._streams = streams
         self._topics = topics
         self._create = create
+        self._require_valid = require_valid
         self._downgrades: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -153,11 +156,14 @@ class Kinds:
             raise Refusal(ErrorCode.group_id_not_found, f"Group {group_id} is not a consumer group.")
         else:
             made = await self._upgraded(group, request)
-            if self._known.is_closed(group_id):
+            try:
+                self._require_valid(group_id)  # it may have been closed meanwhile, or all groups
+            except Refusal:
                 await Turn().through(made.dying())
-                raise Refusal(ErrorCode.coordinator_load_in_progress)  # a client asks again
+                raise
             if not self._known.has(group):  # another member was faster
                 await Turn().through(made.dying())
+                self._require_valid(group_id)
                 return await self.consumer_for(group_id, request)
             self._consumer.also(made, Delete(GROUPS_TABLE, group_id.encode()))
             self._classic.die(group, ErrorCode.rebalance_in_progress)
