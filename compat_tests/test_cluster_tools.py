@@ -121,7 +121,7 @@ def test_log_dirs_of_all(tools: Tools) -> None:
         (directory,) = broker["logDirs"]
         return sorted(each["partition"] for each in directory["partitions"])
 
-    until(lambda: described() == wanted, within_s=15, what="all partitions are described")
+    until(lambda: described() == wanted, within_s=30, what="all partitions are described")
 
 
 def test_committed_offsets_by_formatter(tools: Tools) -> None:

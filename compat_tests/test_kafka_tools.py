@@ -112,7 +112,7 @@ def test_topics(tools: Tools) -> None:
     tools.run(TOPICS, *SERVER, "--delete", "--topic", tools.topic)
     until(
         lambda: tools.topic not in tools.run(TOPICS, *SERVER, "--list").split(),
-        within_s=10,
+        within_s=30,
         what="the topic is gone",
     )
 
@@ -202,7 +202,7 @@ def test_consumer_groups_members(tools: Tools, java: Client) -> None:
     """kafka-consumer-groups shows members with what they hold."""
     tools.create(4)
     consumer = java.consumer(tools.topic, group=tools.group)
-    until(lambda: consumer.poll(100) or consumer.assignment(), within_s=15, what="it has joined")
+    until(lambda: consumer.poll(100) or consumer.assignment(), within_s=30, what="it has joined")
 
     [member] = tools.rows(*(GROUPS, *SERVER, "--describe", "--members", "--verbose", "--group", tools.group))
     consumer.close()

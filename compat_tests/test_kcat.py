@@ -122,7 +122,7 @@ def test_idempotence_and_acks(kcat: Kcat) -> None:
         kcat.produce(f"acks {acks}\n", "-p", "0", "-X", f"acks={acks}")
 
     expected = ["idempotent", "acks 0", "acks 1", "acks all"]
-    until(lambda: kcat.consume("-p", "0") == expected, within_s=5, what="all four are there")
+    until(lambda: kcat.consume("-p", "0") == expected, within_s=30, what="all four are there")
 
 
 def test_json_envelope(kcat: Kcat) -> None:

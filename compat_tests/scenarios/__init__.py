@@ -72,7 +72,7 @@ class World:
                     return False
                 raise
 
-        until(shown, within_s=10, what=f"{topic} shows {count} partitions")
+        until(shown, within_s=30, what=f"{topic} shows {count} partitions")
 
     def another_process(self) -> Client:
         """A second process of the same library, ended with the scenario."""

@@ -240,7 +240,7 @@ def a_topics_own_size_limit(world: World) -> None:
     world.client.alter_config("topic", topic, {"max.message.bytes": "40000"})
     until(
         lambda: isinstance(producer.try_send(topic, [record])[0], Produced),
-        within_s=10,
+        within_s=30,
         what="the raised limit holds",
     )
     producer.close()

@@ -78,7 +78,7 @@ def commits_outlive_a_restart(world: World) -> None:
     later = consumer.take(3, within_s=40)
     until(  # Kafka loads its groups after a start; some libraries show none until then
         lambda: [consumer.committed(topic, p) for p in (0, 1)] == [10, 10],
-        within_s=10,
+        within_s=30,
         what="the commits are there",
     )
     consumer.close()

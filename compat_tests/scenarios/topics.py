@@ -124,13 +124,13 @@ def altering_a_topic(world: World) -> None:
     world.client.alter_config("topic", topic, {"retention.ms": "98765"})
     until(
         lambda: world.client.config("topic", topic)["retention.ms"] == "98765",
-        within_s=10,
+        within_s=30,
         what="the new value shows",
     )
     world.client.alter_config("topic", topic, {"retention.ms": None})
     until(
         lambda: world.client.config("topic", topic)["retention.ms"] == "604800000",
-        within_s=10,
+        within_s=30,
         what="the default shows again",
     )
 
@@ -144,7 +144,7 @@ def altering_one_key_leaves_the_others(world: World) -> None:
 
     until(
         lambda: world.client.config("topic", topic)["retention.ms"] == "60000",
-        within_s=10,
+        within_s=30,
         what="the new value shows",
     )
     assert world.client.config("topic", topic)["retention.bytes"] == "1000000"
@@ -205,7 +205,7 @@ def a_group_sees_its_topic_grow(world: World) -> None:
     """A member takes up partitions that were added while it was reading."""
     topic = world.topic(partitions=1)
     consumer = world.client.consumer(topic, group=world.name("group"), metadata_ms=300)
-    until(lambda: consumer.poll(100) or consumer.assignment(), within_s=15, what="the member reads")
+    until(lambda: consumer.poll(100) or consumer.assignment(), within_s=30, what="the member reads")
 
     world.client.create_partitions(topic, 3)
     world.await_partitions(topic, 3)
@@ -230,7 +230,7 @@ def deleting_a_topic(world: World) -> None:
 
     world.client.delete_topic(topic)
 
-    until(lambda: topic not in world.client.topics(), within_s=10, what="the topic is gone")
+    until(lambda: topic not in world.client.topics(), within_s=30, what="the topic is gone")
     with refused(UNKNOWN_TOPIC_OR_PARTITION):
         world.client.delete_topic(topic)
 
@@ -241,7 +241,7 @@ def recreating_a_topic(world: World) -> None:
     topic = world.topic(partitions=3)
     world.client.write(topic, *numbered(5), *numbered(5, partition=2))
     world.client.delete_topic(topic)
-    until(lambda: topic not in world.client.topics(), within_s=10, what="the topic is gone")
+    until(lambda: topic not in world.client.topics(), within_s=30, what="the topic is gone")
 
     world.client.create_topic(topic, 1)
     world.await_partitions(topic, 1)
@@ -261,7 +261,7 @@ def a_producer_outlives_its_topic(world: World) -> None:
     producer = world.client.producer()
     producer.send(topic, *numbered(5))
     world.client.delete_topic(topic)
-    until(lambda: topic not in world.client.topics(), within_s=10, what="the topic is gone")
+    until(lambda: topic not in world.client.topics(), within_s=30, what="the topic is gone")
     world.client.create_topic(topic, 1)
     world.await_partitions(topic, 1)
 

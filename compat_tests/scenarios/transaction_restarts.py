@@ -52,7 +52,7 @@ def a_transaction_outlives_a_kill(world: World) -> None:
     consumer.close()
 
     assert held == {}
-    until(lambda: world.client.group_offsets(group) == {(source, 0): 6}, within_s=10, what="the offset is committed")
+    until(lambda: world.client.group_offsets(group) == {(source, 0): 6}, within_s=30, what="the offset is committed")
     assert by_partition(read_to_the_end(world, target, 2)) == [[b"3", b"4", b"5"], [b"6", b"7", b"8"]]
 
 

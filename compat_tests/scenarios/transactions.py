@@ -189,7 +189,7 @@ def where_a_log_ends(world: World) -> None:
 
     during = world.client.stable_end(topic, 0), world.client.offset(topic, 0, LATEST)
     producer.abort_transaction()
-    until(lambda: world.client.stable_end(topic, 0) == 8, within_s=10, what="the marker counts")
+    until(lambda: world.client.stable_end(topic, 0) == 8, within_s=30, what="the marker counts")
     producer.close()
 
     assert during == (3, 7)
@@ -212,7 +212,7 @@ def offsets_in_a_transaction(world: World) -> None:
 
     step(taken[:10])
     producer.commit_transaction()
-    until(lambda: world.client.group_offsets(group) == {(source, 0): 10}, within_s=10, what="the offset is committed")
+    until(lambda: world.client.group_offsets(group) == {(source, 0): 10}, within_s=30, what="the offset is committed")
     step(taken[10:])
     producer.abort_transaction()
     after_abort = world.client.group_offsets(group)
@@ -315,7 +315,7 @@ def what_admins_see_of_transactions(world: World) -> None:
     states.append(world.client.transactions()[identity])
     [active] = [p for p in world.client.producers_of(topic, 0) if p["start"] is not None]
     producer.commit_transaction()
-    until(lambda: world.client.transactions()[identity] == "CompleteCommit", within_s=10, what="the commit is complete")
+    until(lambda: world.client.transactions()[identity] == "CompleteCommit", within_s=30, what="the commit is complete")
     ended = world.client.producers_of(topic, 0)
     producer.close()
 

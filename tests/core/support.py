@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -241,6 +241,14 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0.001)
+
+
+async def tries() -> AsyncIterator[None]:
+    """Once more, and once more, for what others tell in answers: as long as a wait lasts at the most."""
+    deadline = asyncio.get_running_loop().time() + DEADLINE_S
+    while asyncio.get_running_loop().time() < deadline:
+        yield
+        await asyncio.sleep(0.02)
 
 
 async def roll(store: Store, slot: Slot) -> list[bytes]:

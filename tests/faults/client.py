@@ -7,6 +7,7 @@ have what is needed.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -152,6 +153,11 @@ class Connection:
         (length,) = struct.unpack(">i", self._exactly(4))
         data = self._exactly(length)
         return Reader(data[4:])
+
+    def has_answer(self) -> bool:
+        """Whether some of an answer has come by now."""
+        readable, _, _ = select.select([self._socket], [], [], 0)
+        return bool(readable)
 
     def call(self, key: int, version: int, body: bytes) -> Reader:
         self.send(key, version, body)

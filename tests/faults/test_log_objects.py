@@ -22,7 +22,7 @@ from tests.faults.history import History, Partition, read_partition
 from tests.faults.history import Value as Numbered
 from tests.faults.load import BatchWriter, Client, Committer, IdempotentWriter, Load, RealWriter, TailReader
 from tests.faults.settings import SEED, SOAK, scaled
-from tests.faults.tiered import Bucket, problems, settings_for, until
+from tests.faults.tiered import MOVED_SECONDS_MAX, Bucket, problems, settings_for, until
 from tests.faults.transactional import TransactionalProducer, read_committed
 from tests.tier2.fault_proxy import CutAnswer, CutRequest, Fault, FaultProxy, LoseAnswer, Refuse, Stall, slow_down
 from tests.tier2.minio_server import MinioServer
@@ -33,6 +33,8 @@ SLEEPS_S: Final = [1.0, 5.0, 20.0, 60.0] if SOAK else [0.5]
 AWAY_S: Final = scaled(5, 60)
 """More than twice the time-out of a put."""
 CUT_S: Final = scaled(4, 600)
+HARMED: Final = 5
+"""More puts than this meet a fault."""
 REQUEST_TIMED_OUT: Final = 7
 CONFLICT: Final = Refuse(409, b"<Error><Code>ConditionalRequestConflict</Code><Message>At once.</Message></Error>")
 PIPELINED: Final = 20
@@ -149,6 +151,7 @@ def test_puts_that_are_cut(tmp_path: Path, minio: MinioServer) -> None:
         with Load(clients) as load:
             proxy.chooses = choose
             load.run_for(CUT_S)
+            load.run_for(MOVED_SECONDS_MAX, until=lambda: met > HARMED)
             proxy.chooses = lambda line: None
             assert load.problems() == [], f"seed {SEED}"
             load.drain()
@@ -156,7 +159,7 @@ def test_puts_that_are_cut(tmp_path: Path, minio: MinioServer) -> None:
         assert problems(gateway, history, EVERYWHERE) == [], f"seed {SEED}"
         on_another_machine(gateway, tmp_path / "b")
         assert problems(gateway, history, EVERYWHERE) == [], f"on another machine, seed {SEED}"
-        assert met > 5
+        assert met > HARMED
         print(f"seed {SEED}: {met} puts came to harm, {history.acknowledged_count()} records acknowledged")
 
 
@@ -180,7 +183,13 @@ def test_a_store_that_is_away(tmp_path: Path, minio: MinioServer, how: str) -> N
                 minio.pause()
             else:
                 minio.kill()
-            load.run_for(1)
+
+            def is_still() -> bool:
+                count = history.acknowledged_count()
+                load.run_for(1)
+                return history.acknowledged_count() == count
+
+            until(is_still, "what was answered before has been heard")
             before = history.acknowledged_count()
             load.run_for(AWAY_S)
             assert history.acknowledged_count() == before, "acknowledged while the store was away"
@@ -188,7 +197,7 @@ def test_a_store_that_is_away(tmp_path: Path, minio: MinioServer, how: str) -> N
                 minio.resume()
             else:
                 minio.start()
-            until(lambda: history.acknowledged_count() > before, "it goes on", 30)
+            until(lambda: history.acknowledged_count() > before, "it goes on")
             load.run_for(1)
             assert load.problems() == [], f"seed {SEED}"
             load.drain()

@@ -142,8 +142,8 @@ def test_young_objects_are_put_again(tmp_path: Path, minio: MinioServer) -> None
     with Gateway(tmp_path / "gateway", late) as gateway:
         gateway.start()
         write(gateway)
+        until(lambda: sum(bucket.chunks().values()) > VALUES * VALUE_BYTES, "all of it is in chunks")
         chunks = await_quiet(bucket)
-        assert sum(chunks.values()) > VALUES * VALUE_BYTES
         with gateway.connect() as connection:
             assert local_start(connection, P) == 0, "the log was let go before anybody looked again"
         gateway.kill()

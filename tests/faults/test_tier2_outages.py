@@ -21,6 +21,7 @@ from tests.faults.load import BatchWriter, CatchUpReader, Client, IdempotentWrit
 from tests.faults.settings import SEED, SOAK, scaled
 from tests.faults.tiered import (
     MIB,
+    MOVED_SECONDS_MAX,
     Bucket,
     RevocableUser,
     await_moved,
@@ -45,6 +46,9 @@ FAULTS_MIN: Final = 5
 REFUSED_S: Final = scaled(2, 300)
 """Several tries of everything that is due."""
 BEFORE_S: Final = 2.0
+REFUSALS: Final = 20
+FILLED_SECONDS_MAX: Final = 120.0
+"""Producers are slowed down for half a minute before that."""
 LOG_MAX: Final = 6 * MIB
 VALUE_BYTES: Final = 30_000
 
@@ -167,6 +171,7 @@ def test_refuses_and_cuts(tmp_path: Path, minio: MinioServer) -> None:
         def misbehaves(load: Load) -> None:
             proxy.chooses = choose
             load.run_for(STEADY_S, until=lambda: met >= FAULTS_MAX)
+            load.run_for(MOVED_SECONDS_MAX, until=lambda: met >= FAULTS_MIN)
             proxy.chooses = lambda line: None
             assert met >= FAULTS_MIN, "hardly anything came to harm"
 
@@ -186,7 +191,7 @@ def test_credentials_revoked(tmp_path: Path, minio: MinioServer) -> None:
 
         def revoked(load: Load) -> None:
             user.revoke()
-            load.run_for(STEADY_S, until=is_told)
+            load.run_for(MOVED_SECONDS_MAX, until=is_told)
             load.run_for(REFUSED_S)
             user.restore()
 
@@ -223,18 +228,23 @@ def test_full_log(tmp_path: Path, minio: MinioServer) -> None:
 
 
 def write_until_refused(connection: Connection, history: History, partition: Partition) -> tuple[int, int]:
-    """The number of answers that asked to slow down, and the code of the first refusal."""
+    """The number of answers that asked to slow down, and the code of the last of several refusals in a row: a single
+    one may come of a log whose next file is not ready yet."""
     writer = history.writer("filler", partition, idempotent=False)
-    throttled = 0
-    deadline = time.monotonic() + 60
+    throttled = refused = 0
+    deadline = time.monotonic() + FILLED_SECONDS_MAX
     while time.monotonic() < deadline:
         number, writer.sent = writer.sent, writer.sent + 1
         value = Value(writer.name, partition[1], number).encode(VALUE_BYTES)
         produced = connection.produce(*partition, encode_batch([value]))
         throttled += produced.throttle_ms > 0
-        if produced.code:
+        if not produced.code:
+            writer.acknowledged[number], refused = produced.offset, 0
+            continue
+        refused += 1
+        if refused == REFUSALS:
             return throttled, produced.code
-        writer.acknowledged[number] = produced.offset
+        time.sleep(0.05)
     raise AssertionError(f"never refused, with {writer.sent} records of {VALUE_BYTES} bytes written")
 
 

@@ -51,11 +51,13 @@ def versions_of(question: Question) -> range:
 class Server:
     """A server that is asked, one connection after another's end."""
 
-    def __init__(self, address: str, own: dict[str, str] | None = None) -> None:
-        """`own`: values of the server's own, by the names that stand for them; they are asked for if not given."""
+    def __init__(self, address: str, own: dict[str, str] | None = None, within_s: float = ANSWER_SECONDS_MAX) -> None:
+        """`own`: values of the server's own, by the names that stand for them; they are asked for if not given. An
+        answer that takes longer than `within_s` is a TimeoutError."""
         host, port = address.rsplit(":", 1)
         self._address = host, int(port)
         self._connection: socket.socket | None = None
+        self._within_s = within_s
         self._own = self._found() if own is None else own
 
     def _found(self) -> dict[str, str]:
@@ -100,7 +102,7 @@ class Server:
         return plain(codec.decode(memoryview(answer), start))
 
     def _connected(self) -> socket.socket:
-        self._connection = socket.create_connection(self._address, timeout=ANSWER_SECONDS_MAX)
+        self._connection = socket.create_connection(self._address, timeout=self._within_s)
         return self._connection
 
     def _exchange(self, request: bytes) -> bytes | None:

@@ -11,7 +11,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.wire.message import Message
 from tests.core.support import run, until
-from tests.gateway.cluster.test_machines import CONTAINERS, machines_in
+from tests.gateway.cluster.test_machines import CONTAINERS, are_loading, machines_in
 from tests.gateway.groups.streams.test_apis import heartbeat, subtopology
 from tests.gateway.harness import Client, batch
 
@@ -91,8 +91,7 @@ def test_groups_go_on_at_the_heir(tmp_path: Path) -> None:
             second = await machines.join()
             assert first.standing._membership is not None
             await first.standing._membership.drain(20)
-            kinds = second.groups, second.share.coordinators
-            await until(lambda: len(second.store.containers) == CONTAINERS and not any(k.are_loading for k in kinds))
+            await until(lambda: len(second.store.containers) == CONTAINERS and not are_loading(second))
             refused = [
                 await consumes(client, consumer.member_epoch, topic),
                 await streams(client, streaming.member_epoch),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,9 +14,9 @@ from gateway.broker import Broker
 from gateway.coordination.homes import Homes
 from gateway.groups.persistence import OFFSETS_TABLE
 from gateway.groups.share.format import GROUPS_TABLE as SHARE_GROUPS_TABLE
-from tests.core.support import run, until
+from tests.core.support import run, tries, until
 from tests.gateway.cluster.test_groups import consumes, shares
-from tests.gateway.cluster.test_machines import CONTAINERS, Machines, machines_in
+from tests.gateway.cluster.test_machines import CONTAINERS, Machines, are_loading, machines_in
 from tests.gateway.coordination.test_loading import Held
 from tests.gateway.harness import Client, batch
 
@@ -26,8 +25,6 @@ pytestmark = pytest.mark.slow
 OFFSET_COMMIT, OFFSET_FETCH, FIND_COORDINATOR, LIST_GROUPS, LIST_TRANSACTIONS = 8, 9, 10, 16, 66
 LOADS: Final = ErrorCode.coordinator_load_in_progress
 PARTITIONS: Final = 8
-PAUSE_S: Final = 0.01
-TRIES: Final = 1_000
 
 
 async def commit(client: Client, group: str, offset: int) -> int:
@@ -46,10 +43,9 @@ async def fetch(client: Client, group: str) -> tuple[int, int]:
 
 async def answered(ask: Callable[[], Coroutine[Any, Any, int]]) -> None:
     """Ask until there is no error."""
-    for _ in range(TRIES):
+    async for _ in tries():
         if not await ask():
             return
-        await asyncio.sleep(PAUSE_S)
     raise AssertionError("it is never answered")
 
 
@@ -69,8 +65,7 @@ async def taken_over(
             yield heir
         finally:
             held.goes_on.set()
-    kinds = heir.groups, heir.share.coordinators, heir.transactions
-    await until(lambda: len(heir.store.containers) == CONTAINERS and not any(kind.are_loading for kind in kinds))
+    await until(lambda: len(heir.store.containers) == CONTAINERS and not are_loading(heir))
 
 
 @asynccontextmanager

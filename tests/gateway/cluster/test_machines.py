@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from core.cluster.coordination import Stage
 from core.cluster.levels import Feature
 from core.cluster.sqlite_registry import SqliteRegistry
 from gateway.broker import Broker
@@ -89,16 +90,18 @@ class Machines:
         return broker
 
     async def at_rest(self, shares: list[int]) -> None:
-        """Until each broker serves as many containers as its share, and all know of it."""
+        """Until each broker serves as many containers as its share, and what lies in them, and all know of it."""
+        serving = [broker for broker, share in zip(self.brokers, shares, strict=True) if share]
         await until(lambda: [len(one.store.containers) for one in self.brokers] == shares)
-        await until(
-            lambda: all(
-                len(one.nodes.others) == sum(map(bool, shares)) - bool(share) for one, share in self.all(shares)
-            )
-        )
+        await until(lambda: {owner.stage for owner in self.coordinator.owners.values()} == {Stage.SERVING})
+        await until(lambda: not any(are_loading(one) for one in serving))
+        await until(lambda: all(len(one.nodes.others) == len(serving) - 1 for one in serving))
+        await until(lambda: all(self._knows_leaders(one) for one in serving))
 
-    def all(self, shares: list[int]) -> list[tuple[Broker, int]]:
-        return [(broker, share) for broker, share in zip(self.brokers, shares, strict=True) if share]
+    def _knows_leaders(self, broker: Broker) -> bool:
+        """Whether clients that ask it hear for each container of the node that serves it."""
+        owners = {container: one.node_id for one in self.brokers for container in one.store.containers}
+        return all(broker.nodes.leader(container) == owners.get(container) for container in range(CONTAINERS))
 
     async def stop(self) -> None:
         for broker, chair, data in zip(self.brokers, self.chairs, self._data, strict=True):
@@ -106,6 +109,11 @@ class Machines:
             if broker.phase == "serving":
                 await broker.stop()
             data.release()
+
+
+def are_loading(broker: Broker) -> bool:
+    """Whether groups or transactions of a container that it has are not served yet."""
+    return any(kind.are_loading for kind in (broker.groups, broker.share.coordinators, broker.transactions))
 
 
 @asynccontextmanager

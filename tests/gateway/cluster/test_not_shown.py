@@ -20,8 +20,8 @@ from gateway.transactions import remote
 from gateway.transactions.places import Place
 from gateway.transactions.transaction import Transaction, TransactionState
 from gateway.transactions.whereabouts import topics_of
-from tests.core.support import run, until
-from tests.gateway.cluster.test_transactions import NEWEST, OLDER, PARTITIONS, PAUSE_S, TRIES, Cluster, Producer
+from tests.core.support import run, tries, until
+from tests.gateway.cluster.test_transactions import NEWEST, OLDER, PARTITIONS, Cluster, Producer
 from tests.gateway.cluster.workers import Workers, workers_in
 
 pytestmark = pytest.mark.slow
@@ -113,10 +113,9 @@ async def until_shown(pair: Pair) -> None:
 
 
 async def until_read(pair: Pair, partition: int, *expected: bytes) -> None:
-    for _ in range(TRIES):
+    async for _ in tries():
         if (found := await pair.committed(partition)) == list(expected):
             return
-        await asyncio.sleep(PAUSE_S)
     raise AssertionError(f"read is {found}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -17,8 +16,8 @@ from gateway.coordination.homes import Homes
 from gateway.records.record_batch import read_header
 from gateway.transactions.transaction import NOBODY, Identity
 from gateway.wire.message import Message
-from tests.core.support import run, until
-from tests.gateway.cluster.test_machines import CONTAINERS, Machines, leaders, machines_in
+from tests.core.support import run, tries, until
+from tests.gateway.cluster.test_machines import CONTAINERS, Machines, are_loading, leaders, machines_in
 from tests.gateway.harness import Client, batch, produce_body, split, values
 
 pytestmark = pytest.mark.slow
@@ -29,8 +28,6 @@ READ_COMMITTED: Final = 1
 UNSTABLE_OFFSET_COMMIT: Final = 88
 AGAIN: Final = {14, 15, 16, 6, 19, 51}  # a client asks again, of whom leads then
 PARTITIONS: Final = 4
-TRIES: Final = 200
-PAUSE_S: Final = 0.05
 NEWEST, OLDER = "newest", "older"
 
 
@@ -81,18 +78,16 @@ class Cluster:
 
     async def until_read(self, *expected: list[bytes | None]) -> None:
         """Until the partitions, from 0 on, show just that to a reader of committed records."""
-        for _ in range(TRIES):
+        async for _ in tries():
             found = [await self.committed(partition) for partition in range(len(expected))]
             if found == list(expected):
                 return
-            await asyncio.sleep(PAUSE_S)
         raise AssertionError(f"read is {found}, and not {expected}")
 
     async def until_offset(self, group: str, expected: int) -> None:
-        for _ in range(TRIES):
+        async for _ in tries():
             if (found := await self.offset(group)) == (0, expected):
                 return
-            await asyncio.sleep(PAUSE_S)
         raise AssertionError(f"the offset is {found}, and not {expected}")
 
     async def offset(self, group: str) -> tuple[int, int]:
@@ -133,8 +128,7 @@ class Cut(Cluster):
         """Its lease ends; the other one has all its containers when this returns."""
         self.machines.coordinator.end(self.machines.chairs[node - 1].life)
         other = self.brokers[3 - node]
-        await until(lambda: len(list(other.transactions.all())) == CONTAINERS)
-        await until(lambda: not other.transactions._loading)
+        await until(lambda: len(other.store.containers) == CONTAINERS and not are_loading(other))
 
 
 @asynccontextmanager
@@ -145,8 +139,6 @@ async def two_nodes(directory: Path) -> AsyncIterator[Cut]:
         await (await Client.connect(first)).create("t", PARTITIONS)
         await machines.join()
         await machines.at_rest([2, 2])
-        for broker in machines.brokers:
-            await until(lambda broker=broker: len(list(broker.transactions.all())) == 2)  # type: ignore[misc]
         yield Cut(machines)
 
 
@@ -169,13 +161,12 @@ class Producer:
 
     async def _ask(self, key: int, versions: tuple[int, int], values: Mapping[str, Any]) -> Message:
         version = versions[self.is_newest]
-        for _ in range(TRIES):
+        async for _ in tries():
             client = await self.cluster.coordinator(self.name)
             answer = await client.ask(key, version, {**self._identified(), **values})
             if answer.error_code not in AGAIN:
                 assert answer.error_code == 0
                 return answer
-            await asyncio.sleep(PAUSE_S)
         raise AssertionError(f"API {key} is never answered: {answer.error_code}")
 
     async def init(self) -> None:
@@ -203,14 +194,13 @@ class Producer:
             transactional=True,
         )
         asked = {**produce_body(self.cluster.topic, [(partition, records)]), "transactional_id": self.name}
-        for _ in range(TRIES):
+        async for _ in tries():
             leader = await self.cluster.leader(partition)
             answer = await leader.ask(PRODUCE, 12 if self.is_newest else 11, asked)
             code: int = answer.responses[0].partition_responses[0].error_code
             if code not in AGAIN:
                 self.sequences[partition] = sequence + 1
                 return code
-            await asyncio.sleep(PAUSE_S)
         raise AssertionError(f"never written: {code}")
 
     async def commit_offset(self, group: str, offset: int) -> None:
