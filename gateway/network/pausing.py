@@ -41,6 +41,7 @@ class Pausing(asyncio.BufferedProtocol):
     __slots__ = (
         "_host",
         "_mute_handle",
+        "_muted_until_s",
         "_transport",
         "_turn_is_due",
         "_wants_turn",
@@ -63,7 +64,8 @@ class Pausing(asyncio.BufferedProtocol):
         self.closed = False
         self.half_closed = False
         self.held: deque[Callable[[], None]] | None = None  # requests in flight that wait for one before them
-        self._mute_handle: asyncio.TimerHandle | None = None
+        self._mute_handle: asyncio.Handle | None = None
+        self._muted_until_s = 0.0  # the loop's time
         self._wants_turn = False  # it waits for a turn to have something decrypted
         self._turn_is_due = False  # that has come, and was not taken yet
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any use
@@ -148,10 +150,12 @@ class Pausing(asyncio.BufferedProtocol):
         if self.closed or duration_ms <= 0:
             return
         ends_s = self._host.loop.time() + duration_ms / 1000
+        if self.blocked & MUTED and self._muted_until_s >= ends_s:
+            return  # of two reasons to pause, the longer one holds
         if self._mute_handle is not None:
-            if self._mute_handle.when() >= ends_s:
-                return  # of two reasons to pause, the longer one holds
             self._mute_handle.cancel()
+        # The handle cannot be asked for its time: uvloop's has none if the time came while it was made.
+        self._muted_until_s = ends_s
         self._block(MUTED)
         self._mute_handle = self._host.loop.call_at(ends_s, self._unblock, MUTED)
 
