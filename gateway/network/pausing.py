@@ -9,6 +9,7 @@ bytes that have arrived come before those in the socket.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
@@ -17,6 +18,8 @@ from gateway.network.receiver import Receiver
 
 if TYPE_CHECKING:
     from gateway.network.host import Host
+
+logger = logging.getLogger(__name__)
 
 IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING, TURN, ASIDE, HELD, ROOM = (
     1 << bit for bit in range(10)
@@ -85,9 +88,20 @@ class Pausing(asyncio.BufferedProtocol):
         self.blocked &= ~reason
         if self.blocked:
             return
-        self.receiver.resume()  # bytes that have arrived come first
-        if not (self.blocked or self.closed or self.half_closed):
-            self._transport.resume_reading()
+        try:
+            self.receiver.resume()  # bytes that have arrived come first
+            if not (self.blocked or self.closed or self.half_closed):
+                self._transport.resume_reading()
+        except Exception:
+            # Unlike one in `buffer_updated`, it would end nothing: the connection would not be read any more.
+            logger.exception("a defect: a request does not begin, and its connection ends. Please report it")
+            self.abort()
+
+    def abort(self) -> None:
+        """Close now, whatever is due."""
+        if not self.closed:
+            self.closed = True
+            self._transport.abort()
 
     def stop_reading(self) -> None:
         """For a clean stop: begin nothing new."""
