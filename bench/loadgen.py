@@ -23,7 +23,11 @@ PRODUCER: Final = {"queue.buffering.max.messages": "500000"}
 
 
 class LoadFailed(Exception):
-    """The load was not carried out in full, so it measured nothing."""
+    """The load was not carried out in full, so it measured nothing. `said`: all that the generator wrote about it."""
+
+    def __init__(self, why: str, said: str = "") -> None:
+        super().__init__(why)
+        self.said = said
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ def run(mode: str, bootstrap: str, topic: str, **options: object) -> Load:
         raise LoadFailed(f"{' '.join(command)}: not done in {patience_s:g} s") from late
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise LoadFailed(f"{mode} {topic}: {last} ({done.stdout.strip()})")
+        raise LoadFailed(f"{mode} {topic}: {last} ({done.stdout.strip()})", done.stderr)
     outcome = json.loads(done.stdout)
     del outcome["failed"]  # none: the exit status says so
     return Load(**outcome)

@@ -5,7 +5,8 @@ more. CPU time is that of the server itself: other work on the machine changes i
 Each checkout needs its `.venv`. It may be the same one, with other settings: `ARGS="--set-b containers=4"`.
 
 Keeps: both servers are up all the time, and each sample of one is taken right beside one of the other, with the order
-turned each time (A B, B A, A B, ...).
+turned each time (A B, B A, A B, ...). A load that fails ends the run, says at whose server, and leaves that server's
+log, metrics and stacks in `paired-lost` beside the scratch directory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from bench import disk, loadgen
+from bench import disk, evidence, loadgen
 from bench.comparison import BATCH_RECORDS, LINGER_MS
 from bench.servers import Penstock, create_topics
 from bench.workloads import KILOBYTE, WIDE_PARTITIONS, produce_singles
@@ -124,6 +125,8 @@ def main() -> int:
     options = _options()
     scratch = Path(os.environ.get("BENCH_DIR", loadgen.BUILD / "scratch")).resolve() / "paired"
     scratch.mkdir(parents=True, exist_ok=True)
+    lost = scratch.with_name("paired-lost")
+    shutil.rmtree(lost, ignore_errors=True)
     disk.require_disk(scratch)
     loadgen.build()
     chosen = options.only or [START, *(row.key for row in ROWS)]
@@ -132,7 +135,7 @@ def main() -> int:
         with _pair(options, scratch, number, samples if START in chosen else None) as servers:
             for row in ROWS:
                 if row.key in chosen:
-                    _measure(row, servers, options.pairs, samples)
+                    _measure(row, servers, options.pairs, samples, lost)
     print(f"{'B to A: median [quartiles] of pairs':46} {'A':>12} {'B':>12}")
     for name, values in samples.items():
         _tell(name, values["A"], values["B"])
@@ -163,7 +166,7 @@ def _pair(
             _measure_start(options, scratch, starts)
         servers = {}
         for name, side in _ordered(_sides(options), number):
-            servers[name] = _started(side, scratch / name)
+            servers[name] = _started(side, scratch / name, http="127.0.0.1:0")
             running.callback(servers[name].stop)
         yield servers
 
@@ -184,13 +187,14 @@ def _sides(options: argparse.Namespace) -> dict[str, Side]:
     return {name: (checkout, dict(pair.split("=", 1) for pair in pairs)) for name, (checkout, pairs) in given.items()}
 
 
-def _started(side: Side, directory: Path) -> Penstock:
+def _started(side: Side, directory: Path, http: str = "off") -> Penstock:
     checkout, settings = side
-    return Penstock(directory, settings, program=checkout.resolve() / ".venv/bin/penstock")
+    return Penstock(directory, settings, http=http, program=checkout.resolve() / ".venv/bin/penstock")
 
 
-def _measure(row: Row, servers: dict[str, Penstock], pairs: int, samples: Samples) -> None:
-    """Measure one pair more than is counted: the first finds all caches empty."""
+def _measure(row: Row, servers: dict[str, Penstock], pairs: int, samples: Samples, lost: Path) -> None:
+    """Measure one pair more than is counted: the first finds all caches empty. `lost`: a directory for what there is
+    about a load that failed."""
     for number in range(pairs + 1):
         for name, server in _ordered(servers, number):
             topic = f"{row.key}-{number}" if row.first is None else row.key
@@ -198,9 +202,11 @@ def _measure(row: Row, servers: dict[str, Penstock], pairs: int, samples: Sample
                 names = [topic] if row.topics == 1 else [f"{topic}-{n}" for n in range(row.topics)]
                 create_topics(server.bootstrap, names, row.partitions, {})
                 if row.first is not None:
-                    row.first(server, topic)
+                    with evidence.kept(server, f"{name}, {row.name}, the first load", lost / name):
+                        row.first(server, topic)
             before = server.cpu_ns()
-            load = row.run(server, topic)
+            with evidence.kept(server, f"{name}, {row.name}", lost / name):
+                load = row.run(server, topic)
             used = server.cpu_ns() - before
             if number:
                 samples[f"{row.name}, records/s"][name].append(load.per_second)

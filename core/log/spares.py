@@ -15,6 +15,7 @@ methods.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -174,7 +175,8 @@ class Spares:
             if is_shortage(error) or is_forbidden(error):
                 report(self._hindered, error)
             elif isinstance(error, OSError) and error.errno in DISK_FULL:
-                drop_ballast(self._directory)
+                with contextlib.suppress(OSError):  # the loop has to hear of the full disk all the same
+                    drop_ballast(self._directory)
                 report(self._refused, error)
             else:
                 report(self._failed, log_failure(self._directory, error))

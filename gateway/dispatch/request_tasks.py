@@ -124,11 +124,15 @@ class RequestTasks:
         loop = asyncio.get_running_loop()
         try:
             decoded = await loop.run_in_executor(self._aside, route.requests.decode_counted, body)
-        except (MalformedRequest, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:
             connection.starting -= 1
             connection.task_ended()
             if isinstance(error, MalformedRequest):
                 slot.close(f"malformed: {error}")
+                return
+            if isinstance(error, Exception):
+                report_failure(self._metrics, connection, route, f"a request of {len(body)} bytes")
+                slot.close("it could not be decoded")
                 return
             slot.none()
             connection.close()

@@ -140,12 +140,6 @@ class Answering(Pausing):
         else:
             self._transport.close()
 
-    def abort(self) -> None:
-        """Close now, whatever is due."""
-        if not self.closed:
-            self.closed = True
-            self._transport.abort()
-
     def end_after_answers(self) -> None:
         """Begin nothing new, and close when what is due is answered."""
         self.ends = True

@@ -9,6 +9,7 @@ bytes that have arrived come before those in the socket.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
@@ -17,6 +18,8 @@ from gateway.network.receiver import Receiver
 
 if TYPE_CHECKING:
     from gateway.network.host import Host
+
+logger = logging.getLogger(__name__)
 
 IN_FLIGHT, REQUEST_BYTES, RECEIVE_BYTES, OUTPUT, MUTED, STOPPING, TURN, ASIDE, HELD, ROOM = (
     1 << bit for bit in range(10)
@@ -41,6 +44,7 @@ class Pausing(asyncio.BufferedProtocol):
     __slots__ = (
         "_host",
         "_mute_handle",
+        "_muted_until_s",
         "_transport",
         "_turn_is_due",
         "_wants_turn",
@@ -63,7 +67,8 @@ class Pausing(asyncio.BufferedProtocol):
         self.closed = False
         self.half_closed = False
         self.held: deque[Callable[[], None]] | None = None  # requests in flight that wait for one before them
-        self._mute_handle: asyncio.TimerHandle | None = None
+        self._mute_handle: asyncio.Handle | None = None
+        self._muted_until_s = 0.0  # the loop's time
         self._wants_turn = False  # it waits for a turn to have something decrypted
         self._turn_is_due = False  # that has come, and was not taken yet
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before any use
@@ -83,9 +88,20 @@ class Pausing(asyncio.BufferedProtocol):
         self.blocked &= ~reason
         if self.blocked:
             return
-        self.receiver.resume()  # bytes that have arrived come first
-        if not (self.blocked or self.closed or self.half_closed):
-            self._transport.resume_reading()
+        try:
+            self.receiver.resume()  # bytes that have arrived come first
+            if not (self.blocked or self.closed or self.half_closed):
+                self._transport.resume_reading()
+        except Exception:
+            # Unlike one in `buffer_updated`, it would end nothing: the connection would not be read any more.
+            logger.exception("a defect: a request does not begin, and its connection ends. Please report it")
+            self.abort()
+
+    def abort(self) -> None:
+        """Close now, whatever is due."""
+        if not self.closed:
+            self.closed = True
+            self._transport.abort()
 
     def stop_reading(self) -> None:
         """For a clean stop: begin nothing new."""
@@ -148,10 +164,12 @@ class Pausing(asyncio.BufferedProtocol):
         if self.closed or duration_ms <= 0:
             return
         ends_s = self._host.loop.time() + duration_ms / 1000
+        if self.blocked & MUTED and self._muted_until_s >= ends_s:
+            return  # of two reasons to pause, the longer one holds
         if self._mute_handle is not None:
-            if self._mute_handle.when() >= ends_s:
-                return  # of two reasons to pause, the longer one holds
             self._mute_handle.cancel()
+        # The handle cannot be asked for its time: uvloop's has none if the time came while it was made.
+        self._muted_until_s = ends_s
         self._block(MUTED)
         self._mute_handle = self._host.loop.call_at(ends_s, self._unblock, MUTED)
 

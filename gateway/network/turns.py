@@ -6,14 +6,18 @@ PARTY_S of turns and an address ADDRESS_S. Beyond that its requests wait in line
 one after the other, SERVE_S in each round.
 
 Invariants: a party that had little of a round never waits for one that had much. A party alone loses
-nothing: the next round begins at once. The connections' own bounds limit the number of waiting requests.
+nothing: the next round begins at once. A defect in one who goes on keeps nobody else in line. The
+connections' own bounds limit the number of waiting requests.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
+
+logger = logging.getLogger(__name__)
 
 PARTY_S: Final = 0.008
 ADDRESS_S: Final = 0.030
@@ -193,7 +197,10 @@ class FairTurns:
             party = self._line.popleft()
             later = False
             while party.waiting and not (later or party.over or party.address.over) and _now() < ends_at:
-                later = party.waiting.popleft()()
+                try:
+                    later = party.waiting.popleft()()
+                except Exception:
+                    logger.exception("a defect: a request does not go on. Please report it")
             if later:
                 ends_at -= GIVE_WAY_S
             party.is_in_line = bool(party.waiting)

@@ -1,6 +1,7 @@
 """One Produce request on its way: what came of each of its batches, and its answer when the last one is durable.
 
-Keeps: it answers once. No partition is answered without error while an append of the request is not durable.
+Keeps: it answers once, or its connection ends. No partition is answered without error while an append of the request is
+not durable.
 """
 
 from __future__ import annotations
@@ -110,7 +111,10 @@ class ProduceRequest:
     def appended(self) -> None:
         self.outstanding -= 1
         if not self.outstanding:
-            self._answer()
+            try:
+                self._answer()
+            except Exception:  # who tells of durable appends knows of no connection that could end
+                handler_failed(self.reply)
 
     def refused(self, slot: Slot, error: InvalidBatch) -> ProducedPartition:
         """The answer for a partition whose batch is not stored."""
@@ -184,7 +188,7 @@ def _storage_failed(partition: ProducedPartition) -> ProducedPartition:
 
 
 def handler_failed(reply: ResponseSlot) -> None:
-    """The handler of a request that had to wait has failed: close the connection, as nothing else answers it."""
+    """A request cannot be answered, and its handler has returned: close the connection, as nothing else does."""
     logger.exception("Produce v%d failed", reply.route.version)
     if not reply.answered:
         reply.close("the handler failed")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import StorageFailure
-from core.log.files import SpareFile, allocate_spare
+from core.log.files import BALLAST_NAME, SpareFile, allocate_spare
 from core.log.spares import Spares
 from tests.core.support import DEADLINE_S, KIB, run, until
 
@@ -119,5 +119,32 @@ def test_a_disk_without_room_for_a_large_file(tmp_path: Path, monkeypatch: pytes
         assert await log.in_time() == SMALL
         filler.goes_on.set()
         assert await log.in_time() == LARGE
+
+    scenario(tmp_path, filler, steps)
+
+
+def test_a_ballast_that_cannot_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is told, and the next file comes when there is room, also where the ballast cannot be removed."""
+    filler, has_room = Filler(monkeypatch), threading.Event()
+    has_room.set()
+
+    def allocate(directory: Path, size: int) -> SpareFile:
+        if not has_room.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return allocate_spare(directory, size)
+
+    monkeypatch.setattr("core.log.spares.allocate_spare", allocate)
+    monkeypatch.setattr("core.log.spares.RETRY_S", 0.01)
+
+    async def steps(log: Taker) -> None:
+        (tmp_path / BALLAST_NAME).unlink()
+        (tmp_path / BALLAST_NAME).mkdir()
+        has_room.clear()
+        filler.goes_on.set()
+        await log.in_time()
+        await until(lambda: log.spares.is_full)
+        has_room.set()
+        await until(lambda: log.spares.room == SMALL)
+        assert not log.spares.is_full
 
     scenario(tmp_path, filler, steps)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gateway.apis.shared import producing
 from gateway.broker import Broker
 from gateway.logs import facts
 from gateway.records.record_batch import GZIP, LZ4, NONE, SNAPPY, ZSTD, read_header
@@ -342,5 +343,27 @@ def test_sealed_topic(tmp_path: Path) -> None:
         assert (refused.error_code, refused.base_offset) == (44, -1)
         assert (again.error_code, again.base_offset) == (0, 0)
         assert values(fetched.responses[0].partitions[0].records) == [(0, b"kept")]
+
+    run(tmp_path, scenario)
+
+
+def test_an_answer_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]
+) -> None:
+    """Its connection ends, so that its client sends the batches again: nothing else would answer them."""
+
+    def fails(*_: object) -> bytes:
+        raise ValueError("no such answer")
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        monkeypatch.setattr(producing, "encode_produce_response", fails)
+        client.send(PRODUCE, 8, produce_body("t", [(0, batch(b"a"))]))
+        assert await client.closed()
+        monkeypatch.undo()
+        again = await Client.connect(broker)
+
+        assert (await again.produce("t", batch(b"b"))).base_offset == 1
+        assert "Produce v8 failed" in lines()
+        again.close()
 
     run(tmp_path, scenario)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -145,5 +146,41 @@ def test_mute() -> None:
 
             assert loop.time() - asked >= 0.14
             assert gate.begun == ["a", "b"]
+
+    run(test())
+
+
+class HeldUp:
+    """The server's loop in a process that loses its processor whenever it has read the time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def time(self) -> float:
+        read_s = self._loop.time()
+        while self._loop.time() < read_s + 0.005:
+            pass
+        return read_s
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
+def test_a_pause_that_is_over_at_once() -> None:
+    """A pause whose time has come before its timer is made ends, and the next pause is as good as the first."""
+
+    async def test() -> None:
+        gate = Gate()
+        async with serving(gate) as (server, port):
+            client = await Client.connect(port)
+            client.send(produce("a"))
+            await client.frame()
+            server.host.loop = HeldUp(server.host.loop)  # type: ignore[assignment]
+            for name in "bcd":
+                server.connections[0].mute(1)
+                client.send(produce(name))
+                await client.frame()
+
+            assert gate.begun == ["a", "b", "c", "d"]
 
     run(test())
