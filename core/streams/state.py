@@ -331,7 +331,8 @@ class StreamState:
 
     def _revised(self, before: StreamState) -> StreamState:
         """A stream that was always in one container needs no revision: its log has all of its changes in order."""
-        return replace(self, revision=before.revision + 1 if self.is_elsewhere or before.revision else 0)
+        is_or_was = self.is_elsewhere or before.is_elsewhere or before.revision
+        return replace(self, revision=before.revision + 1 if is_or_was else 0)
 
     def measured(self, sealed_bytes: Mapping[int, int]) -> StreamState:
         """The stream with the sizes of the segments that the newest epoch sealed."""

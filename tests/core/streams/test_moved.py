@@ -54,6 +54,16 @@ def test_only_that_slot_moves(slots: int, containers: int, segments: int, data: 
         state = moved
 
 
+def test_the_first_change_brings_all_together() -> None:
+    """Copies of the stream lie in two containers: the other one has to see that it is older."""
+    state = stream(2, 2, 1)
+    assert state.is_elsewhere
+    moved = state.moved(1, state.container, 1, "moved")
+    assert not moved.is_elsewhere
+    assert state.is_behind(moved, 1)
+    assert not moved.is_behind(state, 1)
+
+
 def test_refusals() -> None:
     """A slot that is there already, one that there is none of, and a sealed stream."""
     state = stream(4, 2, 2)

@@ -376,11 +376,11 @@ def test_credentials_are_changed_in_parts(admin: Admin, monkeypatch: pytest.Monk
     sizes: list[int] = []
     change = ScramUsers.change
 
-    async def counted(users: ScramUsers, changes: Collection[Change]) -> None:
+    async def counted(users: ScramUsers, changes: Collection[Change]) -> Collection[Change]:
         sizes.append(len(changes))
         if len(sizes) == 2:
             raise StorageFull("the disk is full")
-        await change(users, changes)
+        return await change(users, changes)
 
     monkeypatch.setattr(alter_user_scram_credentials, "AT_ONCE", 25)
     monkeypatch.setattr(ScramUsers, "change", counted)
