@@ -330,6 +330,23 @@ def test_sasl_ssl(secured: Secured, client: str, mechanism: str) -> None:
     assert read == RECORDS
 
 
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", "SCRAM-SHA-256"])
+def test_kcat_by_scram(secured: Secured, mechanism: str) -> None:
+    """kcat comes in with the librdkafka that distributions have, which says its part of SCRAM's nonce twice."""
+    way = {
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanisms": mechanism,
+        "sasl.username": "alice",
+        "sasl.password": PASSWORD,
+        "ssl.ca.location": str(secured.files.truststore),
+    }
+    common = ["kcat", "-b", secured.sasl, *(part for key, value in way.items() for part in ("-X", f"{key}={value}"))]
+    topic = f"sasl-kcat-{mechanism}"
+    subprocess.run([*common, "-P", "-t", topic], input="\n".join(RECORDS).encode(), check=True, timeout=60)
+    read = subprocess.run([*common, "-C", "-t", topic, "-e", "-q"], capture_output=True, check=True, timeout=60)
+    assert read.stdout.decode().splitlines() == RECORDS
+
+
 @each_client
 def test_mutual_tls(secured: Secured, client: str) -> None:
     """A client whose certificate an authority of ours has signed writes and reads."""

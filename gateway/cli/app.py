@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -194,6 +195,9 @@ _Misused: Final = cast(
 """A command line that cannot be understood; typer has no public name for it, only for a part."""
 
 
+_UNKNOWN: Final = re.compile(r"No such (command|option):? '?([^\s']+)")
+
+
 def _said(command: typer.Typer) -> int | None:
     """The exit code of the command; what cannot be understood is said as everything else is, in one line."""
     try:
@@ -204,12 +208,44 @@ def _said(command: typer.Typer) -> int | None:
             error.show()
         else:
             where = "penstock" if error.ctx is None else error.ctx.command_path
+            told = _in_our_words(told, error)
             typer.echo(f"penstock: {told[:1].lower()}{told[1:].rstrip('.')}; `{where} --help` tells more", err=True)
         return ExitCode.CONFIGURATION
     except typer.Abort:
         typer.echo("penstock: given up", err=True)
         return ExitCode.UNEXPECTED
     return code
+
+
+_KAFKAS_COMMANDS: Final = {"describe": ("show", "list", "ls"), "list": ("ls",), "ls": ("list",)}
+_KAFKAS_FLAGS: Final = {
+    "--topic": "name the topic without a flag",
+    "--group": "name the group without a flag",
+    "--describe": "that is the command show",
+    "--list": "that is the command list",
+    "--create": "that is the command create",
+    "--delete": "that is the command delete",
+    "--config": "a config is set by --set KEY=VALUE",
+    "--port": "an address for Kafka's clients is given by --listen HOST:PORT",
+}
+
+
+def _in_our_words(told: str, error: typer.BadParameter) -> str:
+    """What a habit from Kafka's tools is called here, where the spelling alone finds nothing near."""
+    match = _UNKNOWN.match(told)
+    if match is None:
+        return told
+    kind, name = match.groups()
+    if kind == "command":
+        known = getattr(error.ctx and error.ctx.command, "commands", {})
+        ours = next((one for one in _KAFKAS_COMMANDS.get(name, ()) if one in known), None)
+        return told if ours is None else f"No such command {name!r}. Did you mean {ours!r}?"
+    if (ours := _KAFKAS_FLAGS.get(name)) is not None:
+        return f"No such option: {name} ({ours})"
+
+    from gateway.config.loading import FIELDS
+
+    return f"No such option: {name} (a key: --set {name[2:]}=VALUE)" if name[2:] in FIELDS else told
 
 
 TOOLS: Final = {

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from core.cluster.sqlite_registry import SqliteRegistry
+from core.errors import AlreadyLocked
 from core.offline import looked_at
 from gateway import __version__, logs
 from gateway.cli.output import Output
@@ -137,7 +138,11 @@ def _tell(told: Output, value: dict[str, object], line: str) -> None:
 def _owned(config: Config) -> Iterator[DataDirectory]:
     """The data directory, which is made if it is not there."""
     keep_to_ourselves()
-    data = DataDirectory.acquire(config.data_dir, __version__)
+    try:
+        data = DataDirectory.acquire(config.data_dir, __version__)
+    except AlreadyLocked as locked:
+        what = "while a gateway runs, `penstock credentials` lists, adds and deletes its users"
+        raise Refused(f"{locked.path} is in use by {locked.owner}: {what}", ExitCode.TAKEN) from None
     try:
         yield data
     finally:

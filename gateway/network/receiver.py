@@ -29,6 +29,10 @@ ROUTE_BYTES: Final = 8
 PRODUCE_KEY: Final = 0
 TLS_HANDSHAKE: Final = 0x1603
 """The first two bytes of a client that speaks TLS. As the beginning of a length: 369 MB."""
+HTTP_METHODS: Final = frozenset(
+    int.from_bytes(method, "big") for method in (b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"PRI ")
+)
+"""The first four bytes of a browser, a probe or a scrape that has the wrong port. As a length: more than 1.1 GB."""
 
 assert OWN_BUFFER_FROM_BYTES + ROUTE_BYTES < SCRATCH_BYTES, "a rest always leaves room to read into"
 
@@ -174,6 +178,9 @@ class Receiver:
         """Whether a request of this declared length may come; refuses it if not."""
         limits = self._host.limits
         unproved_max = self.unproved_bytes_max
+        if size in HTTP_METHODS and size > (limits.request_bytes_max if unproved_max is None else unproved_max):
+            self._sink.refuse("it speaks HTTP, and this listener serves Kafka's clients; http.listen names HTTP's port")
+            return False
         if unproved_max is not None and size > unproved_max and size >> 16 != TLS_HANDSHAKE:
             self._sink.refuse(too_large_to_come_unproved(size, unproved_max))
             return False

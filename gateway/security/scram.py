@@ -6,7 +6,8 @@ binding is not offered.
 Invariants:
 - A user who does not exist goes through the same exchange, with a salt that stays the same, and fails at its end;
   nothing that a client sees before tells that user from another with a wrong password.
-- A proof counts for the server's nonce of this exchange only, so a recorded one is of no use.
+- A proof counts for the server's nonce of this exchange only, so a recorded one is of no use. librdkafka before 2.6.1
+  puts the client's part in front of it a second time; that form counts, and no other (decision 0090).
 - With `tokenauth=true` the name is a delegation token's id and the password its secret; the client is then the token's
   owner. A user's password never does for a token, nor a token's secret for a user.
 """
@@ -137,7 +138,7 @@ class ScramExchange:
         self._user: str | None = None
         self._exists = False
         self._header = b""
-        self._nonce = ""
+        self._nonces: tuple[str, ...] = ()  # that the final message may have
         self._begun = ""  # client-first-bare and server-first
         self._credential: ScramCredential | None = None
 
@@ -171,9 +172,10 @@ class ScramExchange:
             self._credential, self._exists = self._lookup(user)
             self._exists &= not _BY_TOKEN.search(match["extensions"])
         self._header = text[: match.start("bare")].encode()
-        self._nonce = match["nonce"] + secrets.token_urlsafe(24)
+        nonce = match["nonce"] + secrets.token_urlsafe(24)
+        self._nonces = (nonce, match["nonce"] + nonce)
         salt = base64.b64encode(self._credential.salt).decode()
-        answer = f"r={self._nonce},s={salt},i={self._credential.iterations}"
+        answer = f"r={nonce},s={salt},i={self._credential.iterations}"
         self._begun = f"{match['bare']},{answer}"
         return More(answer.encode())
 
@@ -184,7 +186,7 @@ class ScramExchange:
         if match is None:
             raise Refused("a final message that is none of SCRAM's", self._user)
         proof, header = _decoded(match["proof"]), _decoded(match["binding"])
-        if not secrets.compare_digest(match["nonce"].encode(), self._nonce.encode()):
+        if not any(secrets.compare_digest(match["nonce"].encode(), nonce.encode()) for nonce in self._nonces):
             raise Refused("a nonce that is not this exchange's", self._user)
         if header != self._header:
             raise Refused("channel binding that differs from its first message", self._user)
@@ -198,7 +200,7 @@ class ScramExchange:
             raise Refused("a wrong password" if self._exists else "an unknown user or token", self._user)
         verifier = base64.b64encode(hmac.digest(own.server_key, message, self._hash)).decode()
         assert self._user is not None
-        self._nonce = ""  # of no further use
+        self._nonces = ()  # of no further use
         if self._token is not None:
             return Done(f"v={verifier}".encode(), self._token.owner.name, self._token.ends_ms, by_token=True)
         return Done(f"v={verifier}".encode(), self._user)

@@ -16,7 +16,7 @@ import typer
 from gateway.cli.client.connection import Connection
 from gateway.cli.options import AsJson
 from gateway.cli.output import Output
-from gateway.cli.refused import run
+from gateway.cli.refused import Refused, run
 
 if TYPE_CHECKING:
     from gateway.cli.client.cluster import Cluster
@@ -89,18 +89,28 @@ class Session:
         self._profile = profile
         self.output = output
         self._opened = False
+        self._profile_used: str | None = None
 
     @cached_property
     def connection(self) -> Connection:
         """The settings that hold. Raises Refused."""
         from gateway.cli.client.profiles import Profiles
 
-        return self._flags.over(Profiles.read().of(self._profile)).checked()
+        profiles = Profiles.read()
+        self._profile_used = self._profile or profiles.current
+        return self._flags.over(profiles.of(self._profile)).checked()
 
     @cached_property
     def cluster(self) -> Cluster:
-        """The cluster, connected at its first use. Raises Refused."""
-        return self.open(self.connection)
+        """The cluster, connected at its first use. Raises Refused, which names the profile: it may have been forgotten."""
+        connection = self.connection
+        try:
+            return self.open(connection)
+        except Refused as refused:
+            if self._profile_used is None:
+                raise
+            whose = f"profile {self._profile_used!r} is in use, `penstock profile list` shows all"
+            raise Refused(f"{refused}; {whose}", refused.code) from refused
 
     def open(self, connection: Connection) -> Cluster:
         """Another cluster, which the caller closes."""

@@ -400,6 +400,15 @@ def test_a_process_that_cannot_copy(
     run(scenario())
 
 
+async def gone(hosted: HostedContainer, chunk: ChunkId) -> None:
+    """Wait until long-term storage has a chunk's object no more."""
+    assert hosted.tier is not None
+    storage = hosted.tier.long_term.storage
+    async with asyncio.timeout(DEADLINE_S):
+        while await storage.stat(chunk_key(chunk)) is not None:  # noqa: ASYNC110 - a deletion has no event
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("number", [1, 2], ids=["before it is copied", "since it was copied"])
 def test_records_that_go_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """DeleteRecords moves the start up, beyond the first of the copied chunks: it is there in the target, too, and
@@ -411,25 +420,25 @@ def test_records_that_go_while_it_is_copied(tmp_path: Path, monkeypatch: pytest.
             await keyed.write(90)
             await keyed.compacted(store)
             slot = keyed.slot
-            await keyed.write(30)
-            moving = asyncio.create_task(store.move_slot(keyed.stream, 0, other(slot)))
-            await halted.arrived.wait()
-            first, second, *_ = halted.runs  # compaction may have been at it again since it was written
-            start = min(offset for offset in await contents(store, slot) if offset >= first.end)
-            assert start < second.end
-            await store.hosted(slot).truncate(slot, start)
-            tier = store.hosted(slot).tier
-            assert tier is not None
-            async with asyncio.timeout(DEADLINE_S):
-                while chunk_key(first.chunk) in await object_keys(tier.long_term.storage):  # noqa: ASYNC110 - no event
-                    await asyncio.sleep(0.01)
-            halted.goes_on.set()
-            if number == 1:
-                with pytest.raises(NotMovedYet, match="does not exist"):
+            with rewriter_in(store.hosted(slot)).leaving(slot):  # what is written now stays in chunks of its own
+                await keyed.write(30)
+                await until(lambda: slot.tiered_end == slot.end)
+                await until(lambda: not store.hosted(slot).catalog.pending)
+                moving = asyncio.create_task(store.move_slot(keyed.stream, 0, other(slot)))
+                await halted.arrived.wait()
+                first, second, *_ = halted.runs
+                start = min(offset for offset in await contents(store, slot) if offset >= first.end)
+                assert start < second.end
+                await store.hosted(slot).truncate(slot, start)
+                await gone(store.hosted(slot), first.chunk)
+                halted.goes_on.set()
+                if number == 1:
+                    with pytest.raises(NotMovedYet, match="does not exist"):
+                        await moving
+                else:
                     await moving
+            if number == 1:
                 await store.move_slot(keyed.stream, 0, other(slot))
-            else:
-                await moving
             slot = keyed.slot
             assert slot.start == start
             await keyed.check(store)

@@ -47,7 +47,9 @@ def test_life_of_a_user(tmp_path: Path) -> None:
     assert users(data) == known[2:]
     with serving(tmp_path) as gateway:
         gateway.ready()
-        assert run("users", "list", "--data-dir", str(data)).returncode == 3  # a gateway runs
+        beside = run("users", "list", "--data-dir", str(data))
+        assert beside.returncode == 3
+        assert "while a gateway runs, `penstock credentials` lists" in beside.stderr
         assert gateway.terminate() == 0
     assert users(data) == known[2:]
 

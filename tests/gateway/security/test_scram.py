@@ -47,6 +47,10 @@ def begun(server: ScramExchange, client: ScramClient) -> bytes:
     return step.token
 
 
+def nonce_of(challenge: bytes) -> str:
+    return challenge.decode().split(",")[0].removeprefix("r=")
+
+
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize("user", ["alice", "b,=c"])
 def test_a_right_password(mechanism: str, user: str) -> None:
@@ -117,11 +121,27 @@ class TestForgeries:
 
     def test_a_nonce_of_the_clients_own(self) -> None:
         """A correct proof over another nonce is refused."""
-        for nonce in ("other", "x" * 40):
+        for nonce in ("other", "x" * 40, "{own}", "x{all}", "{own}{own}{all}", "{all}{own}", "{own}{all}x"):
             server, client = exchange(SHA_256), ScramClient(SHA_256, "alice", "pencil")
             challenge = begun(server, client)
             with pytest.raises(Refused, match="nonce"):
-                server.step(client.final(challenge, nonce=nonce), 0)
+                server.step(client.final(challenge, nonce=nonce.format(own=client.nonce, all=nonce_of(challenge))), 0)
+
+    def test_librdkafka_before_2_6_1(self) -> None:
+        """It puts its own part in front of the nonce once more: a proof over that counts, once and for its exchange."""
+        server, later = exchange(SHA_256), exchange(SHA_256)
+        client = ScramClient(SHA_256, "alice", "pencil")
+        challenge = begun(server, client)
+        final = client.final(challenge, nonce=client.nonce + nonce_of(challenge))
+
+        done = server.step(final, 0)
+
+        assert isinstance(done, Done)
+        assert client.accepts(done.token)
+        begun(later, client)
+        for finished_or_other in (server, later):
+            with pytest.raises(Refused, match="nonce"):
+                finished_or_other.step(final, 0)
 
     def test_another_binding(self) -> None:
         """The final message must repeat the header of the first (a downgrade otherwise)."""

@@ -56,7 +56,9 @@ def test_profiles(tools: Tools, tmp_path: Path) -> None:
     tools.say("profile", "create", "here", "--bootstrap", tools.address, bootstrap=False)
     tools.say("profile", "create", "far", "--user", "ann", "--password-file", str(password), bootstrap=False)
 
-    assert "needs" not in tools.refuse("topics", "list", "--bootstrap", "127.0.0.1:1", bootstrap=False)
+    nobody = tools.refuse("topics", "list", "--bootstrap", "127.0.0.1:1", bootstrap=False)
+    assert "needs" not in nobody
+    assert "profile 'far' is in use" in nobody
     assert [one["current"] for one in tools.tell("profile", "list", bootstrap=False)] == [True, False]
     tools.say("profile", "use", "here", bootstrap=False)
     assert tools.tell("cluster", "health", bootstrap=False)["healthy"] is True

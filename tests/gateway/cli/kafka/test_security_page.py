@@ -104,5 +104,8 @@ def test_the_page(tmp_path: Path) -> None:
         assert told.returncode != 0
         assert "authentication" in told.stderr.lower()
         assert page.run("penstock topics list --bootstrap localhost:9093 --security-protocol PLAINTEXT").returncode != 0
+    assert "can be read by every user" not in (tmp_path / "serve.log").read_text()
+    private = ("ca.key", "server.key", "server.pem", "admin.password", "alice.password")
+    assert [name for name in private if (tmp_path / name).stat().st_mode & 0o077] == []
     secrets = [(tmp_path / f"{user}.password").read_text().strip() for user in ("admin", "alice")]
     assert not any(secret in (tmp_path / "serve.log").read_text() for secret in secrets)
