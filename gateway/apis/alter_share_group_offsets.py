@@ -5,12 +5,14 @@ A group that does not exist is made, as in Kafka: an operator can say where it b
 Keeps: an answer without an error is durable; what was settled or delivered before counts no longer.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
 from core.errors import NotHosted, StoreError
+from core.streams.live import Stream
 from gateway.apis.shared.administration import slot_of
 from gateway.apis.shared.new_groups import NOT_SERVED, NOT_SERVED_TEXT, refused
 from gateway.apis.shared.sharing import empty_group, is_worker, serves_share_groups
@@ -21,6 +23,9 @@ from gateway.groups.share.format import PlaceKey
 from gateway.refusals import Asked, Refusal, code_of
 from gateway.security.acls import Operation, ResourceType
 from gateway.wire.message import Message
+
+TOGETHER: Final = 100
+"""Partitions of a request that wait for their records together; else each would wait for a sync of its own."""
 
 
 async def alter_share_group_offsets(ctx: RequestContext, request: Message) -> Mapping[str, Any]:
@@ -71,25 +76,39 @@ async def _topic(ctx: RequestContext, group_id: str, topic: Message, elsewhere: 
     is_allowed = ctx.may(Operation.READ, ResourceType.TOPIC, name)
     stream = ctx.services.topics.get(name) if is_allowed else None
     unknown = ErrorCode.unknown_topic_or_partition if is_allowed else ErrorCode.topic_authorization_failed
-    partitions = []
-    async for asked in ctx.paced(topic.partitions):
-        slot = slot_of(stream, asked.partition_index)
-        error = unknown
-        if stream is not None and slot is not None:
-            key = PlaceKey(group_id, stream.uuid, asked.partition_index)
-            try:
-                # Kafka's tools ask for offsets between the log's start and its end; others are brought there.
-                start = min(max(asked.start_offset, slot.start), slot.durable_end)
-                error = await ctx.services.share.partitions.begin_at(key, slot, start)
-            except StoreError as failed:
-                error = code_of(failed, Asked.PARTITION)
-                if isinstance(failed, NotHosted):
-                    number = asked.partition_index
-                    elsewhere[Place(name, number)] = stream.state.container_of_slot(number)
-        if error is ErrorCode.none:
-            ctx.tell("share offsets changed", name=group_id, topic=name, partition=asked.partition_index)
-        partitions.append({"partition_index": asked.partition_index, "error_code": error})
+    partitions: list[dict[str, Any]] = []
+    async for first in ctx.paced(range(0, len(topic.partitions), TOGETHER)):
+        some = topic.partitions[first : first + TOGETHER]
+        if stream is None:
+            errors = [unknown] * len(some)
+        else:
+            errors = await asyncio.gather(*(_begun(ctx, group_id, stream, asked, elsewhere) for asked in some))
+        partitions += (
+            {"partition_index": asked.partition_index, "error_code": error}
+            for asked, error in zip(some, errors, strict=True)
+        )
     return {"topic_name": name, "topic_id": None if stream is None else stream.uuid, "partitions": partitions}
+
+
+async def _begun(
+    ctx: RequestContext, group_id: str, stream: Stream, asked: Message, elsewhere: dict[Place, int]
+) -> ErrorCode:
+    """Have a partition begin where it is asked for; durable, if there is no error."""
+    number = asked.partition_index
+    slot = slot_of(stream, number)
+    if slot is None:
+        return ErrorCode.unknown_topic_or_partition
+    try:
+        # Kafka's tools ask for offsets between the log's start and its end; others are brought there.
+        start = min(max(asked.start_offset, slot.start), slot.durable_end)
+        error = await ctx.services.share.partitions.begin_at(PlaceKey(group_id, stream.uuid, number), slot, start)
+    except StoreError as failed:
+        if isinstance(failed, NotHosted):
+            elsewhere[Place(stream.name, number)] = stream.state.container_of_slot(number)
+        return code_of(failed, Asked.PARTITION)
+    if error is ErrorCode.none:
+        ctx.tell("share offsets changed", name=group_id, topic=stream.name, partition=number)
+    return error
 
 
 API: Final = Api(

@@ -21,6 +21,7 @@ from core.errors import StorageFull
 from core.streams.state import new_stream
 from gateway.apis import (
     alter_replica_log_dirs,
+    alter_share_group_offsets,
     alter_user_scram_credentials,
     create_acls,
     create_topics,
@@ -42,6 +43,7 @@ from gateway.groups import lag
 from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.offsets import committed as offsets
 from gateway.groups.persistence import CommittedOffset
+from gateway.groups.share.partitions import SharePartitions
 from gateway.network import turns
 from gateway.security.acls import ResourceType
 from gateway.security.denial import denial_of
@@ -673,3 +675,28 @@ def test_a_partition_that_moves_is_told_anew() -> None:
     assert moved.containers == state.containers
     assert metadata._places(moved, leaders) != metadata._places(state, leaders)
     assert metadata._entry(12, moved, leaders, 0) != metadata._entry(12, state, leaders, 0)
+
+
+def test_share_offsets_are_altered_in_parts(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partitions of a part are stored together: one by one, each would wait for a sync of its own."""
+    running = most = 0
+    begin_at = SharePartitions.begin_at
+
+    async def counted(*args: Any) -> ErrorCode:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        error = await begin_at(*args)
+        running -= 1
+        return error
+
+    monkeypatch.setattr(alter_share_group_offsets, "TOGETHER", 25)
+    monkeypatch.setattr(SharePartitions, "begin_at", counted)
+    topic = admin.create(MANY)
+    partitions = [{"partition_index": n, "start_offset": 0} for n in (*INDEXES, MANY)]
+    topics = [{"topic_name": topic, "partitions": partitions}]
+    (told,) = admin.ask("AlterShareGroupOffsets", 0, group_id="shared", topics=topics).responses
+
+    assert [(p.partition_index, p.error_code) for p in told.partitions] == [*((n, 0) for n in INDEXES), (MANY, 3)]
+    assert most == 25
