@@ -56,8 +56,6 @@ RESOURCES_AT_ONCE: Final = 200
 UNKNOWN_TOPIC: Final = 3
 _ERROR_HEAD: Final = re.compile(r"^\[Error -?\d+\] \w+: ")
 """Before a broker's words, where kafka-python gives an error as text."""
-_HTTP: Final = int.from_bytes(b"HTTP", "big")
-"""How the answer of an HTTP server begins, read as a frame's length."""
 _RESOURCES: Final = {
     "topic": ConfigResourceType.TOPIC,
     "broker": ConfigResourceType.BROKER,
@@ -424,8 +422,6 @@ def _saying_why(connection: Connection) -> Iterator[None]:
         if failures.last is None:
             raise
         why, protocol = words_of(failures.last), connection.security_protocol
-        if why.endswith(f"Invalid frame length: {_HTTP}"):
-            why = "an HTTP server answers there; listeners, not http.listen, has the address for Kafka's clients"
         raise Refused(f"no connection with {protocol} to {connection.bootstrap}: {why}") from error
     finally:
         log.removeHandler(failures)

@@ -102,7 +102,7 @@ class Session:
 
     @cached_property
     def cluster(self) -> Cluster:
-        """The cluster, connected at its first use. Raises Refused, which names the profile: it may have been forgotten."""
+        """The cluster, connected at its first use. Raises Refused, with the profile: it may be forgotten."""
         connection = self.connection
         try:
             return self.open(connection)
