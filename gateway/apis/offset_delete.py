@@ -15,6 +15,7 @@ from kio.schema.errors import ErrorCode
 
 from gateway.dispatch.context import RequestContext
 from gateway.dispatch.registry import Api
+from gateway.groups.coordinator import GroupCoordinator
 from gateway.groups.offsets.committed import Subscriber
 from gateway.refusals import Refusal
 from gateway.security.acls import Operation, ResourceType
@@ -41,8 +42,8 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
     deleted: dict[str, None] = {}
     places = list(asked)
     async for first in ctx.paced(range(0, len(places), AT_ONCE), ctx.is_alone):
-        if ctx.services.groups.of(request.group_id) is not groups:  # it has left and come back
-            raise Refusal(ErrorCode.coordinator_load_in_progress)
+        if error := _gone(ctx, request.group_id, groups):
+            break
         group = groups.get(request.group_id)
         some = {place: _check(ctx, group, *place) for place in places[first : first + AT_ONCE]}
         allowed = [place for place, refused in some.items() if not refused]
@@ -71,6 +72,15 @@ async def offset_delete(ctx: RequestContext, request: Message) -> Mapping[str, A
             async for topic in ctx.paced(request.topics)
         ],
     }
+
+
+def _gone(ctx: RequestContext, group_id: str, groups: GroupCoordinator) -> ErrorCode:
+    """Why the coordinator that a deletion began with cannot go on; no error if it can."""
+    try:
+        is_there = ctx.services.groups.of(group_id) is groups
+    except Refusal as refusal:
+        return refusal.code
+    return ErrorCode.none if is_there else ErrorCode.coordinator_load_in_progress  # it has left and come back
 
 
 def _check(ctx: RequestContext, group: Subscriber | None, name: str, partition: int) -> ErrorCode:

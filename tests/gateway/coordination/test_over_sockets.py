@@ -9,6 +9,7 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from gateway.apis import offset_delete
+from gateway.dispatch.context import RequestContext
 from gateway.groups.offsets.service import OffsetService
 from gateway.groups.persistence import OffsetKey
 from tests.core.support import until
@@ -156,10 +157,13 @@ def test_a_container_that_goes_between_two_parts(admin: Admin, monkeypatch: pyte
         return code
 
     asked = {"name": topic, "partitions": [{"partition_index": number} for number in range(2)]}
+    told: list[tuple[str, str]] = []
     with monkeypatch.context() as patch:
         patch.setattr(offset_delete, "AT_ONCE", 1)
         patch.setattr(OffsetService, "delete", and_goes)
+        patch.setattr(RequestContext, "tell", lambda ctx, what, *, name, topic: told.append((what, topic)))
         answer = admin.ask("OffsetDelete", 0, group_id=group, topics=[asked])
+    assert told == [("offsets deleted", topic)]  # the audit log hears of the part that was
     assert (answer.error_code, deleted) == (ErrorCode.coordinator_load_in_progress, [(topic, 0)])
     assert admin.broker.groups.of(group).offsets.get(OffsetKey(group, topic, 1)) is not None
 
