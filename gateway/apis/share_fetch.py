@@ -218,7 +218,7 @@ class _Fetch:
         places: list[tuple[PlaceKey, Slot]] = []
         for key in keys:
             with contextlib.suppress(Refusal):
-                places.append((key, shared_slot(self._ctx, key)))
+                places.append((key, shared_slot(self._ctx, key, is_asked_for=False)))
         await self._ctx.services.share.partitions.begin(places)
 
     async def _deliver(self, live: LivePartition, slot: Slot, bytes_left: int, records_left: int) -> Delivery:

@@ -70,12 +70,14 @@ async def place(ctx: RequestContext, key: PlaceKey) -> tuple[LivePartition, Slot
         raise Refusal(code_of(error, Asked.READ)) from error
 
 
-def shared_slot(ctx: RequestContext, key: PlaceKey) -> Slot:
-    """The slot of a partition that a member may share. Raises Refusal."""
+def shared_slot(ctx: RequestContext, key: PlaceKey, *, is_asked_for: bool = True) -> Slot:
+    """The slot of a partition that a member may share. Raises Refusal; a denial is an event only where it
+    `is_asked_for`."""
+    may = ctx.may if is_asked_for else ctx.has
     stream = ctx.services.topics.by_uuid(key.topic)
     if stream is None:
         raise Refusal(ErrorCode.unknown_topic_id)
-    if not ctx.may(Operation.READ, ResourceType.TOPIC, stream.name):
+    if not may(Operation.READ, ResourceType.TOPIC, stream.name):
         raise Refusal(ErrorCode.topic_authorization_failed)
     slot = slot_of(stream, key.partition)
     if slot is None:

@@ -75,7 +75,7 @@ def _submit(container: Container, together: Sequence[_Beginning]) -> None:
             continue
         try:
             row = one.row()
-        except StoreError as why:
+        except Exception as why:  # whatever it is: others wait in this step, too
             one.stored.set_exception(why)
             continue
         if row is None:
@@ -92,6 +92,10 @@ def _submit(container: Container, together: Sequence[_Beginning]) -> None:
             written[0].stored.set_exception(why)
         for one in written if len(written) > 1 else ():
             _submit(container, [one])
+        return
+    except Exception as why:
+        for one in written:
+            one.stored.set_exception(why)
         return
     landing.add_done_callback(partial(_landed, [one.stored for one in written]))
 

@@ -14,10 +14,14 @@ from core.errors import StorageFull
 from core.log.records import Operation
 from core.streams.live import Slot
 from gateway.apis import share_fetch
+from gateway.dispatch.context import RequestContext
 from gateway.groups.share import beginning, partitions
 from gateway.groups.share.beginning import Beginnings
 from gateway.groups.share.format import PARTITIONS_TABLE, PlaceKey, decode_partition, encode_key
+from gateway.security.acls import Operation as Operation_
+from gateway.security.acls import ResourceType
 from gateway.wire.message import Message
+from tests.core.support import DEADLINE_S
 from tests.gateway.apis.harness import NOW, Admin, admin_of
 from tests.gateway.groups.share.test_storing import HeldLog, Speaker, acquired, begun, reached
 
@@ -224,3 +228,39 @@ def test_watches_end_in_turns(admin: Admin, monkeypatch: pytest.MonkeyPatch, giv
     assert len(ended) == MANY
     assert max(Counter(ended).values()) == 10
     assert all(slot.watchers is None for _, slot in Group(admin, topic).places)
+
+
+def test_rows_that_meet_a_defect(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who wait for them go on: deletions wait for all that begins. The next fetch begins them again."""
+    topic = admin.create(TOGETHER)
+    group = Group(admin, topic)
+
+    def broken(operations: Sequence[Operation]) -> asyncio.Future[None]:
+        raise ValueError("a defect")
+
+    async def begin() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(admin.broker.store.home, "submit", broken)
+            await asyncio.wait_for(group.begin(), DEADLINE_S)
+        assert group.starts == {}
+        await group.begin()
+
+    admin.run(begin())
+    assert sorted(group.starts) == list(range(TOGETHER))
+
+
+def test_a_denial_is_told_once(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at what comes next asks for nothing: it is the answer that denies."""
+    topic, asked = admin.create(TOGETHER), list[str]()
+
+    def denied(ctx: RequestContext, operation: Operation_, kind: ResourceType, name: str = "") -> bool:
+        if kind is ResourceType.TOPIC:
+            asked.append(name)
+        return kind is not ResourceType.TOPIC
+
+    monkeypatch.setattr(RequestContext, "may", denied)
+    monkeypatch.setattr(RequestContext, "has", lambda *_: False)
+    answer = admin.run(Speaker(admin, topic).fetch(0))
+
+    assert codes(answer) == [ErrorCode.topic_authorization_failed] * TOGETHER
+    assert asked == [topic] * TOGETHER
