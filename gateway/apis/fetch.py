@@ -164,7 +164,10 @@ class _Fetch(AnsweredFetch):
         if not (self.done or self.looking) and self.connection.peer_left():
             self._abandon()
         else:
-            self.run()
+            try:
+                self.run()
+            except Exception as error:
+                self._failed(error)
         took(self.connection, self.reply.route, _now() - began_s, 0)
         return False
 
@@ -242,10 +245,14 @@ class _Fetch(AnsweredFetch):
                     self.add(target, cold.slot, None)
 
     def _task_done(self, task: asyncio.Future[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("fetch failed", exc_info=task.exception())
-            self._finish()
-            self.reply.close("a fetch failed; the gateway's log says why")
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        """Nobody would answer this fetch any more, nor what comes behind it."""
+        logger.error("fetch failed", exc_info=error)
+        self._finish()
+        self.reply.close("a fetch failed; the gateway's log says why")
 
     # --- Waiting and answering ----------------------------------------------------------------
 

@@ -30,7 +30,6 @@ from gateway.wire.error_codes import UNKNOWN_SERVER_ERROR
 from gateway.wire.errors import MalformedRequest
 from gateway.wire.headers import RequestHeader
 from gateway.wire.message import Message
-from gateway.wire.primitives import EncodedItems
 
 if TYPE_CHECKING:
     from gateway.network.connection import Connection
@@ -302,8 +301,6 @@ def _is_large(values: Mapping[str, Any]) -> bool:
                     todo.append(field)
                 elif isinstance(field, bytes | bytearray | str):
                     left_bytes -= len(field)
-                elif isinstance(field, EncodedItems):
-                    left_bytes -= len(field.data)
         else:
             left -= len(item)
             if left >= 0:

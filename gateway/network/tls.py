@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ from gateway.network.sessions import FEED_BYTES, Session, wrapped
 from gateway.network.tls_records import HANDSHAKE, are_sealed, whole_records
 from gateway.security.principal import Principal
 from gateway.security.tls import NoPrincipal
+
+logger = logging.getLogger(__name__)
 
 WIRE_BYTES: Final = 128 * 1024
 """Bytes that are received at a time, into a buffer that all connections share."""
@@ -246,6 +249,14 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         """Nothing holds up bytes that wait any more."""
+        try:
+            self._read_on()
+        except Exception:
+            # Unlike one in `buffer_updated`, it would end nothing: the connection would not be read any more.
+            logger.exception("a defect: a request over TLS does not begin, and its connection ends. Please report it")
+            self.abort()
+
+    def _read_on(self) -> None:
         if self._is_held:
             return
         if self.is_shaken or self._rest:

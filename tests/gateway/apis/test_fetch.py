@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from gateway.apis import fetch
 from gateway.broker import Broker
 from gateway.records.record_batch import ZSTD
 from gateway.wire.message import Message
@@ -181,6 +182,33 @@ def test_waiting_ends_with_data(tmp_path: Path) -> None:
         answer = await client.receive(waiting)
 
         assert found(answer) == {1: [(0, b"a")]}
+        assert broker.topics.get("t").slot(0).watchers is None  # type: ignore[union-attr]
+        other.close()
+
+    run(tmp_path, scenario)
+
+
+def test_waiting_ends_with_a_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would answer the fetch that meets it: its connection ends, and the producer that woke it hears nothing."""
+    waits = asyncio.Event()
+    choose = fetch._Fetch.choose
+
+    def choosing(one: fetch._Fetch, *args: Any) -> None:
+        if waits.is_set():
+            raise ValueError("a defect")
+        waits.set()
+        choose(one, *args)
+
+    async def scenario(broker: Broker, client: Client) -> None:
+        other = await Client.connect(broker)
+        monkeypatch.setattr(fetch._Fetch, "choose", choosing)
+        client.send(FETCH, 11, fetch_body([("t", 0, 0)], max_wait=15_000))
+        await waits.wait()
+        assert (await other.produce("t", batch(b"a"))).error_code == 0
+        assert await client.closed()
+        monkeypatch.undo()
+
+        assert found(await other.fetch(("t", 0, 0))) == {0: [(0, b"a")]}
         assert broker.topics.get("t").slot(0).watchers is None  # type: ignore[union-attr]
         other.close()
 
