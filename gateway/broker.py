@@ -156,6 +156,7 @@ class Broker:
         self._http_security = http_security(config)
         self._observers = Observers(self, config, http, self._http_security, self._shares.http, is_inner=has_others)
         self._renewing: asyncio.Task[None] | None = None
+        self._early: list[Changed] | None = []  # what others changed while the services that hear of it are made
         self.authorizer: Authorizer | None = None
 
     def __repr__(self) -> str:
@@ -211,6 +212,7 @@ class Broker:
             shared=self._registry if seat is None else seat.registry,
             hosts=() if seat is not None else None if part is None else part.hosts,
         )
+        self.store.on_followed(self._followed)
         (data.path / REPAIRED_FILE).unlink(missing_ok=True)
         self.topics = Topics(self.config, self.store, configs)
         self.resource_configs = ResourceConfigs(self.store, self.config)
@@ -267,7 +269,9 @@ class Broker:
             self.clock,
         )
         self.standing.look()
-        self.store.on_followed(self._followed)
+        early, self._early = self._early or [], None
+        for changed in early:
+            self._followed(changed)
         await self.groups.load()
         await self.share.coordinators.load()
         await self.transactions.load()
@@ -350,6 +354,9 @@ class Broker:
 
     def _followed(self, changed: Changed) -> None:
         """Other workers, or this one, have changed what all share."""
+        if self._early is not None:
+            self._early.append(changed)
+            return
         self.standing.followed(changed)
         self.topics.followed(changed.streams, changed.deleted)
         if BROKER_CONFIGS in changed.kinds:
