@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -44,7 +45,8 @@ def until_refused(address: str) -> None:
     deadline = time.monotonic() + WITHIN_S
     while True:
         try:
-            socket.create_connection((host, int(port)), timeout=WITHIN_S).close()
+            with contextlib.suppress(ConnectionResetError):  # closed while it was in the queue
+                socket.create_connection((host, int(port)), timeout=WITHIN_S).close()
         except ConnectionRefusedError:
             return
         assert time.monotonic() < deadline, "a port at which nothing answers still takes connections"
