@@ -48,7 +48,7 @@ class Moving:
         start = self._prefix + prefix
         wanted = {"key": b64encode(start).decode(), "range_end": b64encode(end_of(start)).decode()}
         rows = self.nodes.ask_etcd("kv/range", wanted).get("kvs", [])
-        return {b64decode(row["key"])[len(start) :].decode(): b64decode(row["value"]) for row in rows}
+        return {b64decode(row["key"])[len(start) :].decode(): b64decode(row.get("value", "")) for row in rows}
 
     def rows(self) -> dict[str, bytes]:
         """All that moves change in etcd: what is wanted, whose the containers are, where the slots are."""
