@@ -264,7 +264,9 @@ class HostedContainer:
         self.container.fail(error)
 
     async def _for_each_slot(self, do: Callable[[Slot], None]) -> None:
-        async for slot in in_turns(dict.fromkeys(self.container.all_slots())):
+        # Also those that have moved, of which this log is still to hear: nobody else lets go of them any more.
+        slots = dict.fromkeys((*self.container.all_slots(), *self.container.outcomes.beside.values()))
+        async for slot in in_turns(slots):
             do(slot)
 
     async def _admit(self, long_term: LongTermStorage | None) -> None:

@@ -9,7 +9,7 @@ from core.streams.state import StreamState
 
 @dataclass(slots=True)
 class Changes:
-    """What a look found: streams that came or changed, the ids of deleted ones, kinds of settings; nodes or not."""
+    """What a look found: streams that came or changed, deleted ones as they were, kinds of settings; nodes or not."""
 
     streams: list[StreamState] = field(default_factory=list)
     deleted: list[StreamState] = field(default_factory=list)
@@ -19,10 +19,16 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.streams or self.deleted or self.kinds or self.nodes)
 
+    def give_way(self, later: Changes) -> None:
+        """Leave out streams of which a later look found more."""
+        came = {state.id for state in (*later.streams, *later.deleted)}
+        self.streams = [state for state in self.streams if state.id not in came]
+
     def extend(self, later: Changes) -> None:
         """Take in what a later look found."""
-        came = {state.id for state in (*later.streams, *later.deleted)}
-        self.streams = [state for state in self.streams if state.id not in came] + later.streams
-        self.deleted += later.deleted
+        self.give_way(later)
+        self.streams += later.streams
+        known = {state.id for state in self.deleted}
+        self.deleted += [state for state in later.deleted if state.id not in known]
         self.kinds |= later.kinds
         self.nodes |= later.nodes

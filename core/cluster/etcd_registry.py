@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
@@ -60,7 +61,7 @@ LOOK_S: Final = 5.0
 """How long a look is tried."""
 TRIES_MAX: Final = 50
 """How often a change is tried that others make at the same time, of a counter or of one kind of settings. Each time at
-least one of them gets on."""
+least one of them gets on; of settings each process has one change of a kind on its way."""
 PAUSE_S_MAX: Final = 0.05
 TAKEN_MAX: Final = 100
 """The most streams that are decoded in one turn of the loop, at some 50 microseconds each."""
@@ -89,6 +90,7 @@ class EtcdRegistry:
         self._next_stream = 1
         self._touched: dict[bytes, None] = dict.fromkeys(mirror.values)  # keys to take over from the mirror, in order
         self._looking = asyncio.Lock()
+        self._deciding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by kind, which the code names
         self._unreported = Changes()
         self.changed = asyncio.Event()
         """Set while there are changes that `look` has not returned yet."""
@@ -267,21 +269,22 @@ class EtcdRegistry:
 
     async def change_settings(self, kind: str, decide: Decide) -> SettingChanges:
         below, mark = SETTINGS + kind.encode() + b"/", DECIDED + kind.encode()
-        for _ in range(TRIES_MAX):
-            async with self._looking:
-                await self._catch_up()  # a decision against the change needs it as well
-                last, changes = self._mirror.values.get(mark), decide(self.settings(kind))
-            if not changes:
-                return changes
-            keys = ((self._key(below + key), value) for key, value in changes.items())
-            made = [Delete(key) if value is None else Put(key, value) for key, value in keys]
-            compares = (unchanged(last, self._key(mark)),)
-            if (await self._changed(compares, [*made, Put(self._key(mark), b"")])).succeeded:
-                # A look meanwhile may have told of this change and of others' later ones, behind which the caller is.
-                self._unreported.kinds.add(kind)
-                self.changed.set()
-                return changes
-            await _step_aside()
+        async with self._deciding[kind]:  # so only other processes come between
+            for _ in range(TRIES_MAX):
+                async with self._looking:
+                    await self._catch_up()  # a decision against the change needs it as well
+                    last, changes = self._mirror.values.get(mark), decide(self.settings(kind))
+                if not changes:
+                    return changes
+                keys = ((self._key(below + key), value) for key, value in changes.items())
+                made = [Delete(key) if value is None else Put(key, value) for key, value in keys]
+                compares = (unchanged(last, self._key(mark)),)
+                if (await self._changed(compares, [*made, Put(self._key(mark), b"")])).succeeded:
+                    # A look meanwhile may have told of this change and of others' later ones: the caller is behind.
+                    self._unreported.kinds.add(kind)
+                    self.changed.set()
+                    return changes
+                await _step_aside()
         raise Stale(kind)
 
     async def take_writer_ids(self, count: int) -> range:

@@ -7,7 +7,8 @@ of another one goes the same way: the registry first, then the copies here, then
 
 - Changes of a stream are taken over in the order of their revisions; one that is known already changes nothing.
 - A stream that another process made is visible here only when each container of this process has its copy.
-- What a look found is taken over in the end, whatever went wrong with it at first; it holds up nothing else.
+- What a look found is taken over in the end, whatever went wrong with it at first; it holds up nothing else. A
+  caller hears of an error when it is new; the log alone hears of it when the same fails again.
 - A stream that the registry does not have any more is not begun, however old the word of it is that comes late.
 """
 
@@ -76,7 +77,8 @@ class Following:
         self._follower = follower
         self._task: asyncio.Task[None] | None = None
         self._one_at_a_time = asyncio.Lock()
-        self._left = Changes()  # what looks have found and nobody here has taken over yet
+        self._found = Changes()  # by looks, and not tried yet
+        self._left = Changes()  # what was tried and could not be taken over
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._follow_for_ever(), name="registry")
@@ -151,14 +153,28 @@ class Following:
             self._shares.note_late(stream, error)
 
     async def follow(self) -> None:
-        """Take over all that is decided by now. Raises StoreError, and whatever else goes wrong."""
-        async with self._one_at_a_time:
-            await self._follow()
+        """Take over all that is decided by now. Raises StoreError, and whatever else goes wrong for the first time."""
+        errors, _ = await self._follow()
+        if errors:
+            raise errors[0]
 
-    async def _follow(self) -> None:
-        """Take over what a look finds, and what those before it have left. Raises the first of its errors."""
-        self._left.extend(await self._registry.look())
-        changed, left, errors = self._left, Changes(), list[Exception]()
+    async def _follow(self) -> tuple[list[Exception], list[Exception]]:
+        """Take over what those before have left, and what a look finds; returns the errors of what is found, and of
+        what was left. What a cancelled call has not tried is found by the next one."""
+        async with self._one_at_a_time:
+            self._found.extend(await self._registry.look())
+            self._left.give_way(self._found)
+            again = list[Exception]()
+            if self._left:
+                self._left, again = await self._take_over(self._left)
+            left, errors = await self._take_over(self._found)
+            self._found = Changes()
+            self._left.extend(left)
+        return errors, again
+
+    async def _take_over(self, changed: Changes) -> tuple[Changes, list[Exception]]:
+        """Take over what can be; returns the rest, and what went wrong with it."""
+        left, errors = Changes(), list[Exception]()
         for state in changed.streams:
             try:
                 await self._follow_change(state)
@@ -176,9 +192,7 @@ class Following:
         except Exception as error:
             left = changed  # who has heard of it hears of it again
             errors.append(error)
-        self._left = left
-        if errors:
-            raise errors[0]
+        return left, errors
 
     async def _follow_change(self, state: StreamState) -> None:
         known = self._streams.by_id(state.id)
@@ -201,7 +215,9 @@ class Following:
             except TimeoutError:
                 pass
             try:
-                await self.follow()
+                errors, again = await self._follow()
+                if errors or again:
+                    raise (errors or again)[0]
             except StoreError as error:
                 logger.warning("the registry cannot be read and will be tried again", extra={"reason": str(error)})
                 await asyncio.sleep(RETRY_S)

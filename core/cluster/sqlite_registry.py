@@ -31,6 +31,7 @@ import errno
 import json
 import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -49,7 +50,8 @@ BUSY_S_MAX: Final = 10.0
 """Longest wait for another process's change; one takes some milliseconds, and a sync of the disk."""
 
 TRIES_MAX: Final = 50
-"""How often a change of settings is decided while others change the same kind; each time one of them gets on."""
+"""How often a change of settings is decided while other processes change the same kind. Each time one of them gets on,
+and each has one at a time on its way."""
 
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -101,6 +103,7 @@ class SqliteRegistry:
         self._seen = 0  # the last change in the mirror
         self._next_stream = 1
         self._looking = asyncio.Lock()
+        self._deciding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by kind, which the code names
         self._unreported = Changes()
         self.changed = asyncio.Event()
         """Set while the mirror has changes that `look` has not returned yet."""
@@ -237,17 +240,18 @@ class SqliteRegistry:
         await self._changed(deleted)
 
     async def change_settings(self, kind: str, decide: Decide) -> SettingChanges:
-        for _ in range(TRIES_MAX):
-            async with self._looking:
-                await self._take_over()
-                if self._unreported:
-                    self.changed.set()
-                seen, changes = self._seen, decide(self.settings(kind))
-            if not changes:
-                return changes
-            with suppress(Stale):
-                await self._changed(partial(self._change_settings, kind, changes, seen))
-                return changes
+        async with self._deciding[kind]:  # so only other processes come between
+            for _ in range(TRIES_MAX):
+                async with self._looking:
+                    await self._take_over()
+                    if self._unreported:
+                        self.changed.set()
+                    seen, changes = self._seen, decide(self.settings(kind))
+                if not changes:
+                    return changes
+                with suppress(Stale):
+                    await self._changed(partial(self._change_settings, kind, changes, seen))
+                    return changes
         raise Stale(kind)
 
     def _change_settings(self, kind: str, changes: SettingChanges, seen: int, change: int) -> None:

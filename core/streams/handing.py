@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from core.streams.live import Slot
-from core.streams.saving import Foreseen, encode_slot
 from core.streams.slot_format import SavedSlot, SegmentStretch, decode_slot
 from core.streams.transactions import Aborted, SlotTransactions, Unstable
 
@@ -54,25 +53,14 @@ def tiered_of(slot: Slot) -> Tiered:
     return slot.tiered_end, slot.tiered_bytes
 
 
-def handed_over(
-    source: Slot,
-    copied: Slot,
-    aborted: Iterable[Aborted],
-    foreseen: Foreseen | None = None,
-    tiered: Tiered | None = None,
-) -> bytes:
-    """A slot's value once all of its entries were copied, up to what is durable at `source`; or, where that is
-    `foreseen`, up to what was appended there.
-
-    `aborted`: the aborted transactions that were met on the way; `source` may have forgotten some of them by now,
-    because only chunks have their entries. `tiered`: of `copied`, now (None) or before. Raises Mismatch.
-    """
-    return with_copied(encode_slot(source, foreseen), copied, aborted, tiered or tiered_of(copied))
-
-
 def with_copied(state: bytes, copied: Slot, aborted: Iterable[Aborted], tiered: Tiered) -> bytes:
-    """The same, made of the source's state as `encode_slot` gives it. That is read, which takes three times as long as
-    to make it: some 10 microseconds a writer. Raises Mismatch."""
+    """A slot's value once all of its entries were copied, up to where `state` ends: the source's as `encode_slot` gives
+    it, of what is durable there, or foreseen. To read a state takes three times as long as to make it: some 10
+    microseconds a writer.
+
+    `aborted`: the aborted transactions that were met on the way; the source may have forgotten some of them by now,
+    because only chunks have their entries. `tiered`: of `copied`, now or before. Raises Mismatch.
+    """
     tiered_end, tiered_bytes = tiered
     saved = decode_slot(state)
     if copied.end != saved.end:

@@ -11,6 +11,7 @@ of it, and its watchers.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -26,6 +27,8 @@ from core.streams.policy import StreamPolicy
 from core.streams.state import Segment, StreamState
 from core.streams.transactions import Aborted, SlotTransactions, overlapping
 from core.streams.writers import WriterBatch, WriterState, new_batch
+
+logger = logging.getLogger(__name__)
 
 WRITERS_PER_STEP: Final = 200
 """Writers that one step goes through: half a millisecond where they are encoded."""
@@ -180,9 +183,12 @@ class Slot(Extent):
                 self.watchers = None
 
     def changed(self) -> None:
-        """Tell all watchers to look again."""
+        """Tell all watchers to look again. An error in one keeps it from no other, nor from what the caller does."""
         for watcher in list(self.watchers or ()):
-            watcher.slot_changed(self)
+            try:
+                watcher.slot_changed(self)
+            except Exception:
+                logger.exception("a slot has changed, and telling so failed", extra={"slot": repr(self)})
 
     def settled(self, size: int) -> None:
         """Tell all watchers that a transaction ended."""

@@ -10,14 +10,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
 from core.streams.live import Slot
-
-logger = logging.getLogger(__name__)
 
 TOLD_AT_ONCE: Final = 2_000
 """Watchers that hear of their slots in one turn of the loop: some 3 ms."""
@@ -44,10 +41,7 @@ class Telling:
         while self._waiting and told < TOLD_AT_ONCE:
             slot = self._waiting.popleft()
             told += len(slot.watchers or ())
-            try:
-                slot.changed()
-            except Exception:
-                logger.exception("a slot has changed, and telling so failed", extra={"slot": repr(slot)})
+            slot.changed()
         self._has_told = told > 0
         if self._has_told:
             asyncio.get_running_loop().call_soon(self._tell)

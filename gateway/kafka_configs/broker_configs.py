@@ -248,9 +248,13 @@ class BrokerConfigs:
             _table_key(entity, name): text.encode() for name, text in wanted.items() if now.get(name) != text
         }
 
-    def take_over(self, stored: Settings) -> None:
-        """Put the durable configs into effect."""
-        self._use(self._readable_of(stored))
+    def take_over(self, stored: Settings) -> bool:
+        """Put the durable configs into effect; returns whether those are others than before."""
+        set_at_run_time = self._readable_of(stored)
+        if set_at_run_time == self._layers.set_at_run_time:
+            return False
+        self._use(set_at_run_time)
+        return True
 
     def _readable_of(self, stored: Settings) -> dict[str, dict[str, str]]:
         """The stored configs that take effect here, by entity: the cluster, and this node."""

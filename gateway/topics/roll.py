@@ -2,20 +2,25 @@
 
 A topic comes and goes by this process's own change and by what it hears of others', so each is said more than once.
 
-Keeps: hooks hear once that a topic came, grew or went. Partitions and names that are counted are those of the topics
-that have come and not gone.
+Keeps: hooks hear once that a topic came, grew or went; an error in one keeps that from no other. Partitions and names
+that are counted are those of the topics that have come and not gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 from uuid import UUID
 
 from core.cluster.registry import common_form
 from core.streams.live import Stream
 from gateway.topics.former_names import FormerNames
 
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 DeletionHook = Callable[[Stream], Iterable[asyncio.Task[None]] | None]
 """Hears of a deleted topic; may return what ends when something that the topic has left behind is gone."""
 
@@ -54,8 +59,7 @@ class Roll:
             self._note_name(stream.name)
         self._known[stream.uuid] = stream, stream.slot_count
         self.partition_count += stream.slot_count - counted
-        for hook in self._change_hooks:
-            hook(stream)
+        _tell(self._change_hooks, stream)
 
     def went(self, uuid: UUID) -> None:
         """A topic was deleted; said again, it changes nothing."""
@@ -66,11 +70,10 @@ class Roll:
         self._forget_name(stream.name)
         self.former_names.note(uuid, stream.name)
         self.partition_count -= counted
-        for left in [left for hook in self._deletion_hooks for left in hook(stream) or ()]:
+        for left in [left for some in _tell(self._deletion_hooks, stream) for left in some or ()]:
             self._left_behind.add(left)
             left.add_done_callback(self._left_behind.discard)
-        for changed in self._change_hooks:
-            changed(stream)
+        _tell(self._change_hooks, stream)
 
     async def nothing_left(self) -> None:
         """Wait for all that topics which are gone by now have left behind."""
@@ -96,3 +99,14 @@ class Roll:
             self._alike[look] = tuple(left)
         else:
             del self._alike[look]
+
+
+def _tell(hooks: Iterable[Callable[[Stream], _T]], stream: Stream) -> list[_T]:
+    """Have all hooks hear; returns what they return."""
+    answers: list[_T] = []
+    for hook in hooks:
+        try:
+            answers.append(hook(stream))
+        except Exception:  # the topic is known by now, so nobody else would ever hear of it
+            logger.exception("a topic has changed, and telling so failed", extra={"topic": stream.name})
+    return answers

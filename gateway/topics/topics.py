@@ -132,9 +132,9 @@ class Topics:
             self._roll.went(state.uuid)
 
     def take_over_configs(self) -> None:
-        """Put the stored configs of brokers into effect."""
-        self.configs.take_over(self._store.registry.settings(SETTINGS))
-        self._store.refresh_policies()
+        """Put the stored configs of brokers into effect. Topics are gone through only if others are in effect."""
+        if self.configs.take_over(self._store.registry.settings(SETTINGS)):
+            self._store.refresh_policies()
 
     # --- Creating -----------------------------------------------------------------------------
 

@@ -29,12 +29,12 @@ from core.container.outcomes import Outcomes
 from core.container.unsaved import Unsaved
 from core.log.format import COMMIT_MARKER, IN_TRANSACTION
 from core.log.records import Trim
-from core.streams.handing import begun, handed_over
+from core.streams.handing import begun, tiered_of, with_copied
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
 from core.streams.markers import Marker
 from core.streams.policy import StreamPolicy
-from core.streams.saving import Foreseen
+from core.streams.saving import Foreseen, encode_slot
 from core.streams.state import STREAMS_TABLE, StreamState, new_stream, stream_key
 from core.streams.writers import WriterBatch
 
@@ -321,7 +321,7 @@ class Moves(RuleBasedStateMachine):
             if self.forgets_writers:
                 theirs.writers = None
             markers = [] if self.foresees_no_markers else self.source.markers
-            self.value = handed_over(theirs, ours, (), Foreseen.of(theirs, markers))
+            self.value = with_copied(encode_slot(theirs, Foreseen.of(theirs, markers)), ours, (), tiered_of(ours))
             self.target.write(arrival_put(PLACE, self.value))
         self.step = "foreseen"
 
@@ -336,7 +336,7 @@ class Moves(RuleBasedStateMachine):
             self.world.settle(self.source)
             is_whole = ours.end == theirs.end  # unless the seal is forgotten
             if self.value and is_whole and not self.trusts_what_it_foresaw:
-                value = handed_over(theirs, ours, ())
+                value = with_copied(encode_slot(theirs), ours, (), tiered_of(ours))
                 if value != self.value:
                     self.target.write(arrival_put(PLACE, value))
         self.step = "settled"

@@ -21,8 +21,9 @@ from core.errors import SlotMoves, StorageFull
 from core.freezing import Freezes, Left
 from core.log.records import Operation
 from core.store import Store
-from core.streams.handing import begun, handed_over
+from core.streams.handing import begun, tiered_of, with_copied
 from core.streams.live import Slot, Stream
+from core.streams.saving import encode_slot
 from core.streams.state import STREAMS_TABLE, stream_key
 from core.streams.writers import Duplicate
 from tests.core.cluster.several import check_copies, open_several
@@ -312,7 +313,7 @@ def test_an_older_copy_that_is_applied_late() -> None:
     target.write(0)
     arrived = target.slot
     assert arrived is not None
-    target.write(arrival_put(PLACE, handed_over(before, arrived, ())))
+    target.write(arrival_put(PLACE, with_copied(encode_slot(before), arrived, (), tiered_of(arrived))))
     stream = arrived.stream
     grown = world.decided.grown(8, 0, (source.id, target.id))
     world.decided = grown.moved(PLACE[1], target.id, 0, "it is wanted there")

@@ -282,6 +282,31 @@ def test_writers_of_what_arrives_count_no_more_after_a_release(tmp_path: Path) -
     run(scenario())
 
 
+def test_writers_of_what_has_moved_count_no_more_after_a_release(tmp_path: Path) -> None:
+    """A container goes that is still to hear that a slot has left it: the slot's writers count where it is now."""
+
+    async def scenario() -> None:
+        store = await open_two(tmp_path)
+        stream = await make_elsewhere(store)
+        slot, target = stream.slot(0), store.containers[0].container
+        await append(slot, b"x", writer=(7, 0, 0))
+        arriving = decode_slot(encode_slot(slot))._replace(since_lsn=target.log.file.first_lsn)
+        moved = stream.logged.moved(0, target.id, 0, "test")
+        key = stream_key(stream.id)
+        await target.update(
+            Put(STREAMS_TABLE, key, stream.logged.encode()), arrival_put((stream.id, 0), arriving.encode())
+        )
+        await target.update(Put(STREAMS_TABLE, key, moved.encode()))
+        assert slot.has_moved
+        assert stream.slot(0) is not slot
+        assert store.known_writers.count == 2
+        await store.release(ELSEWHERE)
+        assert store.known_writers.count == 1
+        await store.close()
+
+    run(scenario())
+
+
 def test_one_is_released_and_the_others_serve(tmp_path: Path) -> None:
     """A released container that is opened elsewhere has all of its entries; meanwhile the store serves the others."""
 

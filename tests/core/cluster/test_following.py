@@ -288,7 +288,8 @@ def test_changes_of_other_kinds_are_told(tmp_path: Path) -> None:
 
 
 def test_a_change_that_cannot_be_followed_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks is told of the error, at each look until it is over; all others are taken over."""
+    """The caller whose look finds it is told of the error, and no later one: for those all others are taken over. It is
+    kept once, and taken over when that is possible."""
 
     async def scenario() -> None:
         async with two(tmp_path) as (one, other):
@@ -304,13 +305,47 @@ def test_a_change_that_cannot_be_followed_holds_up_no_other(tmp_path: Path, monk
             monkeypatch.setattr(other.store._showing, "begin", failing)
             for name in ("first", "second"):
                 await one.store.create_stream(name, slots=4)
-            for _ in range(2):
-                with pytest.raises(LookupError):
-                    await other.store.catch_up()
-                assert [stream.name for stream in other.store.streams] == ["second"]
+            with pytest.raises(LookupError):
+                await other.store.catch_up()
+            assert [stream.name for stream in other.store.streams] == ["second"]
+            for number in range(3):
+                await one.store.create_stream(f"later-{number}", slots=4)
+                await other.store.catch_up()
+                assert other.store.streams.get(f"later-{number}") is not None
+                assert [state.name for state in following._left.streams] == ["first"]
             monkeypatch.undo()
             await other.store.catch_up()
-            assert {stream.name for stream in other.store.streams} == {"first", "second"}
+            assert other.store.streams.get("first") is not None
             assert not following._left
+
+    run(scenario())
+
+
+def test_a_listener_that_fails_at_one_change_hears_of_the_others(tmp_path: Path) -> None:
+    """Of what it could not hear it hears again, each time by itself: nothing that comes later is kept beside it."""
+
+    async def scenario() -> None:
+        async with two(tmp_path) as (one, other):
+            following, heard = other.store._following, list[str]()
+            assert following is not None
+            await following.stop()
+
+            def listener(changed: Changed) -> None:
+                if "quotas" in changed.kinds:
+                    raise LookupError("quotas")
+                heard.extend(state.name for state in changed.deleted)
+
+            old = [await one.store.create_stream(f"s-{number}", slots=4) for number in range(4)]
+            await other.store.catch_up()
+            other.store.on_followed(listener)
+            await one.registry.change_settings("quotas", lambda _: {b"a": b"1"})
+            await one.store.delete_stream(old[0])
+            with pytest.raises(LookupError):
+                await other.store.catch_up()
+            for stream in old[1:]:
+                await one.store.delete_stream(stream)
+                await other.store.catch_up()
+                assert heard[-1] == stream.name
+                assert [state.name for state in following._left.deleted] == ["s-0"]
 
     run(scenario())

@@ -280,6 +280,28 @@ def test_settings_that_are_decided_at_one_time(scenario: Scenario) -> None:
     scenario(test)
 
 
+def test_many_changes_by_one_process_at_one_time(scenario: Scenario) -> None:
+    """They wait for one another, however many they are: each is made, and decided once."""
+
+    async def test(opened: Opened) -> None:
+        one = await opened()
+        names = [b"%d" % n for n in range(80)]
+        decided: list[bytes] = []
+
+        def adding(name: bytes) -> Decide:
+            def decide(now: Settings) -> SettingChanges:
+                decided.append(name)
+                return {name: b"%d" % len(now)}
+
+            return decide
+
+        await asyncio.gather(*(one.change_settings("quotas", adding(name)) for name in names))
+        assert sorted(one.settings("quotas").values(), key=int) == names
+        assert sorted(decided) == sorted(names)
+
+    scenario(test)
+
+
 def test_a_decision_by_other_settings_of_the_kind(scenario: Scenario) -> None:
     """Processes that each add to a setting of their own keep a bound of all of them; one that was deleted counts."""
 

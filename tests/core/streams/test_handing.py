@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.log.format import ABORT_MARKER, COMMIT_MARKER, IN_TRANSACTION
-from core.streams.handing import Mismatch, begun, handed_over, tiered_of
+from core.streams.handing import Mismatch, begun, tiered_of, with_copied
 from core.streams.known_writers import KnownWriters
 from core.streams.live import Slot, Stream
 from core.streams.markers import Marker
 from core.streams.policy import StreamPolicy
-from core.streams.saving import Foreseen, load_slot
+from core.streams.saving import Foreseen, encode_slot, load_slot
 from core.streams.state import new_stream
 from core.streams.transactions import Aborted
 
@@ -53,7 +53,7 @@ def test_all_but_bytes_is_the_sources() -> None:
     append(source, 1, 30, writer=5, sequence=0, flags=IN_TRANSACTION)
     source.start, source.start_bytes = 2, 50
     target = copied(source, 200)
-    load_slot(target, handed_over(source, target, ()))
+    load_slot(target, with_copied(encode_slot(source), target, (), tiered_of(target)))
     assert (target.start, target.end, target.stable_end, target.since_lsn) == (2, 9, 8, 99)
     assert target.leader_epochs == [(3, 0)]
     assert target.writers is not None
@@ -73,7 +73,7 @@ def test_aborted_transactions_of_both() -> None:
     marker = mark(5, 0, 25, 1, committed=False)
     marker.appended()
     target = copied(source, 10)
-    load_slot(target, handed_over(source, target, [Aborted(12, 10, 4, 13)]))
+    load_slot(target, with_copied(encode_slot(source), target, [Aborted(12, 10, 4, 13)], tiered_of(target)))
     assert [row.writer_id for row in target.aborted_in(0, 30)] == [4, 5]
 
 
@@ -83,7 +83,7 @@ def test_something_is_missing() -> None:
     target = copied(source, 10)
     append(source, 1, 10)
     with pytest.raises(Mismatch, match="copied up to 3 and ends at 4"):
-        handed_over(source, target, ())
+        with_copied(encode_slot(source), target, (), tiered_of(target))
 
 
 @dataclass
@@ -132,9 +132,9 @@ def test_what_is_foreseen_comes(before: list[tuple[str, int]], on_way: list[tupl
         queue.do(*deed)
     queue.settle(count)
     target = copied(source, 200)
-    expected = handed_over(source, target, (), Foreseen.of(source, queue.markers))
+    expected = with_copied(encode_slot(source, Foreseen.of(source, queue.markers)), target, (), tiered_of(target))
     queue.settle(len(queue.waiting))
-    assert handed_over(source, target, ()) == expected
+    assert with_copied(encode_slot(source), target, (), tiered_of(target)) == expected
 
 
 def test_what_changes_meanwhile_is_not_foreseen() -> None:
@@ -142,10 +142,10 @@ def test_what_changes_meanwhile_is_not_foreseen() -> None:
     source = slot_of(Owner())
     append(source, 3, 10, writer=9, sequence=0)
     target = copied(source, 30)
-    expected = handed_over(source, target, (), Foreseen.of(source, ()))
-    assert handed_over(source, target, ()) == expected
+    expected = with_copied(encode_slot(source, Foreseen.of(source, ())), target, (), tiered_of(target))
+    assert with_copied(encode_slot(source), target, (), tiered_of(target)) == expected
     source.start, source.start_bytes = 2, 20
-    assert handed_over(source, target, ()) != expected
+    assert with_copied(encode_slot(source), target, (), tiered_of(target)) != expected
 
 
 def test_chunks_that_come_to_be_meanwhile() -> None:
@@ -154,7 +154,7 @@ def test_chunks_that_come_to_be_meanwhile() -> None:
     append(source, 3, 10)
     target = copied(source, 30)
     tiered = tiered_of(target)
-    expected = handed_over(source, target, (), Foreseen.of(source, ()), tiered)
+    expected = with_copied(encode_slot(source, Foreseen.of(source, ())), target, (), tiered)
     target.tiered_end, target.tiered_bytes = 3, 30
-    assert handed_over(source, target, (), tiered=tiered) == expected
-    assert handed_over(source, target, ()) != expected
+    assert with_copied(encode_slot(source), target, (), tiered) == expected
+    assert with_copied(encode_slot(source), target, (), tiered_of(target)) != expected

@@ -142,8 +142,8 @@ def test_a_watcher_that_leaves_before_its_turn(tmp_path: Path) -> None:
 
 
 def test_a_watcher_that_fails(tmp_path: Path) -> None:
-    """The others hear of their slots, also in the next steps, and of streams that go later; and what is on its way to
-    the log comes to its end."""
+    """The others hear of that slot and of their own, also in the next steps, and of streams that go later; and what is
+    on its way to the log comes to its end."""
 
     class Failing(Watcher):
         def slot_changed(self, slot: Slot) -> None:
@@ -154,10 +154,10 @@ def test_a_watcher_that_fails(tmp_path: Path) -> None:
         watcher = Watcher()
         for name in ("s", "t"):
             slots = slots_of(await store.create_stream(name, slots=SLOTS))
+            for number in (0, AT_ONCE + 1):  # at once, and in a later turn; and before the other
+                slots[number].watch(Failing())
             for slot in slots:
                 slot.watch(watcher)
-            for number in (0, AT_ONCE + 1):  # at once, and in a later turn
-                slots[number].watch(Failing())
             await store.delete_stream(slots[0].stream)
             await until(lambda slots=slots: set(slots) <= set(watcher.told))  # type: ignore[misc]
         await store.close()

@@ -179,6 +179,19 @@ def test_settings(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_configs_of_brokers_that_the_other_has_just_set(tmp_path: Path) -> None:
+    """Setting them again changes nothing, and they are in effect at the answer."""
+
+    async def scenario() -> None:
+        async with both(tmp_path) as (one, other):
+            await one.topics.configure_broker(CLUSTER, setting("message.max.bytes", "9"))
+            assert other.topics.configs.current(CLUSTER) == {}
+            await other.topics.configure_broker(CLUSTER, setting("message.max.bytes", "9"))
+            assert other.topics.configs.current(CLUSTER) == {"message.max.bytes": "9"}
+
+    run(scenario())
+
+
 def test_a_token_is_renewed_where_it_was_not_made(tmp_path: Path) -> None:
     """At once: its owner was answered."""
 

@@ -66,6 +66,28 @@ def test_each_change_is_heard_once(roll: Watched) -> None:
     assert roll.former_names.get(topic.uuid) == "t"
 
 
+def test_a_hook_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """The others hear all the same, and what the topic has left behind is waited for. The log tells of each error."""
+
+    def failing(stream: Stream) -> None:
+        raise RuntimeError("a defect")
+
+    async def scenario() -> None:
+        roll, heard, left = Roll(), list[str](), asyncio.create_task(asyncio.sleep(0))
+        roll.on_deletion(failing)
+        roll.on_change(failing)
+        roll.on_deletion(lambda stream: [left])
+        roll.on_change(lambda stream: heard.append(stream.name))
+        topic = a_topic("t")
+        roll.came(topic)
+        roll.went(topic.uuid)
+        await roll.nothing_left()
+        assert (heard, left.done()) == (["t", "t"], True)
+
+    asyncio.run(scenario())
+    assert [record.message for record in caplog.records] == ["a topic has changed, and telling so failed"] * 3
+
+
 def test_a_topic_that_is_gone_does_not_come(roll: Watched) -> None:
     """Its deletion was faster than what is said of its creation."""
     topic = a_topic("t")

@@ -10,6 +10,8 @@ import pytest
 
 from core.errors import StorageFailure, StorageFull, StoreClosed, StoreError, StreamExists, UnknownStream
 from core.streams.live import Stream
+from gateway.kafka_configs.broker_configs import CLUSTER
+from gateway.kafka_configs.keys import Change
 from gateway.refusals import Refusal, refusal_of
 from gateway.topics.topics import WantedTopic
 from tests.gateway.apis.harness import Admin, new_name
@@ -77,6 +79,24 @@ def test_appends_at_the_same_time(admin: Admin) -> None:
 
     admin.run(together())
     assert admin.stream(name).config["max.message.bytes"] == "20"
+
+
+def test_configs_of_brokers_that_stay_as_they_are(admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change that is only checked, or changes nothing, goes through no topics; one that does, goes through all."""
+    topics, store, refreshed = admin.broker.topics, admin.broker.store, list[str | None]()
+    refresh = store.refresh_policies
+
+    def noted() -> None:
+        refreshed.append(topics.configs.current(CLUSTER).get("message.max.bytes"))
+        refresh()
+
+    def to(size: str | None) -> Change:
+        return lambda now: {**now, "message.max.bytes": size}
+
+    monkeypatch.setattr(store, "refresh_policies", noted)
+    for size, validate_only in (("9", True), ("9", False), ("9", False), ("8", True), (None, False), (None, False)):
+        admin.run(topics.configure_broker(CLUSTER, to(size), validate_only))
+    assert refreshed == ["9", None]
 
 
 def test_growth_at_the_same_time(admin: Admin) -> None:
