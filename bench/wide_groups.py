@@ -168,7 +168,7 @@ KINDS: Final[dict[str, type[Consuming] | type[Sharing] | type[Streaming]]] = {
 
 
 SIZES: Final = {"consumer": 100_000, "share": 100_000, "streams": 99_000}
-"""A message has 200,000 elements at most, and a streams member is told each task twice: that it is its own, and where
+"""A message has 200,000 elements at most, and a streams member hears of each task twice: that it is its own, and where
 its partition is."""
 
 

@@ -70,7 +70,7 @@ class EtcdClaims:
                 owner = owner_of(found[0])
                 if owner is None or owner.life != life:
                     return None
-                await self._mirror.reached(found[0].revision)  # else whoever looks at the mirror believes it lost
+                await self._mirror.reached(found[0].revision)  # else readers of the mirror believe it lost
                 return await self._claimed(container, life, owner.epoch)
             counter = counters[0] if counters else None
         raise CoordinatorAway(f"container {container} was not claimed: others raised the epoch {TRIES_MAX} times")

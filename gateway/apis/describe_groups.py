@@ -3,7 +3,7 @@
 v3 adds authorized operations on request, v4 (KIP-345) instance ids. A group that does not exist, or is a consumer group
 (KIP-848), is described as Dead; from v6 (KIP-1043) with GROUP_ID_NOT_FOUND.
 
-Keeps: all that is told of a group is of one generation.
+Keeps: an answer about a group is of one generation.
 """
 
 from __future__ import annotations

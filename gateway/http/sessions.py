@@ -104,7 +104,7 @@ class BoundedSession(ssl.SSLObject):
             raise TooManyRecords(TOO_SMALL) from None
 
     def _feed(self, most: int) -> bool:
-        """Give OpenSSL the next whole records, so many at most; False if there is none."""
+        """Give OpenSSL the next whole records, up to a number; False if there is none."""
         size, count = first_records(self._wire, most, FEED_BYTES)
         if not size and self._came.pending:
             self._wire = memoryview(bytes(self._wire) + self._came.read())

@@ -30,5 +30,5 @@ class GroupRules:
 
 
 def members_max(wanted: int) -> int:
-    """Members that a group may have where the operator wants so many (`group.max.size`)."""
+    """Members that a group may have where the operator wants that many (`group.max.size`)."""
     return min(wanted, MEMBERS_MAX)

@@ -117,7 +117,7 @@ class LivePartition:
         self._freed()
 
     async def begin_at(self, start: int) -> ErrorCode:
-        """Begin anew; returns when that is durable."""
+        """Begin once more; returns when that is durable."""
         self.state, self.order = SharePartition(start), KeyOrder()
         self.state.changed = True
         self._freed()

@@ -156,7 +156,7 @@ def _rows_of(container: Container, place: Place) -> Iterable[tuple[bytes, bytes]
 
 
 def _submit(container: Container, operations: Sequence[Operation]) -> None:
-    """Queue them; whoever follows in the log is durable behind them. Raises StoreError."""
+    """Queue them; what follows in the log is durable behind them. Raises StoreError."""
     for first in range(0, len(operations), ROWS_TOGETHER_MAX):
         container.submit(operations[first : first + ROWS_TOGETHER_MAX]).add_done_callback(_nobody_waits)
 
