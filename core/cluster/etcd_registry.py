@@ -143,7 +143,7 @@ class EtcdRegistry:
         await self._take_over()
 
     async def _take_over(self) -> None:
-        """Take over what the mirror has, some in each turn of the loop. A call that is cancelled has reported its part."""
+        """Take over what the mirror has, some in each turn of the loop. A call that is cancelled reports its part."""
         changes, taken = Changes(), 0
         try:
             while self._touched:
