@@ -52,10 +52,13 @@ class Inputs:
         return [one for one in listed if one.first < run.end and one.last >= run.first]
 
     def entries(self, run: InputRun) -> Iterator[Entry]:
-        """The entries of a run, once. Raises StorageError."""
+        """The entries of a run, once. Raises StorageError.
+
+        A run may begin within an entry, where its slot began when it was cut: records of that entry are in it.
+        """
         opened = self._input_of(run)
         for entry in opened.entries(opened.runs[run.place], self._head_of):
-            if run.first <= entry.first < run.end:
+            if entry.first < run.end and entry.first + entry.count > run.first:
                 yield entry
         opened.left -= 1
         if not opened.left:

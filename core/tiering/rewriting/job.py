@@ -167,6 +167,8 @@ class _Making:
             for entry in self.inputs.entries(run) if chosen is None else _begun(self.inputs, run, chosen):
                 kept = entry if chosen is None else self._kept(entry, key, chosen, head_of)
                 if kept is not None:
+                    if kept.first < self._covered_from[key]:  # the run begins within it
+                        self._covered_from[key] = kept.first
                     self.size += len(kept.payload)
                     yield kept
             self._covered_to[key] = run.end

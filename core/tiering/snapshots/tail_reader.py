@@ -150,6 +150,6 @@ async def _entries(reader: ChunkReader, run: Run, row: RunRow, begin: int) -> As
         if not read:
             return
         for entry in read:
-            if row.first <= entry.first < row.end and entry.end > offset:
+            if entry.first < row.end and entry.end > max(offset, row.first):  # a row may begin within an entry
                 yield entry
         offset = read[-1].end

@@ -21,7 +21,7 @@ from core.streams.live import Slot, Stream
 from core.tiering.rewriting.rewriter import Rewriter
 from core.tiering.rewriting.rules import MERGE_CHUNKS_MIN
 from core.tiering.rows import ChunkState, chunk_key
-from tests.core.support import append, begin_append, hosted_of, run, until
+from tests.core.support import append, begin_append, hosted_of, read_all, run, until
 from tests.core.tiering.rewriting.support import (
     REWRITING,
     Deadly,
@@ -193,6 +193,33 @@ async def trickle_one(slot: Slot, rounds: int) -> list[bytes]:
         written.append(payload)
         await until(lambda: is_tiered(slot))
     return written
+
+
+@pytest.mark.slow
+def test_a_run_that_begins_within_an_entry(tmp_path: Path) -> None:
+    """A slot is trimmed to within an entry before that goes into a chunk. What is left of it outlives each rewrite."""
+
+    async def scenario() -> None:
+        async with rewriting_store(tmp_path) as store:
+            stream = await store.create_stream("s", slots=1)
+            slot, tier = stream.slot(0), hosted_of(store).tier
+            assert tier is not None
+            tier.writer.hold(slot)
+            written = []
+            for _ in range(2):
+                written.append(bytes(entry(slot.end, 4, 1000 + slot.end, b"several").payload))
+                await append(slot, written[-1], 4, timestamp=1000 + slot.end)
+            await store.hosted(slot).truncate(slot, 2)
+            tier.writer.let_go(slot)
+            await until(lambda: is_tiered(slot))
+            for generation in (1, 2):
+                while runs_of(store, slot)[0].generation < generation:
+                    written += (await trickle(stream, 2))[slot]
+                assert runs_of(store, slot)[0].first == 2
+                assert await chunk_entries(storage_of(store), store, slot) == written
+                assert await read_all(store, slot, 2) == written
+
+    run(scenario())
 
 
 @pytest.mark.slow
