@@ -98,7 +98,7 @@ class Executor:
         return Rewritten(
             size=writer.size,
             etag=stat.etag,
-            runs=list(_output_runs(writer.index)),
+            runs=list(_output_runs(writer.index, making.within)),
             consumed=making.consumed,
             clean_bytes=making.clean_bytes,
             due_ms={key: due for key, chosen in making.filters.items() if (due := chosen.due_ms) is not None},
@@ -135,6 +135,8 @@ class _Making:
     size: int = 0
     full: bool = False
     clean_bytes: dict[SlotKey, int] = field(default_factory=dict)
+    within: dict[tuple[SlotKey, int], int] = field(default_factory=dict)
+    """Where a run begins by its row, by slot and the first offset of the entry that it begins within."""
     _covered_from: dict[SlotKey, int] = field(default_factory=dict)
     _covered_to: dict[SlotKey, int] = field(default_factory=dict)
     _aborted: dict[tuple[int, int, int], dict[AbortedTransaction, None]] = field(default_factory=dict)
@@ -168,6 +170,7 @@ class _Making:
                 kept = entry if chosen is None else self._kept(entry, key, chosen, head_of)
                 if kept is not None:
                     if kept.first < self._covered_from[key]:  # the run begins within it
+                        self.within[key, kept.first] = self._covered_from[key]
                         self._covered_from[key] = kept.first
                     self.size += len(kept.payload)
                     yield kept
@@ -247,13 +250,15 @@ def _by_slot(run: InputRun) -> tuple[SlotKey, int]:
     return run.slot_key, run.first
 
 
-def _output_runs(index: ChunkIndex) -> Iterator[OutputRun]:
+def _output_runs(index: ChunkIndex, within: Mapping[tuple[SlotKey, int], int]) -> Iterator[OutputRun]:
+    """The runs by their rows: these begin where the first input's row does, which may lie within its first entry."""
     for run in index.runs:
+        key = SlotKey(run.segment.stream.id, run.slot)
         yield OutputRun(
             stream_id=run.segment.stream.id,
             segment_id=run.segment.id,
             slot=run.slot,
-            first=run.first,
+            first=within.get((key, run.first), run.first),
             end=run.end,
             generation=run.segment.generation,
             min_timestamp=run.min_timestamp,

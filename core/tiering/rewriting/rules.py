@@ -273,13 +273,12 @@ def output_rows(
         by_slot.setdefault(slot_of(run), []).append(run)
     for output in outputs:
         taken = [r for r in by_slot[output.slot_key] if output.first <= r.first and r.end <= output.end]
-        # Where the first one begins within an entry, the output begins with that.
-        if not taken or output.first > taken[0].first or taken[-1].end != output.end:
+        if not taken or (taken[0].first, taken[-1].end) != (output.first, output.end):
             raise ValueError(f"{output} does not cover its inputs")
         row = RunRow(
             stream_id=output.stream_id,
             slot=output.slot,
-            first=taken[0].first,
+            first=output.first,
             end=output.end,
             chunk=chunk,
             segment_id=output.segment_id,
