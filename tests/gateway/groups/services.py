@@ -23,6 +23,7 @@ from gateway.groups.offsets.service import OffsetCommit
 from gateway.groups.settings import settings_of, streams_settings_of
 from gateway.kafka_configs.broker_configs import BrokerConfigs
 from gateway.topics.topics import Topics, WantedTopic
+from tests.core.support import SCENARIO_S_MAX
 from tests.gateway.groups.harness import RANGE, REBALANCE_MS, SESSION_MS
 
 FAST = ("group.initial.rebalance.delay.ms=0", "log.file.bytes=1048576")
@@ -30,7 +31,7 @@ FAST = ("group.initial.rebalance.delay.ms=0", "log.file.bytes=1048576")
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     """Run a test's coroutine on the loop that the gateway runs on."""
-    uvloop.run(asyncio.wait_for(test, 30))
+    uvloop.run(asyncio.wait_for(test, SCENARIO_S_MAX))
 
 
 class Services:

@@ -42,7 +42,7 @@ from gateway.transactions.producer_ids import ProducerIds
 from gateway.transactions.transaction import Identity, Transaction
 from gateway.transactions.writes import ADDED_BY_WRITING_SINCE, TransactionalWrites
 from gateway.wire.errors import InvalidBatch
-from tests.core.support import owner_of, writer_of
+from tests.core.support import SCENARIO_S_MAX, owner_of, writer_of
 
 FAST = ("group.initial.rebalance.delay.ms=0", "log.file.bytes=1048576")
 TIMEOUT_MS = 60_000
@@ -53,7 +53,7 @@ ELSEWHERE = 1
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     """Run a test's coroutine on the loop that the gateway runs on."""
-    uvloop.run(asyncio.wait_for(test, 30))
+    uvloop.run(asyncio.wait_for(test, SCENARIO_S_MAX))
 
 
 class Services:
