@@ -2,7 +2,7 @@
 
 Keeps: an id belongs to one group; there are no more groups than `groups.max` allows, whatever the number of
 coordinators. A closed group is being deleted, or becomes one of another kind, in steps: it takes no member, nobody
-commits to it, and nothing is told of it. What a transaction commits is its own all the same, unless it goes for good.
+commits to it, and no answer names it. What a transaction commits is its own all the same, unless it goes for good.
 """
 
 from __future__ import annotations

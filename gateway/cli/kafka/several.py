@@ -1,6 +1,6 @@
 """What a command says that names several things, of which some are refused.
 
-Keeps: what was done is told although the rest was refused; the refusal is one line, with the exit code of a refusal.
+Keeps: the answer names what was done although the rest was refused; a refusal is one line, with the exit code of one.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def _split(member: Member, wanted: Callable[[UUID], Collection[int]]) -> tuple[H
 
 
 def _room(size: int) -> int:
-    """How many partitions of its next topic a step may take that has gone through so many places: at least one."""
+    """Partitions of its next topic that a step may take after that many places: at least one."""
     return max(1, PLACES_AT_ONCE - size - 1)
 
 

@@ -155,7 +155,7 @@ class OffsetService:
         return await asyncio.shield(self._journal.write_offsets(changes))
 
     def is_much(self, group_id: str) -> bool:
-        """Has a group so many offsets that they are deleted in steps, or some that transactions have yet to commit?"""
+        """Are a group's offsets deleted in steps, being many, or has a transaction yet to commit some?"""
         return self.count(group_id) > OFFSETS_AT_ONCE or self._deleted_topics.pending.has_group(group_id)
 
     def count(self, group_id: str) -> int:
