@@ -188,6 +188,21 @@ def one_slot(chunks: int, per_chunk: int = 10, keys: int = 3, size: int = 50) ->
     return bench
 
 
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_run_that_begins_within_an_entry(compact: bool) -> None:
+    """Its row begins where its slot began when it was cut. The entry stays, and so does the beginning by the row."""
+    bench = Bench()
+    entries = [entry(0, 4, 0, b"several"), entry(4, 1, 4, b"one")]
+    bench.chunk({(7, 0, 0): entries})
+    bench.runs[0] = bench.runs[0]._replace(first=2)
+    if compact:
+        assert bench.learn(2, 5) == {SlotKey(7, 0): 5}
+    done = bench.rewrite(compact=compact)
+
+    assert [(run.first, run.end, run.entries) for run in done.runs] == [(2, 5, 2)]
+    assert bench.output() == {(7, 0, 0): [bytes(one.payload) for one in entries]}
+
+
 def test_compaction_cut_in_chunks() -> None:
     """A large slot comes out in several chunks that cover it without a gap, each with something in it."""
     bench = one_slot(20, keys=60)
